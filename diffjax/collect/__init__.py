@@ -1,0 +1,1 @@
+"""Collecting data: the data sets that the program makes by itself."""

@@ -1,0 +1,246 @@
+"""Data sets as flat arrays: the types, the checks every reader shares, and `load_dataset`."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from diffjax.errors import UserError
+from diffjax.types import Spec
+
+Array = np.ndarray | jax.Array
+
+HDF5_SUFFIXES = (".hdf5", ".h5", ".hdf")
+MAX_ACTION = 1.0  # every task's actions lie in [-1, 1] per dimension
+ACTION_TOLERANCE = 1e-5  # how far outside a stored action may lie
+MAX_ROWS = np.iinfo(np.int32).max  # `Transitions.row` is int32
+_CHECK_ROWS = 1 << 16  # rows examined at a time, so that a check needs no second copy of a large array
+
+
+class Transitions(NamedTuple):
+    """One data set as flat arrays (NumPy on the host, jax on the device).
+
+    ``observation (rows, observation_dim)``, ``action (rows, action_dim)`` and ``reward (rows,)`` are float32,
+    the reward raw as recorded; ``terminal (rows,)`` is bool and true only where the environment itself ended
+    the episode, never at a time limit. ``row (size,)`` int32 lists the rows that begin a transition: the next
+    observation of row ``i`` is ``observation[i + 1]``, always.
+    """
+
+    observation: Array
+    action: Array
+    reward: Array
+    terminal: Array
+    row: Array
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A checked data set and where it comes from.
+
+    ``label`` is what a table calls it; ``source`` is the path or Minari id that the user gave;
+    ``fingerprint`` is `fingerprint` of the arrays; ``episode_returns (episodes,)`` float64 are the
+    undiscounted returns of the recorded trajectories (a terminal or a time limit ends one; an unfinished tail
+    counts only where it is all there is); ``ref_min`` and ``ref_max`` are the reference returns of the data
+    set's own metadata and ``env_id`` the environment it names, each None where it names none.
+    """
+
+    transitions: Transitions
+    label: str
+    source: str
+    fingerprint: str
+    episode_returns: np.ndarray
+    ref_min: float | None = None
+    ref_max: float | None = None
+    env_id: str | None = None
+
+
+def load_dataset(
+    source: str,
+    spec: Spec | None = None,
+    label: str | None = None,
+    *,
+    horizon: int | None = None,
+    dataset_source: str | None = None,
+    task_id: str | None = None,
+) -> Dataset:
+    """Read and check one data set: the path of a D4RL-layout HDF5 file, a Minari id, or a Minari folder.
+
+    ``spec`` None skips the comparison of sizes; ``label`` replaces the data set's own; ``horizon`` (steps per
+    episode) is needed by files without ``timeouts``. A file is called D4RL only with
+    ``dataset_source="d4rl"``, and only if its name (that of ``task_id``, where given), its keys and its
+    shapes agree with the published file.
+
+    Raises:
+      UserError: names the file and its defect.
+    """
+    # Imported here because both readers import this module's types.
+    from diffjax.data import hdf5, minari_store
+
+    if dataset_source not in (None, "d4rl"):
+        raise UserError(f"dataset source {dataset_source!r} is unknown; the only choice is 'd4rl'")
+    path = Path(source).expanduser()
+    if path.is_file() or (path.suffix in HDF5_SUFFIXES and not path.is_dir()):
+        if dataset_source == "d4rl":
+            label = hdf5.d4rl_label(source, task_id)
+        dataset = hdf5.load_hdf5(source, spec, horizon)
+    elif dataset_source == "d4rl":
+        raise UserError(f"{source}: dataset source 'd4rl' needs the path of a D4RL HDF5 file")
+    else:
+        dataset = minari_store.load_minari(source, spec)
+    return dataset if label is None else replace(dataset, label=label)
+
+
+def make_dataset(
+    transitions: Transitions,
+    source: str,
+    label: str,
+    end: np.ndarray,
+    locate: Callable[[int], str],
+    ref_min: float | None = None,
+    ref_max: float | None = None,
+    env_id: str | None = None,
+) -> Dataset:
+    """Check the values of ``transitions`` and name them.
+
+    ``end (rows,)`` bool marks the last row of each trajectory, ``locate`` says in words what a row is.
+
+    Raises:
+      UserError: a value is not finite, an action is out of range, or there is no transition.
+    """
+    observation, action, reward = map(np.asarray, transitions[:3])
+    check_values(source, observation, action, reward, locate)
+    if transitions.row.size == 0:
+        raise UserError(f"{source}: holds no transition; two successive rows of one episode are needed")
+    returns = trajectory_returns(reward, end)
+    return Dataset(
+        transitions=transitions,
+        label=label,
+        source=source,
+        fingerprint=fingerprint(transitions),
+        episode_returns=returns[: max(1, int(end.sum()))],
+        ref_min=ref_min,
+        ref_max=ref_max,
+        env_id=env_id,
+    )
+
+
+def fingerprint(transitions: Transitions) -> str:
+    """First 16 hexadecimal digits of the SHA-256 over shape, dtype and bytes of the five arrays, in order."""
+    digest = hashlib.sha256()
+    for leaf in transitions:
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.shape}{array.dtype.str}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()[:16]
+
+
+def trajectory_returns(reward: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Undiscounted returns ``sum_i r_i`` of consecutive trajectories, float64.
+
+    ``reward (n,)``; ``end (n,)`` bool marks the last row of a trajectory; rows after the last mark form one
+    more, unfinished trajectory.
+    """
+    last = np.flatnonzero(end)
+    start = np.concatenate([[0], last + 1])
+    return np.add.reduceat(np.asarray(reward, np.float64), start[start < len(reward)])
+
+
+def check_sizes(source: str, observation_dim: int, action_dim: int, spec: Spec | None) -> None:
+    """Compare the sizes of a data set with the task's.
+
+    Raises:
+      UserError: they differ; says so where observations and actions are exchanged.
+    """
+    found = f"{source}: observations have size {observation_dim} and actions {action_dim}"
+    if observation_dim < 1 or action_dim < 1:
+        raise UserError(f"{found}; both need at least 1")
+    if spec is None or (observation_dim, action_dim) == (spec.observation_dim, spec.action_dim):
+        return
+    needed = f"the task needs {spec.observation_dim} and {spec.action_dim}"
+    if (action_dim, observation_dim) == (spec.observation_dim, spec.action_dim):
+        raise UserError(f"{found}, but {needed}: the two arrays are exchanged")
+    raise UserError(f"{found}, but {needed}: this is the data of another robot")
+
+
+def check_rows(source: str, rows: int) -> None:
+    """Refuse more rows than `Transitions.row` can index.
+
+    Raises:
+      UserError: names their number.
+    """
+    if rows > MAX_ROWS:
+        raise UserError(f"{source}: holds {rows} rows; at most {MAX_ROWS} are supported")
+
+
+def check_numbers(source: str, key: str, dtype: np.dtype, flags: bool = False) -> None:
+    """Refuse arrays that do not hold real numbers (``flags``: or truth values).
+
+    Raises:
+      UserError: names the array and its dtype.
+    """
+    if dtype.kind not in ("fiub" if flags else "fiu"):
+        right = "bool or numbers" if flags else "float32"
+        raise UserError(f"{source}: {key!r} has dtype {dtype}; {right} is needed")
+
+
+def check_values(
+    source: str,
+    observation: np.ndarray,
+    action: np.ndarray,
+    reward: np.ndarray,
+    locate: Callable[[int], str],
+) -> None:
+    """Refuse values that are not finite and actions out of range.
+
+    Raises:
+      UserError: names the array and, in the words of ``locate``, the first or worst row.
+    """
+    _check_finite(source, "observations", observation, locate)
+    _check_finite(source, "actions", action, locate)
+    _check_finite(source, "rewards", reward, locate)
+    _check_range(source, action, locate)
+
+
+def as_flags(source: str, key: str, values: np.ndarray) -> np.ndarray:
+    """Truth values of a recorded array, ``(rows,)`` bool: true above 0.5.
+
+    Raises:
+      UserError: a value is not finite.
+    """
+    values = values.reshape(-1)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        row = np.isfinite(values).argmin()
+        raise UserError(f"{source}: {key!r} holds NaN or infinity, first at row {row}; 0 or 1 is needed")
+    return values if values.dtype == np.bool_ else values > 0.5
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error of another library, on one line."""
+    return " ".join(str(error).split())
+
+
+def _check_finite(source: str, key: str, array: np.ndarray, locate: Callable[[int], str]) -> None:
+    for begin in range(0, len(array), _CHECK_ROWS):
+        finite = np.isfinite(array[begin : begin + _CHECK_ROWS])
+        if not finite.all():
+            bad = finite.reshape(len(finite), -1).all(axis=1).argmin()
+            raise UserError(
+                f"{source}: {key!r} holds NaN or infinity (in float32), first at {locate(begin + int(bad))}; "
+                "every value must be finite"
+            )
+
+
+def _check_range(source: str, action: np.ndarray, locate: Callable[[int], str]) -> None:
+    largest, where = 0.0, 0
+    for begin in range(0, len(action), _CHECK_ROWS):
+        size = np.abs(action[begin : begin + _CHECK_ROWS]).max(axis=1)
+        if size.max() > largest:
+            largest, where = float(size.max()), begin + int(size.argmax())
+    if largest > MAX_ACTION + ACTION_TOLERANCE:
+        raise UserError(
+            f"{source}: 'actions' reach {largest:.6g} in size at {locate(where)}; they must lie in [-1, 1]"
+        )

@@ -1,0 +1,1 @@
+"""Diffusion models as such: schedules, denoisers, samplers, objectives. Knows nothing of reinforcement learning."""

@@ -1,0 +1,72 @@
+"""Training objectives of denoisers, one value per sample; the caller takes the mean."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from diffjax.diffusion.denoisers import Denoiser, Predictor, add_noise, edm_scales
+from diffjax.diffusion.schedules import DiscreteSchedule, log_logistic_sigma
+
+
+class DenoisingDraws(NamedTuple):
+    """Random numbers of a discrete denoising loss: step ``index`` ``(batch,)`` in ``0..T-1`` and ``noise`` like ``x_0``."""
+
+    index: jax.Array
+    noise: jax.Array
+
+
+def draw_denoising(key: jax.Array, num_steps: int, shape: tuple[int, ...]) -> DenoisingDraws:
+    """Uniform step indices for the leading axis of ``shape`` and standard normal noise of ``shape``."""
+    index_key, noise_key = jax.random.split(key)
+    return DenoisingDraws(
+        index=jax.random.randint(index_key, shape[:1], 0, num_steps),
+        noise=jax.random.normal(noise_key, shape),
+    )
+
+
+def noise_matching(
+    predict: Predictor, schedule: DiscreteSchedule, x_0: jax.Array, draws: DenoisingDraws
+) -> jax.Array:
+    """Simplified DDPM loss ``mean_dims (predict(x_i, i) - noise)^2``, ``(batch,)``.
+
+    Source: Ho et al. 2020, arXiv 2006.11239, eq. 14, with the mean over dimensions that all the authors' programs take.
+    """
+    chex.assert_equal_shape([x_0, draws.noise])
+    x = add_noise(schedule, x_0, draws.index, draws.noise)
+    return jnp.mean((predict(x, draws.index) - draws.noise) ** 2, axis=-1)
+
+
+class EDMDraws(NamedTuple):
+    """Random numbers of an EDM denoising loss: noise level ``sigma`` ``(batch,)`` and ``noise`` like ``x_0``."""
+
+    sigma: jax.Array
+    noise: jax.Array
+
+
+def draw_edm(
+    key: jax.Array, shape: tuple[int, ...], sigma_min: float, sigma_max: float, sigma_data: float
+) -> EDMDraws:
+    """Log-logistic noise levels for the leading axis of ``shape`` and standard normal noise of ``shape``."""
+    sigma_key, noise_key = jax.random.split(key)
+    uniform = jax.random.uniform(sigma_key, shape[:1])
+    return EDMDraws(
+        sigma=log_logistic_sigma(uniform, sigma_min, sigma_max, sigma_data),
+        noise=jax.random.normal(noise_key, shape),
+    )
+
+
+def edm_matching(
+    denoiser: Denoiser, x_0: jax.Array, draws: EDMDraws, sigma_data: jax.Array | float, clip: jax.Array | float
+) -> jax.Array:
+    """EDM loss ``mean_dims ((clip(D(x_0 + sigma noise)) - x_0) / c_out)^2``, ``(batch,)``.
+
+    The clip lies inside the loss: a saturated coordinate sends no gradient through ``D``, yet does through the target.
+    Source: DTQL, diffusion/karras.py (Karras et al. 2022, eq. 2 and 8, with the authors' clip).
+    """
+    chex.assert_equal_shape([x_0, draws.noise])
+    x = x_0 + draws.sigma[..., None] * draws.noise
+    c_out = edm_scales(draws.sigma, sigma_data).c_out
+    error = jnp.clip(denoiser(x, draws.sigma), -clip, clip) - x_0
+    return jnp.mean((error / c_out[..., None]) ** 2, axis=-1)

@@ -1,0 +1,100 @@
+"""Samplers: transition rules that turn noise into samples, given a denoiser.
+
+Every random number is an argument (:class:`ChainNoise`); :func:`draw_chain_noise` is the thin wrapper that holds a key.
+"""
+
+from typing import Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.diffusion.denoisers import Denoiser
+from diffjax.diffusion.schedules import DiscreteSchedule
+
+Variance = Literal["posterior", "beta"]
+
+
+class ChainNoise(NamedTuple):
+    """Random numbers of one reverse chain of ``T`` steps.
+
+    ``start`` has the shape of the samples; ``steps`` is ``(T, *samples)`` in the order of use: ``steps[0]`` is added
+    at the noisiest step, ``steps[T - 1]`` is drawn but never added.
+    """
+
+    start: jax.Array
+    steps: jax.Array
+
+
+def draw_chain_noise(key: jax.Array, num_steps: int, shape: tuple[int, ...]) -> ChainNoise:
+    """Standard normal noise for a chain of ``num_steps`` steps that ends in samples of ``shape``."""
+    start_key, steps_key = jax.random.split(key)
+    return ChainNoise(
+        start=jax.random.normal(start_key, shape),
+        steps=jax.random.normal(steps_key, (num_steps, *shape)),
+    )
+
+
+def transition_std(schedule: DiscreteSchedule, variance: Variance) -> np.ndarray:
+    """Standard deviation of the noise added at each step, ``(T,)``, zero at index 0.
+
+    ``posterior``: square root of the posterior variance (Diffusion-QL and its descendants).
+    ``beta``: ``sqrt(beta)``, the upper bound (DAC).
+    """
+    if variance == "posterior":
+        std = np.exp(0.5 * schedule.posterior_log_variance)
+    elif variance == "beta":
+        std = np.sqrt(schedule.beta)
+    else:
+        raise ValueError(f"variance {variance!r} is neither 'posterior' nor 'beta'")
+    return np.concatenate([np.zeros(1, np.float32), std[1:]])
+
+
+def ancestral_chain(
+    denoiser: Denoiser,
+    schedule: DiscreteSchedule,
+    noise: ChainNoise,
+    *,
+    variance: Variance,
+    clip: jax.Array | float | None,
+) -> jax.Array:
+    """All states of the ancestral DDPM chain, ``(T + 1, *samples)``: the start first, the sample last.
+
+    For ``i = T-1..0``: ``x_0 = clip(denoiser(x, i))``, ``x <- coef_x0_i x_0 + coef_xt_i x + std_i z``.
+    Nothing is detached: gradients flow through every step and, where it does not saturate, through the clip.
+
+    Args:
+      clip: bound of ``x_0`` per dimension; None for no clipping.
+    """
+    chex.assert_shape(noise.steps, (schedule.num_steps, *noise.start.shape))
+
+    def step(x: jax.Array, inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        index, z, coef_x0, coef_xt, std = inputs
+        x_0 = denoiser(x, index)
+        if clip is not None:
+            x_0 = jnp.clip(x_0, -clip, clip)
+        x = coef_x0 * x_0 + coef_xt * x + std * z
+        return x, x
+
+    inputs = (
+        np.arange(schedule.num_steps, dtype=np.int32),
+        schedule.posterior_coef_x0,
+        schedule.posterior_coef_xt,
+        transition_std(schedule, variance),
+    )
+    index, coef_x0, coef_xt, std = (jnp.asarray(array[::-1]) for array in inputs)
+    _, states = jax.lax.scan(step, noise.start, (index, noise.steps, coef_x0, coef_xt, std))
+    return jnp.concatenate([noise.start[None], states])
+
+
+def ancestral_sample(
+    denoiser: Denoiser,
+    schedule: DiscreteSchedule,
+    noise: ChainNoise,
+    *,
+    variance: Variance,
+    clip: jax.Array | float | None,
+) -> jax.Array:
+    """The last state of :func:`ancestral_chain`."""
+    return ancestral_chain(denoiser, schedule, noise, variance=variance, clip=clip)[-1]

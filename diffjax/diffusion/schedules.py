@@ -1,0 +1,117 @@
+"""Noise schedules: discrete (vp, linear, cosine) and continuous (EDM).
+
+A discrete schedule of ``T`` steps is a set of ``(T,)`` float32 arrays; index ``0`` is the least noisy step. The arrays
+are constants of the program: they are made in NumPy from static arguments, betas in float64 and everything derived
+from them in float32, the precision in which the authors' programs derive them.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+LOG_VARIANCE_FLOOR = 1e-20
+
+
+class DiscreteSchedule(NamedTuple):
+    """Coefficients of a ``T``-step discrete diffusion; every field has shape ``(T,)``.
+
+    Forward process: ``x_i = sqrt(alpha_bar_i) x_0 + sqrt(1 - alpha_bar_i) noise``.
+    Posterior mean: ``posterior_coef_x0 * x_0 + posterior_coef_xt * x_i``; its variance is ``posterior_variance``.
+    """
+
+    beta: np.ndarray
+    alpha_bar: np.ndarray
+    alpha_bar_prev: np.ndarray
+    posterior_variance: np.ndarray
+    posterior_log_variance: np.ndarray
+    posterior_coef_x0: np.ndarray
+    posterior_coef_xt: np.ndarray
+
+    @property
+    def num_steps(self) -> int:
+        """Number of diffusion steps ``T``."""
+        return self.beta.shape[0]
+
+
+def vp_betas(num_steps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> np.ndarray:
+    """Variance-preserving betas, ``(T,)`` float64.
+
+    ``beta_i = 1 - exp(-beta_min / T - (beta_max - beta_min) (2 i - 1) / (2 T^2))``, ``i = 1..T``; the product of all
+    ``1 - beta_i`` is ``exp(-(beta_min + beta_max) / 2)`` for every ``T``.
+    Source: Diffusion-QL, agents/helpers.py; DAC, diffusions/utils.py (the same formula).
+    """
+    i = np.arange(1, num_steps + 1)
+    return 1.0 - np.exp(-beta_min / num_steps - 0.5 * (beta_max - beta_min) * (2 * i - 1) / num_steps**2)
+
+
+def linear_betas(num_steps: int, beta_start: float = 1e-4, beta_end: float = 2e-2) -> np.ndarray:
+    """Betas equally spaced from ``beta_start`` to ``beta_end``, ``(T,)`` float64; not rescaled for small ``T``.
+
+    Source: Diffusion-QL, agents/helpers.py.
+    """
+    return np.linspace(beta_start, beta_end, num_steps)
+
+
+def cosine_betas(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> np.ndarray:
+    """Cosine betas, ``(T,)`` float64.
+
+    ``alpha_bar(x) = cos^2(((x / (T + 1)) + s) / (1 + s) * pi / 2)`` at ``T + 1`` points from 0 to ``T + 1``,
+    ``beta_i = clip(1 - alpha_bar_i / alpha_bar_{i-1}, 0, max_beta)``.
+    Source: Diffusion-QL, agents/helpers.py (the spacing ``(T + 1) / T`` is the authors').
+    """
+    x = np.linspace(0, num_steps + 1, num_steps + 1)
+    alpha_bar = np.cos(((x / (num_steps + 1)) + offset) / (1 + offset) * np.pi / 2) ** 2
+    return np.clip(1 - alpha_bar[1:] / alpha_bar[:-1], 0, max_beta)
+
+
+BETAS = {"vp": vp_betas, "linear": linear_betas, "cosine": cosine_betas}
+
+
+def discrete_schedule(name: str, num_steps: int) -> DiscreteSchedule:
+    """The schedule called ``name`` (``vp``, ``linear`` or ``cosine``) with ``num_steps`` steps.
+
+    Raises:
+      ValueError: for another name or fewer than one step.
+    """
+    if name not in BETAS:
+        raise ValueError(f"schedule {name!r} is none of {', '.join(sorted(BETAS))}")
+    if num_steps < 1:
+        raise ValueError(f"a schedule needs at least one step, not {num_steps}")
+    beta = BETAS[name](num_steps).astype(np.float32)
+    one = np.float32(1.0)
+    alpha_bar = np.cumprod(one - beta, dtype=np.float32)
+    alpha_bar_prev = np.concatenate([np.ones(1, np.float32), alpha_bar[:-1]])
+    posterior_variance = beta * (one - alpha_bar_prev) / (one - alpha_bar)
+    return DiscreteSchedule(
+        beta=beta,
+        alpha_bar=alpha_bar,
+        alpha_bar_prev=alpha_bar_prev,
+        posterior_variance=posterior_variance,
+        posterior_log_variance=np.log(np.clip(posterior_variance, np.float32(LOG_VARIANCE_FLOOR), None)),
+        posterior_coef_x0=beta * np.sqrt(alpha_bar_prev) / (one - alpha_bar),
+        posterior_coef_xt=(one - alpha_bar_prev) * np.sqrt(one - beta) / (one - alpha_bar),
+    )
+
+
+def log_logistic_sigma(
+    uniform: jax.Array, sigma_min: jax.Array | float, sigma_max: jax.Array | float, sigma_data: jax.Array | float
+) -> jax.Array:
+    """Noise levels of a log-logistic law truncated to ``[sigma_min, sigma_max]``, by inversion.
+
+    ``F(sigma) = sigma^2 / (sigma^2 + sigma_data^2)`` (location ``ln sigma_data``, scale 1/2),
+    ``v = F(sigma_min) + uniform (F(sigma_max) - F(sigma_min))``, ``sigma = sigma_data sqrt(v / (1 - v))``.
+    ``1 - v`` is built from the complementary uniform, so that float32 keeps both tails.
+
+    Args:
+      uniform: numbers in ``[0, 1)``, any shape.
+    Source: DTQL, diffusion/utils.py.
+    """
+    sigma_min, sigma_max, sigma_data = (jnp.asarray(s, uniform.dtype) for s in (sigma_min, sigma_max, sigma_data))
+    data_variance = sigma_data**2
+    low = sigma_min**2 / (sigma_min**2 + data_variance)
+    complement_high = data_variance / (sigma_max**2 + data_variance)
+    width = 1.0 - complement_high - low
+    log_odds = jnp.log(low + uniform * width) - jnp.log(complement_high + (1.0 - uniform) * width)
+    return sigma_data * jnp.exp(0.5 * log_odds)

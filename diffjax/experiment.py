@@ -1,0 +1,468 @@
+"""One experiment: a method on a task, all its runs, from data to evaluated and recorded results.
+
+The runs of an experiment are its seeds times its settings. Settings that differ in traced hyper-parameters share one
+compiled program; settings that differ in a static one fall into groups that are trained one after the other.
+"""
+
+import dataclasses
+import importlib.metadata
+import itertools
+import platform
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import diffjax
+from diffjax.cli import parse_setting
+from diffjax.data.rewards import reward_affine
+from diffjax.data.transitions import Dataset, Transitions, load_dataset
+from diffjax.envs.base import VectorSimulator
+from diffjax.errors import UserError
+from diffjax.evaluation import Episodes, evaluate
+from diffjax.methods.base import Method, Metrics
+from diffjax.methods.registry import get_method
+from diffjax.progress import TrainingProgress
+from diffjax.results.folder import Evaluation, ResultsFolder, Rows, RunStatus, open_folder, plain
+from diffjax.settings import Protocol, Settings, check_overrides, resolve
+from diffjax.tasks import Task, default_dataset, get_task, make_simulator, normalized_score
+from diffjax.training.checkpoints import Checkpoints
+from diffjax.training.program import (
+    NEVER,
+    Program,
+    RunSetup,
+    TrainState,
+    add_metrics,
+    mean_metrics,
+    run_sharding,
+    stack_setups,
+)
+from diffjax.types import Spec
+
+PIECES = 20  # calls of the program per evaluation interval: progress is shown and Ctrl-C heard between them
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What the user asked for; ``settings`` are texts like ``"eta=0.1;rho=1"`` (``""`` for the table's own values)."""
+
+    method: str
+    task: str
+    out: Path
+    variant: str = ""
+    preset: str = "paper"
+    seeds: tuple[int, ...] = (0,)
+    settings: tuple[str, ...] = ("",)
+    overrides: tuple[tuple[str, str], ...] = ()
+    dataset: str | None = None
+    dataset_source: str | None = None
+    resume: bool = False
+    matmul_precision: str = "highest"
+    flags: tuple[str, ...] = ()
+
+
+class Run(NamedTuple):
+    """One run: a seed of a setting."""
+
+    seed: int
+    setting: str
+    hyper: Any
+
+
+class Group(NamedTuple):
+    """Runs that share one compiled program."""
+
+    runs: tuple[Run, ...]
+
+
+class Plan(NamedTuple):
+    """An experiment with everything looked up and checked, before anything is written."""
+
+    experiment: Experiment
+    method: Method
+    variant: str
+    task: Task
+    spec: Spec
+    protocol: Protocol
+    tuning: str
+    source: str
+    groups: tuple[Group, ...]
+
+
+def plan(experiment: Experiment) -> Plan:
+    """Resolves names, tables and overrides.
+
+    Raises:
+      UserError: for anything unknown or contradictory.
+    """
+    task = get_task(experiment.task)
+    method, variant = get_method(experiment.method, experiment.variant)
+    common = dict(experiment.overrides)
+    resolved: dict[str, Settings] = {}
+    for setting in experiment.settings:
+        overrides = check_overrides(experiment.method, variant, common | parse_setting(setting))
+        resolved[setting] = resolve(experiment.method, task.id, experiment.preset, variant, overrides)
+    first = next(iter(resolved.values()))
+    if any(settings.protocol != first.protocol for settings in resolved.values()):
+        names = ", ".join(field.name for field in dataclasses.fields(Protocol))
+        raise UserError(f"--grid takes hyper-parameters of {experiment.method}; these belong to --set: {names}")
+    runs = [
+        Run(seed, setting, settings.hyper)
+        for setting, settings in resolved.items()
+        for seed in experiment.seeds
+    ]
+    structure = lambda run: jax.tree.structure(run.hyper)  # noqa: E731
+    structures = list(dict.fromkeys(map(structure, runs)))
+    groups = tuple(Group(tuple(run for run in runs if structure(run) == s)) for s in structures)
+    spec = Spec(task.observation_dim, task.action_dim)
+    return Plan(
+        experiment, method, variant, task, spec, first.protocol, first.tuning, first.source, groups
+    )
+
+
+def phase_lengths(method: Method, protocol: Protocol) -> tuple[int, ...]:
+    """Updates of each phase; the last one is the main phase."""
+    before = protocol.pretrain_steps
+    before = round(before * protocol.steps) if before < 1 else int(before)
+    return (*(before for _ in method.phases[:-1]), protocol.steps)
+
+
+def source_revision() -> str:
+    """Commit of the checkout that the package runs from, or empty."""
+    folder = Path(diffjax.__file__).parent
+    try:
+        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that a number may depend on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "gymnasium", "minari")
+    device = jax.devices()[0]
+    return {name: importlib.metadata.version(name) for name in packages} | {
+        "diffjax": diffjax.__version__,
+        "revision": source_revision(),
+        "python": platform.python_version(),
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": str(jax.local_device_count()),
+    }
+
+
+def describe(plan: Plan, dataset: Dataset, simulator_version: str) -> dict[str, Any]:
+    """The content of ``config.json``."""
+    experiment, protocol = plan.experiment, plan.protocol
+    return {
+        "method": experiment.method,
+        "variant": plan.variant,
+        "preset": experiment.preset,
+        "task": plan.task.id,
+        "suite": plan.task.suite,
+        "seeds": list(experiment.seeds),
+        "settings": list(experiment.settings),
+        "steps": protocol.steps,
+        "eval_interval": protocol.eval_interval,
+        "episodes": protocol.episodes,
+        "protocol": plain(dataclasses.asdict(protocol)),
+        "tuning": plan.tuning,
+        "source": plan.source,
+        "hyper": {
+            run.setting: plain(dataclasses.asdict(run.hyper))
+            for group in plan.groups
+            for run in group.runs
+        },
+        "matmul_precision": experiment.matmul_precision,
+        "dataset": {
+            "label": dataset.label,
+            "source": dataset.source,
+            "fingerprint": dataset.fingerprint,
+            "transitions": int(dataset.transitions.row.size),
+            "episodes": int(dataset.episode_returns.size),
+            "return_mean": float(np.mean(dataset.episode_returns)),
+        },
+        "env": plan.task.env_id,
+        "reference": {
+            "min": plan.task.ref_min,
+            "max": plan.task.ref_max,
+            "source": plan.task.ref_source,
+        },
+        "versions": versions() | {"simulator": simulator_version},
+        "flags": list(experiment.flags),
+    }
+
+
+def obtain_dataset(plan: Plan) -> Dataset:
+    """The data set that the user named, or the task's own.
+
+    Raises:
+      UserError: if it cannot be had or does not fit the task.
+    """
+    experiment = plan.experiment
+    if experiment.dataset is None:
+        return default_dataset(plan.task)
+    return load_dataset(
+        experiment.dataset,
+        plan.spec,
+        horizon=plan.task.horizon,
+        dataset_source=experiment.dataset_source,
+        task_id=plan.task.id,
+    )
+
+
+def run_experiment(experiment: Experiment, progress: TrainingProgress) -> ResultsFolder:
+    """Trains and evaluates all runs of an experiment and records them in its folder.
+
+    Raises:
+      UserError: for any mistake in the request, the data or the folder; nothing is overwritten then.
+    """
+    planned = plan(experiment)
+    dataset = obtain_dataset(planned)
+    runs_at_once = max(len(group.runs) for group in planned.groups)
+    simulator = make_simulator(planned.task, runs_at_once * planned.protocol.episodes)
+    config = describe(planned, dataset, simulator.version)
+    simulator.close()
+    folder = open_folder(experiment.out, config, experiment.resume)
+    with jax.default_matmul_precision(experiment.matmul_precision):
+        _Recorder(planned, dataset, folder, progress).train()
+    return folder
+
+
+class _Position(NamedTuple):
+    """How far a group has come: ``phase`` and ``step`` within it, the checkpoint's number, why runs failed."""
+
+    phase: int
+    step: int
+    number: int
+    failures: dict[int, str]
+
+
+class _Recorder:
+    """Trains the groups of an experiment in order and keeps its folder true.
+
+    Order at the end of each evaluation interval: evaluate, append rows, write status, save the checkpoint, which
+    records how many rows stand. What lies beyond the checkpoint is cut on resume.
+    """
+
+    def __init__(
+        self, planned: Plan, dataset: Dataset, folder: ResultsFolder, progress: TrainingProgress
+    ) -> None:
+        self.plan = planned
+        self.dataset = dataset
+        self.folder = folder
+        self.progress = progress
+        self.lengths = phase_lengths(planned.method, planned.protocol)
+        self.status = {(run.seed, run.setting): "running" for group in planned.groups for run in group.runs}
+
+    def train(self) -> None:
+        """Trains what is not yet trained; rows that no checkpoint vouches for are cut first."""
+        experiment = self.plan.experiment
+        self.folder.truncate(self.committed_rows())
+        for index, group in enumerate(self.plan.groups):
+            setup, data, program = self.assemble(group)
+            name = f"{self.plan.task.id} {experiment.method}"
+            if self.plan.variant != "code":
+                name += f" ({self.plan.variant})"
+            with self.checkpoints(index) as checkpoints:
+                state, position = self.begin(program, setup, checkpoints)
+                done = sum(self.lengths[: position.phase]) + position.step
+                self.progress.begin(name, len(group.runs), sum(self.lengths), done)
+                self.train_group(group, program, setup, data, state, position, checkpoints)
+        self.progress.end()
+
+    def checkpoints(self, index: int) -> Checkpoints:
+        """The checkpoints of a group."""
+        return Checkpoints(self.folder.checkpoints / str(index))
+
+    def committed_rows(self) -> Rows:
+        """Rows of the folder that stood when the newest checkpoint was made."""
+        rows = Rows(0, 0)
+        for index in range(len(self.plan.groups)):
+            with self.checkpoints(index) as checkpoints:
+                number = checkpoints.latest()
+                if number is not None:
+                    rows = Rows(*checkpoints.record(number)["rows"])
+        return rows
+
+    def assemble(self, group: Group) -> tuple[RunSetup, Transitions, Program]:
+        """Arrays and program of a group."""
+        planned, protocol = self.plan, self.plan.protocol
+        scale, shift = reward_affine(protocol.reward, self.dataset.transitions)
+        single = [
+            RunSetup(
+                key=jax.random.key(run.seed),
+                offset=np.int32(0),
+                size=np.int32(self.dataset.transitions.row.size),
+                reward_scale=np.float32(scale),
+                reward_shift=np.float32(shift),
+                action_clip=np.float32(protocol.action_clip),
+                hyper=run.hyper,
+            )
+            for run in group.runs
+        ]
+        program = Program(
+            planned.method, planned.spec, protocol.sampling, run_sharding(len(group.runs))
+        )
+        return program.place(stack_setups(single)), program.replicate(self.dataset.transitions), program
+
+    def begin(
+        self, program: Program, setup: RunSetup, checkpoints: Checkpoints
+    ) -> tuple[TrainState, _Position]:
+        """A fresh state, or the newest checkpoint's."""
+        state = program.init(setup)
+        number = checkpoints.latest()
+        if number is None:
+            return state, _Position(0, 0, 0, {})
+        state, record = checkpoints.restore(number, state)
+        failures = {int(run): reason for run, reason in record["failures"].items()}
+        return state, _Position(record["phase"], record["step"], number, failures)
+
+    def train_group(
+        self,
+        group: Group,
+        program: Program,
+        setup: RunSetup,
+        data: Transitions,
+        state: TrainState,
+        position: _Position,
+        checkpoints: Checkpoints,
+    ) -> None:
+        """Runs a group to its end."""
+        protocol = self.plan.protocol
+        last_phase = len(self.lengths) - 1
+        simulator = make_simulator(self.plan.task, len(group.runs) * protocol.episodes)
+        try:
+            for phase, start, stop in self.intervals(position):
+                failed = position.failures
+                active = np.array([run not in failed for run in range(len(group.runs))])
+                state, sums = self.advance(program, phase, state, start, stop, active, setup, data)
+                failed = failed | self.new_failures(group, phase, state, active)
+                self.append_metrics(group, phase, stop, sums)
+                if phase == last_phase:
+                    played = evaluate(program, state, setup, simulator, stop, protocol.episodes)
+                    self.append_evaluations(group, stop, played, failed, simulator)
+                self.update_status(group, failed, phase == last_phase and stop == self.lengths[phase])
+                position = _Position(phase, stop, position.number + 1, failed)
+                record = {
+                    "phase": phase,
+                    "step": stop,
+                    "rows": list(self.folder.rows()),
+                    "failures": {str(run): reason for run, reason in failed.items()},
+                }
+                checkpoints.save(position.number, state, record)
+            self.update_status(group, position.failures, complete=True)
+        finally:
+            simulator.close()
+
+    def intervals(self, position: _Position) -> Iterator[tuple[int, int, int]]:
+        """(phase, start, stop) of every evaluation interval still to come."""
+        interval = self.plan.protocol.eval_interval
+        for phase in range(position.phase, len(self.lengths)):
+            start = position.step if phase == position.phase else 0
+            stops = [*range(interval, self.lengths[phase], interval), self.lengths[phase]]
+            bounds = [start, *(stop for stop in stops if stop > start)]
+            yield from ((phase, first, last) for first, last in itertools.pairwise(bounds))
+
+    def advance(
+        self,
+        program: Program,
+        phase: int,
+        state: TrainState,
+        start: int,
+        stop: int,
+        active: np.ndarray,
+        setup: RunSetup,
+        data: Transitions,
+    ) -> tuple[TrainState, Metrics]:
+        """One evaluation interval, in pieces between which progress is shown."""
+        state = state._replace(first_bad_step=jnp.full_like(state.first_bad_step, NEVER))
+        marked = program.place(jnp.asarray(active))
+        bounds = np.unique(np.linspace(start, stop, PIECES + 1).round().astype(int)).tolist()
+        sums: Metrics | None = None
+        for first, last in itertools.pairwise(bounds):
+            state, piece = program.advance(phase, state, first, last, marked, setup, data)
+            sums = add_metrics(sums, piece)
+            jax.block_until_ready(sums)
+            self.progress.advance(last - first)
+        assert sums is not None
+        return state, sums
+
+    def new_failures(
+        self, group: Group, phase: int, state: TrainState, active: np.ndarray
+    ) -> dict[int, str]:
+        """Runs that met a non-finite number in this interval, with the reason; each is said aloud."""
+        name = self.plan.method.phases[phase].name
+        failures = {}
+        for index, step in enumerate(np.asarray(state.first_bad_step).tolist()):
+            if active[index] and step != NEVER:
+                failures[index] = f"non-finite loss or parameter at {name} step {step}"
+                run = group.runs[index]
+                setting = f" ({run.setting})" if run.setting else ""
+                self.progress.note(f"seed {run.seed}{setting} failed: {failures[index]}; the others go on")
+        return failures
+
+    def append_metrics(self, group: Group, phase: int, step: int, sums: Metrics) -> None:
+        """One record per interval: means over its updates, run axis kept."""
+        record = {
+            "phase": self.plan.method.phases[phase].name,
+            "step": step,
+            "seeds": [run.seed for run in group.runs],
+            "settings": [run.setting for run in group.runs],
+            "metrics": mean_metrics(sums),
+        }
+        self.folder.append_metrics([record])
+
+    def append_evaluations(
+        self, group: Group, step: int, played: Episodes, failed: dict[int, str], simulator: VectorSimulator
+    ) -> None:
+        """One row per run that has not failed."""
+        planned, experiment = self.plan, self.plan.experiment
+        scores = np.array([normalized_score(planned.task, value) for value in played.returns.mean(axis=1)])
+        scores[list(failed)] = np.nan
+        rows = []
+        for index, run in enumerate(group.runs):
+            if index in failed:
+                continue
+            cost = planned.method.cost(run.hyper)
+            rows.append(
+                Evaluation(
+                    method=experiment.method,
+                    variant=planned.variant,
+                    preset=experiment.preset,
+                    tuning=planned.tuning,
+                    task=planned.task.id,
+                    dataset=self.dataset.label,
+                    dataset_fingerprint=self.dataset.fingerprint,
+                    env=planned.task.env_id,
+                    simulator=simulator.version,
+                    seed=run.seed,
+                    setting=run.setting,
+                    step=step,
+                    episodes=played.returns.shape[1],
+                    return_mean=float(played.returns[index].mean()),
+                    return_std=float(played.returns[index].std()),
+                    length_mean=float(played.lengths[index].mean()),
+                    score=float(scores[index]),
+                    candidates=cost.candidates,
+                    network_evaluations=cost.network_evaluations,
+                    selection=cost.selection,
+                )
+            )
+        self.folder.append_evaluations(rows)
+        self.progress.evaluated(step, scores)
+
+    def update_status(self, group: Group, failed: dict[int, str], complete: bool) -> None:
+        """Rewrites ``status.json``."""
+        for index, run in enumerate(group.runs):
+            reason = failed.get(index)
+            status = f"failed: {reason}" if reason else ("complete" if complete else "running")
+            self.status[run.seed, run.setting] = status
+        self.folder.write_status(
+            RunStatus(seed, setting, status) for (seed, setting), status in self.status.items()
+        )

@@ -1,0 +1,125 @@
+"""Flags that training launchers share, and how they become experiments."""
+
+import sys
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from diffjax import cli
+from diffjax.errors import UserError
+from diffjax.experiment import Experiment
+from diffjax.results.folder import read_config, read_status
+from diffjax.settings import PRESETS
+
+MATMUL_PRECISIONS = ("highest", "high", "default")
+
+
+def define_training_flags(values: flags.FlagValues) -> None:
+    """Flags of every launcher that trains."""
+    flags.DEFINE_string(
+        "dataset",
+        None,
+        "ID_OR_PATH: Data to learn from: a D4RL-layout HDF5 file, a Minari id or a Minari folder. Embedded tasks have "
+        "data of their own, collected on first use.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "dataset_source",
+        None,
+        ["d4rl"],
+        "Say d4rl if --dataset is the published D4RL file; it is then checked and labelled 'D4RL v2' or the like.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "preset",
+        "paper",
+        list(PRESETS),
+        "Hyper-parameters: the published ones, or small networks for minutes on two cores (never for publication).",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("num_seeds", 1, "Runs per setting.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("first_seed", 0, "Seed of the first run; the others count on.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer(
+        "steps", None, "Updates of the main phase; default: the preset's.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "eval_interval", None, "Updates between evaluations; default: the preset's.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "episodes", None, "Episodes per evaluation and run; default: the preset's.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        "set",
+        None,
+        "NAME=VALUE: Another value for one hyper-parameter or protocol entry; repeatable.",
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "grid",
+        None,
+        "NAME=V1,V2: Train every value of a hyper-parameter; repeatable, all combinations are trained.",
+        flag_values=values,
+    )
+    flags.DEFINE_string("out", None, "DIR: Folder for the results.", flag_values=values)
+    flags.DEFINE_bool("resume", False, "Go on where an interrupted experiment in --out stopped.", flag_values=values)
+    flags.DEFINE_enum(
+        "matmul_precision",
+        "highest",
+        list(MATMUL_PRECISIONS),
+        "Precision of matrix products on accelerators.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "compilation_cache",
+        str(Path("~/.cache/diffjax/xla")),
+        "DIR: Where compiled programs are kept for the next time; empty keeps none.",
+        flag_values=values,
+    )
+
+
+def prepare(args: flags.FlagValues) -> None:
+    """Settings of the process that must stand before anything is compiled."""
+    if args.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", str(Path(args.compilation_cache).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def experiment_from_flags(args: flags.FlagValues, method: str, variant: str, task: str, out: Path) -> Experiment:
+    """The experiment that the shared flags describe for one method and task.
+
+    Raises:
+      UserError: for flags that contradict one another.
+    """
+    overrides = cli.parse_settings(args.set)
+    for name in ("steps", "eval_interval", "episodes"):
+        value = args[name].value
+        if value is not None:
+            if name in overrides:
+                raise UserError(f"{name} is given by both --{name} and --set; choose one")
+            overrides[name] = str(value)
+    grid = cli.parse_grid(args.grid, fixed=overrides)
+    return Experiment(
+        method=method,
+        variant=variant,
+        task=task,
+        out=out,
+        preset=args.preset,
+        seeds=tuple(range(args.first_seed, args.first_seed + args.num_seeds)),
+        settings=cli.grid_settings(grid),
+        overrides=tuple(overrides.items()),
+        dataset=args.dataset,
+        dataset_source=args.dataset_source,
+        resume=args.resume,
+        matmul_precision=args.matmul_precision,
+        flags=tuple(sys.argv[1:]),
+    )
+
+
+def state_of(folder: Path) -> str:
+    """``not started``, or how many of its runs are running, complete and failed."""
+    if not (folder / "config.json").is_file():
+        return "not started"
+    read_config(folder)
+    kinds = [run.status.split(":")[0] for run in read_status(folder)]
+    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))

@@ -1,0 +1,187 @@
+"""Losses and targets of offline reinforcement learning as pure functions of arrays. Knows nothing of a method.
+
+Critic values of an ensemble have the shape ``(num_critics, batch)``, or ``(num_critics, batch, samples)`` for several
+sampled actions per state.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def td_target(
+    reward: jax.Array, discount: jax.Array | float, not_done: jax.Array, next_value: jax.Array
+) -> jax.Array:
+    """``reward + discount * not_done * next_value``, ``(batch,)``, constant with respect to gradients."""
+    chex.assert_equal_shape([reward, not_done, next_value])
+    return jax.lax.stop_gradient(reward + discount * not_done * next_value)
+
+
+def squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
+    """``mean_batch (prediction - target)^2`` per ensemble member, ``(num_critics,)``."""
+    chex.assert_rank([prediction, target], [2, 1])
+    return jnp.mean((prediction - target) ** 2, axis=-1)
+
+
+def expectile_loss(difference: jax.Array, expectile: jax.Array | float) -> jax.Array:
+    """``mean |expectile - 1[difference <= 0]| difference^2``.
+
+    Source: Kostrikov et al. 2021 (IQL), arXiv 2110.06169, eq. 5.
+    """
+    weight = jnp.where(difference > 0, expectile, 1.0 - expectile)
+    return jnp.mean(weight * difference**2)
+
+
+def mean_over_samples(values: jax.Array) -> jax.Array:
+    """Mean over the last axis, separately inside each member."""
+    return jnp.mean(values, axis=-1)
+
+
+def max_over_samples(values: jax.Array) -> jax.Array:
+    """Maximum over the last axis, separately inside each member."""
+    return jnp.max(values, axis=-1)
+
+
+SAMPLE_REDUCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "mean": mean_over_samples,
+    "max": max_over_samples,
+}
+
+
+def lower_confidence_bound(values: jax.Array, rho: jax.Array | float) -> jax.Array:
+    """``mean_h - rho std_h`` over the members, population standard deviation. Source: DAC, eq. for the LCB target."""
+    return jnp.mean(values, axis=0) - rho * jnp.std(values, axis=0)
+
+
+def ensemble_min(values: jax.Array) -> jax.Array:
+    """Minimum over the members."""
+    return jnp.min(values, axis=0)
+
+
+def convex_min_max(values: jax.Array, rho: jax.Array | float) -> jax.Array:
+    """``rho min_h + (1 - rho) max_h``. Source: DAC, agents/dac.py (``convex``)."""
+    return rho * jnp.min(values, axis=0) + (1.0 - rho) * jnp.max(values, axis=0)
+
+
+def random_convex(values: jax.Array, uniform: jax.Array) -> jax.Array:
+    """Convex mixture with weights ``uniform / (sum_h uniform + 1e-6)``. Source: DAC (``rand_convex``)."""
+    chex.assert_equal_shape([values, uniform])
+    weight = uniform / (jnp.sum(uniform, axis=0) + 1e-6)
+    return jnp.sum(weight * values, axis=0)
+
+
+def normalized_q_loss(values: jax.Array, coin: jax.Array) -> jax.Array:
+    """Policy improvement by one of two critics, normalised by the other: ``-mean Q_i / sg(mean |Q_j|)``.
+
+    ``(i, j) = (0, 1)`` where ``coin > 0.5``, else ``(1, 0)``. ``values`` is ``(2, batch)`` at sampled actions.
+    Source: Wang et al. 2022 (Diffusion-QL), agents/ql_diffusion.py.
+    """
+    chex.assert_shape(values, (2, None))
+    first, second = jnp.where(coin > 0.5, values, values[::-1])
+    return -jnp.mean(first) / jax.lax.stop_gradient(jnp.mean(jnp.abs(second)))
+
+
+class Guidance(NamedTuple):
+    """Normalised critic gradient at the noisy action, ``(batch, action_dim)``, and the normaliser ``mean |Q|``."""
+
+    gradient: jax.Array
+    scale: jax.Array
+
+
+def q_guidance(
+    value: Callable[[jax.Array], jax.Array], noisy_action: jax.Array, data_value: jax.Array
+) -> Guidance:
+    """``grad_x mean_h Q_h(s, x) / (mean_{h,b} |Q_h(s, a)| + 1e-6)`` at the noisy action ``x``; a constant.
+
+    Args:
+      value: ``x -> (num_critics, batch)``.
+      data_value: the critics at the data's own actions, ``(num_critics, batch)``.
+    Source: DAC, agents/dac.py.
+    """
+    gradient = jax.grad(lambda x: jnp.sum(jnp.mean(value(x), axis=0)))(noisy_action)
+    scale = jnp.mean(jnp.abs(data_value))
+    return Guidance(jax.lax.stop_gradient(gradient / (scale + 1e-6)), scale)
+
+
+def guidance_loss(gradient: jax.Array, epsilon: jax.Array, weight: jax.Array) -> jax.Array:
+    """``mean_{b,d} weight * gradient * epsilon``; soft guidance weighs with ``sqrt(1 - alpha_bar)``, hard with 1."""
+    chex.assert_equal_shape([gradient, epsilon])
+    return jnp.mean(weight * gradient * epsilon)
+
+
+def tanh_gaussian_log_prob(
+    action: jax.Array, mean: jax.Array, log_std: jax.Array, max_action: jax.Array | float
+) -> jax.Array:
+    """``sum_d log N(arctanh(a_d / (max_action + 1e-3)); mean_d, std_d)``, ``(batch,)``.
+
+    Without the tanh Jacobian, as the authors have it: it depends on the action alone. Source: DTQL, agents/dtql.py.
+    """
+    chex.assert_equal_shape([action, mean, log_std])
+    pre_tanh = jnp.arctanh(action / (max_action + 1e-3))
+    return jnp.sum(jax.scipy.stats.norm.logpdf(pre_tanh, mean, jnp.exp(log_std)), axis=-1)
+
+
+def _cross_entropy(probability: jax.Array, label: jax.Array | float) -> jax.Array:
+    """Binary cross entropy; logarithms floored at -100 as in the authors' library."""
+    log_p = jnp.maximum(jnp.log(probability), -100.0)
+    log_not_p = jnp.maximum(jnp.log1p(-probability), -100.0)
+    return -(label * log_p + (1.0 - label) * log_not_p)
+
+
+class Divergence(NamedTuple):
+    """An adversarial divergence: per-sample losses of discriminator outputs ``p`` in ``(0, 1)``.
+
+    ``real(p, uniform)`` may use a uniform number per sample (label smoothing); ``generator`` is minimised by the policy.
+    """
+
+    real: Callable[[jax.Array, jax.Array], jax.Array]
+    fake: Callable[[jax.Array], jax.Array]
+    generator: Callable[[jax.Array], jax.Array]
+    gradient_penalty: float = 0.0
+
+
+DIVERGENCES: dict[str, Divergence] = {
+    "wgan": Divergence(lambda p, u: -p, lambda p: p, lambda p: -p, gradient_penalty=0.5),
+    "ga": Divergence(
+        lambda p, u: _cross_entropy(p, 0.8 + 0.2 * u),
+        lambda p: _cross_entropy(p, 0.0),
+        lambda p: _cross_entropy(p, 1.0),
+    ),
+    "ce": Divergence(
+        lambda p, u: _cross_entropy(p, 1.0),
+        lambda p: _cross_entropy(p, 0.0),
+        lambda p: _cross_entropy(p, 0.9),
+    ),
+    "lsgan": Divergence(
+        lambda p, u: 0.5 * (p - 0.9) ** 2, lambda p: 0.5 * p**2, lambda p: 0.5 * (p - 0.9) ** 2
+    ),
+    "kl": Divergence(lambda p, u: -p, lambda p: jnp.exp(p - 1.0), lambda p: -p),
+    "rkl": Divergence(lambda p, u: jnp.exp(p), lambda p: -p - 1.0, lambda p: p + 1.0),
+    "hellinger": Divergence(
+        lambda p, u: jnp.exp(-p), lambda p: jnp.exp(p) - 2.0, lambda p: jnp.exp(-p)
+    ),
+    "tv": Divergence(
+        lambda p, u: -0.5 * jnp.tanh(p), lambda p: 0.5 * jnp.tanh(p), lambda p: -0.5 * jnp.tanh(p)
+    ),
+}
+"""The eight of DiffPoGAN, agents/diffpogan.py (``f_div``)."""
+
+
+def gradient_penalty(discriminate: Callable[[jax.Array], jax.Array], points: jax.Array) -> jax.Array:
+    """``mean (||grad_x D(x)||_2 - 1)^2`` over the rows of ``points``. Source: Gulrajani et al. 2017, arXiv 1704.00028."""
+    gradient = jax.grad(lambda x: jnp.sum(discriminate(x)))(points)
+    return jnp.mean((jnp.linalg.norm(gradient, axis=-1) - 1.0) ** 2)
+
+
+def softmax_selection(values: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Index drawn from ``softmax(values)`` by inversion, and the probabilities ``(candidates,)``.
+
+    The index is the number of cumulative probabilities that do not exceed ``uniform`` in ``[0, 1)``.
+    """
+    probability = nn.softmax(values)
+    index = jnp.sum(jnp.cumsum(probability) <= uniform)
+    return jnp.minimum(index, values.shape[0] - 1), probability

@@ -1,0 +1,1 @@
+"""Methods of offline reinforcement learning: one file each, holding only what its paper adds."""

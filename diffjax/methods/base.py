@@ -1,0 +1,102 @@
+"""The contract of a method, and what every method needs to keep it."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from diffjax.types import Batch, Spec
+
+State = Any
+Hyper = Any
+Draws = Any
+Scalars = dict[str, jax.Array]
+
+
+def static(default: Any, choices: Iterable[str] = ()) -> Any:
+    """A hyper-parameter that fixes shapes or branches: one compiled program per value.
+
+    ``choices`` are the values that a name may take.
+    """
+    return flax.struct.field(pytree_node=False, default=default, metadata={"choices": tuple(choices)})
+
+
+class Weighted(NamedTuple):
+    """A metric of one update: ``total`` counts ``weight`` times (0 in a skipped branch, else 1)."""
+
+    total: jax.Array
+    weight: jax.Array
+
+
+Metrics = dict[str, Weighted]
+
+
+class Phase(NamedTuple):
+    """One stage of training; its step counter starts from 0.
+
+    ``draw(key, spec, hyper)`` makes every random number of one update as one tree;
+    ``update(draws, step, state, hyper, batches)`` is one published gradient step, in the published order.
+    """
+
+    name: str
+    draw: Callable[[jax.Array, Spec, Hyper], Draws]
+    update: Callable[[Draws, jax.Array, State, Hyper, tuple[Batch, ...]], tuple[State, Metrics]]
+
+
+class ActingCost(NamedTuple):
+    """What one action costs under an evaluation rule."""
+
+    candidates: int
+    network_evaluations: int  # sequential passes through the policy's network; the critic's ranking pass is not counted
+    selection: str
+
+
+class Method(NamedTuple):
+    """A method as pure functions of arrays; state holds arrays only.
+
+    ``init(key, spec, hyper)`` makes a state whose targets are copies, never aliases. ``act_from_draws(draws, state,
+    hyper, observation)`` maps one observation ``(observation_dim,)`` to one action ``(action_dim,)`` by the paper's own
+    evaluation rule; map it over episodes and runs.
+    """
+
+    hyper: type
+    num_batches: int
+    init: Callable[[jax.Array, Spec, Hyper], State]
+    phases: tuple[Phase, ...]
+    draw_action: Callable[[jax.Array, Spec, Hyper], Draws]
+    act_from_draws: Callable[[Draws, State, Hyper, jax.Array], jax.Array]
+    cost: Callable[[Hyper], ActingCost]
+
+    def act(
+        self, key: jax.Array, spec: Spec, state: State, hyper: Hyper, observation: jax.Array
+    ) -> jax.Array:
+        """One action for one observation: :attr:`act_from_draws` behind a key."""
+        return self.act_from_draws(self.draw_action(key, spec, hyper), state, hyper, observation)
+
+
+def weigh(metrics: Scalars, weight: jax.Array | float = 1.0) -> Metrics:
+    """Scalars of one update as weighted metrics."""
+    return {
+        name: Weighted(jnp.asarray(value, jnp.float32), jnp.asarray(weight, jnp.float32))
+        for name, value in metrics.items()
+    }
+
+
+def every(
+    interval: int, step: jax.Array, update: Callable[[State], tuple[State, Scalars]], state: State
+) -> tuple[State, Metrics]:
+    """``update(state)`` on steps divisible by ``interval``, as a real branch; else the state as it was.
+
+    The predicate depends on ``step`` alone, so that mapping over runs leaves it a scalar and the branch a branch. A
+    skipped branch returns zero metrics with weight 0.
+    """
+    if interval == 1:
+        state, metrics = update(state)
+        return state, weigh(metrics)
+    shapes = jax.eval_shape(update, state)[1]
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    due = step % interval == 0
+    state, metrics = jax.lax.cond(due, update, lambda s: (s, zeros), state)
+    return state, weigh(metrics, due)

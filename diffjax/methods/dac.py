@@ -1,0 +1,297 @@
+"""DAC, Diffusion Actor-Critic (Fang et al. 2024, arXiv 2405.20555).
+
+One update step, in the published order (authors' agents/dac.py); ``Q_h`` is an ensemble of critics:
+
+1. critic: ``target_samples`` next actions from the target actor; reduced over samples inside each target critic (mean,
+   or max), then over the ensemble: ``V(s') = mean_h v_h - rho std_h v_h`` (LCB); ``y = r + discount not_done V(s')``;
+   Adam on ``mean_{h,b} (Q_h - y)^2``.
+2. target critic, on every step.
+3. actor: ``L = eta L_BC + mean(sqrt(1 - alpha_bar_t) g epsilon_theta)`` (soft guidance), ``L_BC`` the denoising loss and
+   ``g = grad_x mean_h Q'_h(s, x_t) / (mean |Q'_h(s, a)| + 1e-6)`` at the noisy action, with the target just updated.
+4. ``eta <- clip(eta + eta_lr clip(L_BC - bc_threshold, -1, 1), eta_min, eta_max)`` (dual ascent; ``eta_lr = 0`` fixes it).
+5. target actor, on every 5th step from step 1001.
+
+Where the paper and the authors' code differ, this follows the code: the reverse chain adds ``sqrt(beta_t) z`` and not the
+posterior's noise; the squared loss is a mean over dimensions, so that ``bc_threshold = 1`` hardly binds and ``eta`` falls
+to 1e-3; ``L_BC`` in step 4 is the one just minimised, of the actor as it was. A minibatch comes from shuffled passes;
+the short batch at the end of a pass is dropped (authors: kept).
+"""
+
+from typing import NamedTuple
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from diffjax import losses
+from diffjax.diffusion.denoisers import add_noise, at_index, epsilon_denoiser
+from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising
+from diffjax.diffusion.samplers import ChainNoise, ancestral_sample, draw_chain_noise
+from diffjax.diffusion.schedules import BETAS, discrete_schedule
+from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, weigh
+from diffjax.networks import GLOROT, MLP, NoiseNetwork, Params, ensemble_apply, ensemble_init, mish
+from diffjax.optimizers import Learner, cosine_decay, descend, ema_rate, learner, polyak
+from diffjax.types import Batch, Spec
+
+
+@flax.struct.dataclass
+class Hyper:
+    """Hyper-parameters of DAC; plain fields are traced, ``static`` ones are not."""
+
+    discount: float = 0.99
+    tau: float = 0.005  # Polyak rate of the target critic and of the target actor
+    rho: float = 1.0  # width of the lower confidence bound; mixing weight of the convex target
+    eta: float = 1.0  # initial weight of behaviour cloning
+    eta_lr: float = 1e-3  # 0 keeps eta
+    eta_min: float = 1e-3
+    eta_max: float = 100.0
+    bc_threshold: float = 1.0
+    actor_lr: float = 3e-4
+    critic_lr: float = 3e-4
+    lr_decay_steps: float = 2e6  # cosine to zero; 0 keeps the rates constant
+    max_grad_norm: float = 1.0  # joint over all critics
+    ema_start: int = 1001
+    ema_interval: int = 5
+    max_action: float = 1.0
+    temperature: float = 0.0  # of the choice among candidates; 0 takes the best
+    guidance: str = static("soft", ("soft", "hard", "denoised"))
+    ensemble_target: str = static("lcb", ("lcb", "min", "convex", "rand_convex"))
+    sample_target: str = static("mean", losses.SAMPLE_REDUCTIONS)
+    num_critics: int = static(10)
+    target_samples: int = static(10)
+    candidates: int = static(10)
+    diffusion_steps: int = static(5)
+    schedule: str = static("vp", BETAS)
+    hidden_dims: tuple[int, ...] = static((256, 256, 256))
+    batch_size: int = static(256)
+
+
+class State(NamedTuple):
+    actor: Learner
+    target_actor: Params
+    critic: Learner  # leading axis num_critics on every array
+    target_critic: Params
+    eta: jax.Array
+
+
+class Draws(NamedTuple):
+    next_action: ChainNoise
+    denoising: DenoisingDraws
+    chain: ChainNoise | None  # only for denoised guidance
+    mixing: jax.Array | None  # (num_critics, batch) uniform, only for the rand_convex target
+
+
+def actor_network(hyper: Hyper, action_dim: int) -> NoiseNetwork:
+    """The noise predictor: input ``[observation, action, time]``, cosines first, time ``1..T``."""
+    order = ("observation", "action", "time")
+    return NoiseNetwork(
+        action_dim, hyper.hidden_dims, GLOROT, order, time_hidden_dims=(32, 32), cos_first=True
+    )
+
+
+def critic_network(hyper: Hyper) -> MLP:
+    """One member of the ensemble on ``[observation, action]``; output ``(..., 1)``."""
+    return MLP(hyper.hidden_dims, 1, mish, GLOROT)
+
+
+def init(key: jax.Array, spec: Spec, hyper: Hyper) -> State:
+    """Fresh state; the targets start as copies."""
+    actor_key, critic_key = jax.random.split(key)
+    observation, action = jnp.zeros(spec.observation_dim), jnp.zeros(spec.action_dim)
+    actor = actor_network(hyper, spec.action_dim).init(actor_key, action, jnp.zeros(()), observation)
+    critic = ensemble_init(critic_network(hyper), critic_key, hyper.num_critics, observation, action)
+    return State(
+        learner(actor),
+        jax.tree.map(jnp.copy, actor),
+        learner(critic),
+        jax.tree.map(jnp.copy, critic),
+        jnp.asarray(hyper.eta, jnp.float32),
+    )
+
+
+def draw(key: jax.Array, spec: Spec, hyper: Hyper) -> Draws:
+    """Random numbers of one update."""
+    next_key, denoising_key, chain_key, mixing_key = jax.random.split(key, 4)
+    shape = (hyper.batch_size, spec.action_dim)
+    next_shape = (hyper.batch_size, hyper.target_samples, spec.action_dim)
+    return Draws(
+        draw_chain_noise(next_key, hyper.diffusion_steps, next_shape),
+        draw_denoising(denoising_key, hyper.diffusion_steps, shape),
+        draw_chain_noise(chain_key, hyper.diffusion_steps, shape) if hyper.guidance == "denoised" else None,
+        jax.random.uniform(mixing_key, (hyper.num_critics, hyper.batch_size))
+        if hyper.ensemble_target == "rand_convex"
+        else None,
+    )
+
+
+def q_values(critic: Params, hyper: Hyper, observation: jax.Array, action: jax.Array) -> jax.Array:
+    """All critics, ``(num_critics, ...)``; ``observation`` broadcasts against ``action``."""
+    return ensemble_apply(critic_network(hyper), critic, observation, action)[..., 0]
+
+
+def predict_noise(
+    actor: Params, hyper: Hyper, x: jax.Array, index: jax.Array, observation: jax.Array
+) -> jax.Array:
+    """``epsilon_theta(x, s, t)``; the network counts time from 1, the schedule's index from 0."""
+    return actor_network(hyper, x.shape[-1]).apply(actor, x, index + 1, observation)
+
+
+def sample_actions(actor: Params, noise: ChainNoise, hyper: Hyper, observation: jax.Array) -> jax.Array:
+    """Actions from the full reverse chain with variance ``beta_t`` and clipped ``x_0``; shape of ``noise.start``."""
+    schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
+    denoiser = epsilon_denoiser(lambda x, i: predict_noise(actor, hyper, x, i, observation), schedule)
+    return ancestral_sample(denoiser, schedule, noise, variance="beta", clip=hyper.max_action)
+
+
+def ensemble_value(values: jax.Array, mixing: jax.Array | None, hyper: Hyper) -> jax.Array:
+    """Reduces ``(num_critics, batch)`` over the ensemble by the rule of ``hyper.ensemble_target``."""
+    reductions = {
+        "lcb": lambda: losses.lower_confidence_bound(values, hyper.rho),
+        "min": lambda: losses.ensemble_min(values),
+        "convex": lambda: losses.convex_min_max(values, hyper.rho),
+        "rand_convex": lambda: losses.random_convex(values, mixing),
+    }
+    return reductions[hyper.ensemble_target]()
+
+
+def critic_target(state: State, draws: Draws, hyper: Hyper, batch: Batch) -> jax.Array:
+    """``y = r + discount * not_done * V(s')``, ``(batch,)``, shared by all members."""
+    observation = batch.next_observation[:, None]
+    next_action = sample_actions(state.target_actor, draws.next_action, hyper, observation)
+    samples = q_values(state.target_critic, hyper, observation, next_action)
+    values = losses.SAMPLE_REDUCTIONS[hyper.sample_target](samples)
+    next_value = ensemble_value(values, draws.mixing, hyper)
+    return losses.td_target(batch.reward, hyper.discount, batch.not_done, next_value)
+
+
+def critic_loss(critic: Params, target: jax.Array, hyper: Hyper, batch: Batch) -> tuple[jax.Array, Scalars]:
+    """``mean_{h,b} (Q_h(s, a) - y)^2``."""
+    q = q_values(critic, hyper, batch.observation, batch.action)
+    loss = jnp.mean(losses.squared_error(q, target))
+    return loss, {"critic/loss": loss, "critic/q_mean": jnp.mean(q), "critic/target_mean": jnp.mean(target)}
+
+
+def guide(
+    actor: Params, target_critic: Params, x: jax.Array, epsilon: jax.Array, draws: Draws, hyper: Hyper, batch: Batch
+) -> tuple[jax.Array, Scalars]:
+    """Guidance term of the actor loss: ``soft``, ``hard`` (weight 1) or ``denoised`` (``-mean Q`` of a full sample).
+
+    Args:
+      x: noisy actions; epsilon: the noise predicted there.
+    """
+    value = lambda action: q_values(target_critic, hyper, batch.observation, action)  # noqa: E731
+    guidance = losses.q_guidance(value, x, value(batch.action))
+    if hyper.guidance == "denoised":
+        action = sample_actions(actor, draws.chain, hyper, batch.observation)
+        loss = -jnp.mean(value(action)) / (guidance.scale + 1e-6)
+    else:
+        alpha_bar = discrete_schedule(hyper.schedule, hyper.diffusion_steps).alpha_bar
+        soft = jnp.sqrt(1.0 - at_index(alpha_bar, draws.denoising.index, x.ndim))
+        weight = {"soft": soft, "hard": jnp.ones_like(soft)}[hyper.guidance]
+        loss = losses.guidance_loss(guidance.gradient, epsilon, weight)
+    return loss, {
+        "actor/guidance": loss,
+        "actor/q_scale": guidance.scale,
+        "actor/q_gradient": jnp.mean(jnp.abs(guidance.gradient)),
+    }
+
+
+def actor_loss(
+    actor: Params, target_critic: Params, eta: jax.Array, draws: Draws, hyper: Hyper, batch: Batch
+) -> tuple[jax.Array, Scalars]:
+    """``eta * L_BC + guidance``."""
+    chex.assert_equal_shape([batch.action, draws.denoising.noise])
+    schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
+    index, noise = draws.denoising
+    x = add_noise(schedule, batch.action, index, noise)
+    epsilon = predict_noise(actor, hyper, x, index, batch.observation)
+    bc = jnp.mean((epsilon - noise) ** 2)
+    guidance, metrics = guide(actor, target_critic, x, epsilon, draws, hyper, batch)
+    loss = eta * bc + guidance
+    return loss, metrics | {"actor/loss": loss, "actor/bc": bc}
+
+
+def ascend_eta(eta: jax.Array, bc: jax.Array, hyper: Hyper) -> jax.Array:
+    """``clip(eta + eta_lr * clip(bc - bc_threshold, -1, 1), eta_min, eta_max)``; unchanged where ``eta_lr`` is 0."""
+    moved = eta + hyper.eta_lr * jnp.clip(bc - hyper.bc_threshold, -1.0, 1.0)
+    return jnp.where(jnp.asarray(hyper.eta_lr) > 0, jnp.clip(moved, hyper.eta_min, hyper.eta_max), eta)
+
+
+def update(
+    draws: Draws, step: jax.Array, state: State, hyper: Hyper, batches: tuple[Batch, ...]
+) -> tuple[State, Metrics]:
+    """One gradient step of critics, actor, dual variable and targets."""
+    (batch,) = batches
+    decay = cosine_decay(step, hyper.lr_decay_steps)
+
+    target = critic_target(state, draws, hyper, batch)
+    grads, critic_metrics = jax.grad(critic_loss, has_aux=True)(state.critic.params, target, hyper, batch)
+    critic, critic_norm = descend(state.critic, grads, hyper.critic_lr * decay, hyper.max_grad_norm)
+    target_critic = polyak(state.target_critic, critic.params, hyper.tau)
+
+    grads, actor_metrics = jax.grad(actor_loss, has_aux=True)(
+        state.actor.params, target_critic, state.eta, draws, hyper, batch
+    )
+    actor, actor_norm = descend(state.actor, grads, hyper.actor_lr * decay, hyper.max_grad_norm)
+    eta = ascend_eta(state.eta, actor_metrics["actor/bc"], hyper)
+
+    rate = ema_rate(step, hyper.tau, hyper.ema_start, hyper.ema_interval)
+    target_actor = polyak(state.target_actor, actor.params, rate)
+    metrics = {"critic/grad_norm": critic_norm, "actor/grad_norm": actor_norm, "dual/eta": state.eta}
+    return State(actor, target_actor, critic, target_critic, eta), weigh(
+        critic_metrics | actor_metrics | metrics
+    )
+
+
+class ActionDraws(NamedTuple):
+    chain: ChainNoise
+    gumbel: jax.Array  # (candidates,), used only at a positive temperature
+
+
+def draw_action(key: jax.Array, spec: Spec, hyper: Hyper) -> ActionDraws:
+    """Draws of one decision."""
+    chain_key, gumbel_key = jax.random.split(key)
+    chain = draw_chain_noise(chain_key, hyper.diffusion_steps, (hyper.candidates, spec.action_dim))
+    return ActionDraws(chain, jax.random.gumbel(gumbel_key, (hyper.candidates,)))
+
+
+def rank_candidates(
+    state: State, chain: ChainNoise, hyper: Hyper, observation: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Candidates of the online actor and all target critics at them, ``(num_critics, candidates)``."""
+    action = sample_actions(state.actor.params, chain, hyper, observation)
+    return action, q_values(state.target_critic, hyper, observation, action)
+
+
+def selection_logits(value: jax.Array, temperature: jax.Array | float) -> jax.Array:
+    """Logits among candidates: the values themselves at temperature 0, else ``q / (|q| + 1e-6) / temperature``."""
+    positive = jnp.asarray(temperature) > 0
+    scaled = value / (jnp.abs(value) + 1e-6) / jnp.where(positive, temperature, 1.0)
+    return jnp.where(positive, scaled, value)
+
+
+def act_from_draws(draws: ActionDraws, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
+    """The candidate with the largest mean over the target critics (no lower bound at action time)."""
+    chex.assert_rank(observation, 1)
+    action, q = rank_candidates(state, draws.chain, hyper, observation)
+    logits = selection_logits(jnp.mean(q, axis=0), hyper.temperature)
+    gumbel = jnp.where(jnp.asarray(hyper.temperature) > 0, draws.gumbel, 0.0)
+    return action[jnp.argmax(logits + gumbel)]
+
+
+def cost(hyper: Hyper) -> ActingCost:
+    """Cost of one decision."""
+    rule = f"argmax of mean target Q over {hyper.candidates}"
+    return ActingCost(hyper.candidates, hyper.diffusion_steps, rule)
+
+
+METHOD = Method(
+    hyper=Hyper,
+    num_batches=1,
+    init=init,
+    phases=(Phase("main", draw, update),),
+    draw_action=draw_action,
+    act_from_draws=act_from_draws,
+    cost=cost,
+)

@@ -1,0 +1,250 @@
+"""What Diffusion-QL, DiffCPS and DiffPoGAN share: nets, chain, critic step, Q term, evaluation.
+
+Everything here follows Diffusion-QL (Wang et al. 2022, arXiv 2208.06193); its authors' files agents/diffusion.py,
+agents/model.py and agents/ql_diffusion.py reappear, reformatted, in the other two programs.
+"""
+
+from typing import Any, NamedTuple
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from diffjax import losses
+from diffjax.diffusion.denoisers import epsilon_denoiser
+from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising, noise_matching
+from diffjax.diffusion.samplers import ChainNoise, ancestral_sample, draw_chain_noise
+from diffjax.diffusion.schedules import BETAS, discrete_schedule
+from diffjax.methods.base import ActingCost, Scalars, static
+from diffjax.networks import MLP, TORCH, NoiseNetwork, Params, ensemble_apply, ensemble_init, mish
+from diffjax.optimizers import Learner, descend, ema_rate, learner, polyak
+from diffjax.types import Batch, Spec
+
+NUM_CRITICS = 2
+
+
+@flax.struct.dataclass
+class Hyper:
+    """Hyper-parameters that the three methods share; plain fields are traced, ``static`` ones are not."""
+
+    discount: float = 0.99
+    tau: float = 0.005  # Polyak rate of the target critic, every step
+    actor_lr: float = 3e-4
+    critic_lr: float = 3e-4
+    max_grad_norm: float = 0.0  # per network; 0 clips nothing
+    ema_decay: float = 0.995  # of the target actor
+    ema_start: int = 1000  # first step on which the target actor may move
+    ema_interval: int = 5
+    lr_decay_epochs: float = 0.0  # period of the cosine in 1000-step epochs; 0 keeps the rates constant
+    max_action: float = 1.0
+    max_q_backup: bool = static(False)
+    target_samples: int = static(10)  # next actions per state under max_q_backup
+    diffusion_steps: int = static(5)
+    schedule: str = static("vp", BETAS)
+    hidden_dims: tuple[int, ...] = static((256, 256, 256))
+    batch_size: int = static(256)
+    candidates: int = static(50)
+
+
+class Core(NamedTuple):
+    """The part of the state that the three methods share."""
+
+    actor: Learner
+    target_actor: Params
+    critic: Learner
+    target_critic: Params
+
+
+def actor_network(hyper: Hyper, action_dim: int) -> NoiseNetwork:
+    """The noise predictor: input ``[action, time, observation]``, sines first, time index ``0..T-1``."""
+    return NoiseNetwork(action_dim, hyper.hidden_dims, TORCH, ("action", "time", "observation"))
+
+
+def critic_network(hyper: Hyper) -> MLP:
+    """One Q network on ``[observation, action]``; output ``(..., 1)``."""
+    return MLP(hyper.hidden_dims, 1, mish, TORCH)
+
+
+def init_actor(key: jax.Array, spec: Spec, hyper: Any) -> Params:
+    """Fresh parameters of the noise predictor."""
+    observation, action = jnp.zeros(spec.observation_dim), jnp.zeros(spec.action_dim)
+    return actor_network(hyper, spec.action_dim).init(key, action, jnp.zeros(()), observation)
+
+
+def init_core(key: jax.Array, spec: Spec, hyper: Hyper) -> Core:
+    """Fresh networks; the targets start as copies."""
+    actor_key, critic_key = jax.random.split(key)
+    actor = init_actor(actor_key, spec, hyper)
+    observation, action = jnp.zeros(spec.observation_dim), jnp.zeros(spec.action_dim)
+    critic = ensemble_init(critic_network(hyper), critic_key, NUM_CRITICS, observation, action)
+    return Core(learner(actor), jax.tree.map(jnp.copy, actor), learner(critic), jax.tree.map(jnp.copy, critic))
+
+
+def q_values(critic: Params, hyper: Hyper, observation: jax.Array, action: jax.Array) -> jax.Array:
+    """Both critics, ``(2, ...)``; ``observation`` broadcasts against ``action``."""
+    return ensemble_apply(critic_network(hyper), critic, observation, action)[..., 0]
+
+
+def sample_actions(actor: Params, noise: ChainNoise, hyper: Hyper, observation: jax.Array) -> jax.Array:
+    """Actions from the full reverse chain with posterior variance and clipped ``x_0``; shape of ``noise.start``.
+
+    ``observation`` broadcasts against the actions: ``(batch, 1, observation_dim)`` for several samples per state.
+    """
+    schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
+    network = actor_network(hyper, noise.start.shape[-1])
+    denoiser = epsilon_denoiser(lambda x, index: network.apply(actor, x, index, observation), schedule)
+    action = ancestral_sample(denoiser, schedule, noise, variance="posterior", clip=hyper.max_action)
+    return jnp.clip(action, -hyper.max_action, hyper.max_action)
+
+
+def denoising_loss(actor: Params, draws: DenoisingDraws, hyper: Hyper, batch: Batch) -> jax.Array:
+    """Behaviour cloning ``L_d`` per state, ``(batch,)``: the simplified DDPM loss at the data's actions."""
+    schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
+    network = actor_network(hyper, batch.action.shape[-1])
+    predict = lambda x, index: network.apply(actor, x, index, batch.observation)  # noqa: E731
+    return noise_matching(predict, schedule, batch.action, draws)
+
+
+def draw_next_action(key: jax.Array, spec: Spec, hyper: Hyper) -> ChainNoise:
+    """Chain noise for the critic's target: one action per state, or ``target_samples`` under ``max_q_backup``."""
+    samples = (hyper.target_samples,) if hyper.max_q_backup else ()
+    return draw_chain_noise(key, hyper.diffusion_steps, (hyper.batch_size, *samples, spec.action_dim))
+
+
+def sample_next_actions(actor: Params, noise: ChainNoise, observation: jax.Array, hyper: Hyper) -> jax.Array:
+    """One action per state ``(batch, action_dim)``, or ``(batch, target_samples, action_dim)``, as the noise asks."""
+    if noise.start.ndim == 3:
+        observation = observation[:, None]
+    return sample_actions(actor, noise, hyper, observation)
+
+
+def critic_target(target_critic: Params, next_action: jax.Array, hyper: Hyper, batch: Batch) -> jax.Array:
+    """``r + discount * not_done * min_j Q'_j(s', a')``, ``(batch,)``.
+
+    Under ``max_q_backup`` the maximum over the samples is taken inside each critic, before the minimum.
+    """
+    if next_action.ndim == 3:
+        samples = q_values(target_critic, hyper, batch.next_observation[:, None], next_action)
+        next_q = losses.max_over_samples(samples)
+    else:
+        next_q = q_values(target_critic, hyper, batch.next_observation, next_action)
+    return losses.td_target(batch.reward, hyper.discount, batch.not_done, losses.ensemble_min(next_q))
+
+
+def critic_loss(
+    critic: Params, target: jax.Array, hyper: Hyper, batch: Batch
+) -> tuple[jax.Array, Scalars]:
+    """``mean (Q_1 - y)^2 + mean (Q_2 - y)^2``."""
+    q = q_values(critic, hyper, batch.observation, batch.action)
+    loss = jnp.sum(losses.squared_error(q, target))
+    return loss, {"critic/loss": loss, "critic/q_mean": jnp.mean(q), "critic/target_mean": jnp.mean(target)}
+
+
+def update_critic(
+    critic: Learner, target: jax.Array, step: jax.Array, hyper: Hyper, batch: Batch, calls_per_block: int = 1
+) -> tuple[Learner, Scalars]:
+    """One Adam step of both critics, clipped jointly."""
+    grads, metrics = jax.grad(critic_loss, has_aux=True)(critic.params, target, hyper, batch)
+    rate = hyper.critic_lr * block_cosine(step, hyper.lr_decay_epochs, calls_per_block)
+    critic, norm = descend(critic, grads, rate, hyper.max_grad_norm)
+    return critic, metrics | {"critic/grad_norm": norm}
+
+
+def q_term(
+    actor: Params, critic: Params, noise: ChainNoise, coin: jax.Array, hyper: Hyper, observation: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """``L_q`` at one fresh action per state, with its gradient through the whole chain, and those actions."""
+    action = sample_actions(actor, noise, hyper, observation)
+    return losses.normalized_q_loss(q_values(critic, hyper, observation, action), coin), action
+
+
+def update_targets(core: Core, step: jax.Array, hyper: Hyper) -> Core:
+    """Target actor on every ``ema_interval``-th step from ``ema_start``, target critic on every step.
+
+    Until ``ema_start`` the target actor stays at its random initialisation, as in the authors' program.
+    """
+    rate = ema_rate(step, 1.0 - hyper.ema_decay, hyper.ema_start, hyper.ema_interval)
+    return core._replace(
+        target_actor=polyak(core.target_actor, core.actor.params, rate),
+        target_critic=polyak(core.target_critic, core.critic.params, hyper.tau),
+    )
+
+
+EPOCH = 1000
+BLOCK = 50 * EPOCH  # the authors step their schedulers once per evaluation block of 50 epochs
+
+
+def block_cosine(step: jax.Array, period_epochs: jax.Array | float, calls_per_block: int = 1) -> jax.Array:
+    """Factor of the learning rate: ``(1 + cos(pi k / period_epochs)) / 2`` with ``k = calls_per_block * (step // 50000)``.
+
+    The period counts epochs but the clock counts blocks, so that a whole run loses 0.1 %: a slip of the authors'
+    programs that the published numbers contain. 1 where ``period_epochs <= 0``.
+    """
+    calls = calls_per_block * (step // BLOCK)
+    period = jnp.asarray(period_epochs, jnp.float32)
+    factor = 0.5 * (1.0 + jnp.cos(jnp.pi * calls / jnp.where(period > 0, period, 1.0)))
+    return jnp.where(period > 0, factor, 1.0)
+
+
+class PolicyDraws(NamedTuple):
+    """Random numbers of one actor step: denoising loss, one chain per state, and the coin that picks the critic."""
+
+    denoising: DenoisingDraws
+    chain: ChainNoise
+    coin: jax.Array
+
+
+def draw_policy(key: jax.Array, spec: Spec, hyper: Hyper) -> PolicyDraws:
+    """Draws of one actor step."""
+    denoising_key, chain_key, coin_key = jax.random.split(key, 3)
+    shape = (hyper.batch_size, spec.action_dim)
+    return PolicyDraws(
+        draw_denoising(denoising_key, hyper.diffusion_steps, shape),
+        draw_chain_noise(chain_key, hyper.diffusion_steps, shape),
+        jax.random.uniform(coin_key),
+    )
+
+
+class ActionDraws(NamedTuple):
+    """Random numbers of one decision: a chain for all candidates and the uniform that selects one."""
+
+    chain: ChainNoise
+    uniform: jax.Array
+
+
+def draw_action(key: jax.Array, spec: Spec, hyper: Hyper) -> ActionDraws:
+    """Draws of one decision."""
+    chain_key, uniform_key = jax.random.split(key)
+    chain = draw_chain_noise(chain_key, hyper.diffusion_steps, (hyper.candidates, spec.action_dim))
+    return ActionDraws(chain, jax.random.uniform(uniform_key))
+
+
+class Ranked(NamedTuple):
+    """Candidate actions ``(candidates, action_dim)`` of one state and their values ``(candidates,)``."""
+
+    action: jax.Array
+    value: jax.Array
+
+
+def rank_candidates(
+    actor: Params, target_critic: Params, chain: ChainNoise, hyper: Hyper, observation: jax.Array
+) -> Ranked:
+    """Candidates of the online actor, valued by the minimum of the target critics."""
+    action = sample_actions(actor, chain, hyper, observation)
+    return Ranked(action, losses.ensemble_min(q_values(target_critic, hyper, observation, action)))
+
+
+def act_from_draws(draws: ActionDraws, state: Any, hyper: Hyper, observation: jax.Array) -> jax.Array:
+    """One candidate drawn from the softmax of its raw value (temperature 1): the published evaluation rule."""
+    chex.assert_rank(observation, 1)
+    core = state.core
+    ranked = rank_candidates(core.actor.params, core.target_critic, draws.chain, hyper, observation)
+    index, _ = losses.softmax_selection(ranked.value, draws.uniform)
+    return ranked.action[index]
+
+
+def cost(hyper: Hyper) -> ActingCost:
+    """Cost of one decision."""
+    rule = f"softmax of min target Q over {hyper.candidates}"
+    return ActingCost(hyper.candidates, hyper.diffusion_steps, rule)

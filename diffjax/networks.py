@@ -1,0 +1,230 @@
+"""Linen modules of every method, and the initialisers their authors used.
+
+Inputs that a paper concatenates are passed as separate arrays to one layer with one kernel (:class:`Dense`): the
+function is the same, but an input that many candidates share (a state, a time step) is multiplied only once.
+Layers are called ``layer_0, layer_1, ...``, norms ``norm_0, ...``, time layers ``time_0, time_1``.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Params = Any
+LAYER_NORM_EPSILON = 1e-5  # PyTorch's default; Flax's own is 1e-6
+
+
+class Initializer(NamedTuple):
+    """How a layer starts: ``kernel(key, shape)`` and ``bias(key, shape, fan_in)``."""
+
+    kernel: Callable[..., jax.Array]
+    bias: Callable[..., jax.Array]
+
+
+def _fan_in_uniform(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
+    bound = 1.0 / np.sqrt(fan_in)
+    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+
+def _zeros(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
+    return jnp.zeros(shape)
+
+
+TORCH = Initializer(lambda key, shape: _fan_in_uniform(key, shape, shape[0]), _fan_in_uniform)
+"""PyTorch's default: kernel and bias uniform in ``+-1 / sqrt(fan_in)``."""
+GLOROT = Initializer(nn.initializers.xavier_uniform(), _zeros)
+ORTHOGONAL = Initializer(nn.initializers.orthogonal(), _zeros)
+SMALL_UNIFORM = Initializer(
+    lambda key, shape: jax.random.uniform(key, shape, minval=-0.01, maxval=0.01), _zeros
+)
+"""Kernel uniform in ``+-0.01``, bias zero (DiffPoGAN's flow)."""
+
+
+def mish(x: jax.Array) -> jax.Array:
+    """``x tanh(softplus(x))`` with one exponential: ``x n / (n + 2)``, ``n = e^x (e^x + 2)``.
+
+    The exponent is capped at 20, where the quotient is 1 in float32 and its square would soon overflow.
+    """
+    exponential = jnp.exp(jnp.minimum(x, 20.0))
+    n = exponential * (exponential + 2.0)
+    return x * (n / (n + 2.0))
+
+
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """``max(x, 0.01 x)``."""
+    return nn.leaky_relu(x, 0.01)
+
+
+class Dense(nn.Module):
+    """Affine layer on the concatenation of its inputs, whose leading axes need only broadcast.
+
+    Inputs of equal leading shape are concatenated and multiplied as one; a smaller one is multiplied apart and added.
+    """
+
+    features: int
+    initializer: Initializer
+
+    @nn.compact
+    def __call__(self, *inputs: jax.Array) -> jax.Array:
+        sizes = [x.shape[-1] for x in inputs]
+        kernel = self.param("kernel", self.initializer.kernel, (sum(sizes), self.features))
+        bias = self.param("bias", self.initializer.bias, (self.features,), sum(sizes))
+        if len({x.shape[:-1] for x in inputs}) == 1:
+            return jnp.concatenate(inputs, axis=-1) @ kernel + bias
+        blocks = jnp.split(kernel, np.cumsum(sizes)[:-1].tolist())
+        groups: dict[tuple[int, ...], list[tuple[jax.Array, jax.Array]]] = {}
+        for x, block in zip(inputs, blocks, strict=True):
+            groups.setdefault(x.shape[:-1], []).append((x, block))
+        products = []
+        for pairs in groups.values():
+            columns, rows = zip(*pairs, strict=True)
+            products.append(jnp.concatenate(columns, axis=-1) @ jnp.concatenate(rows))
+        return sum(products, start=bias)
+
+
+class MLP(nn.Module):
+    """Hidden layers (affine, optional LayerNorm, activation) and a linear output layer.
+
+    ``linear_first`` leaves out the first hidden layer's activation. Inputs are concatenated on the last axis.
+    """
+
+    hidden_dims: tuple[int, ...]
+    output_dim: int
+    activation: Callable[[jax.Array], jax.Array]
+    initializer: Initializer
+    layer_norm: bool = False
+    linear_first: bool = False
+
+    @nn.compact
+    def __call__(self, *inputs: jax.Array) -> jax.Array:
+        hidden: tuple[jax.Array, ...] = inputs
+        for i, width in enumerate(self.hidden_dims):
+            x = Dense(width, self.initializer, name=f"layer_{i}")(*hidden)
+            if self.layer_norm:
+                x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, name=f"norm_{i}")(x)
+            hidden = (x if self.linear_first and i == 0 else self.activation(x),)
+        return Dense(self.output_dim, self.initializer, name=f"layer_{len(self.hidden_dims)}")(*hidden)
+
+
+def sinusoidal(time: jax.Array, dim: int, cos_first: bool) -> jax.Array:
+    """Sinusoidal features of ``time`` (any shape), ``(*time, dim)``.
+
+    ``f_k = exp(-k ln(10000) / (dim / 2 - 1))``; ``[sin(t f), cos(t f)]``, or cosines first. ``time`` is not scaled.
+    """
+    half = dim // 2
+    frequency = np.exp(-np.arange(half) * np.log(10000.0) / (half - 1)).astype(np.float32)
+    angle = jnp.asarray(time, jnp.float32)[..., None] * frequency
+    sin, cos = jnp.sin(angle), jnp.cos(angle)
+    return jnp.concatenate([cos, sin] if cos_first else [sin, cos], axis=-1)
+
+
+class NoiseNetwork(nn.Module):
+    """Network of a diffusion policy: ``(noisy action, time, observation) -> (..., action_dim)``.
+
+    ``time`` is a scalar or has the leading axes of ``action``; ``observation`` broadcasts against ``action``.
+    ``input_order`` is the order in which the authors concatenate (it permutes the first kernel's rows).
+    """
+
+    action_dim: int
+    hidden_dims: tuple[int, ...]
+    initializer: Initializer
+    input_order: tuple[str, str, str]
+    time_dim: int = 16
+    time_hidden_dims: tuple[int, int] = (32, 16)
+    cos_first: bool = False
+    linear_first: bool = False
+
+    def setup(self) -> None:
+        self.time_0 = Dense(self.time_hidden_dims[0], self.initializer)
+        self.time_1 = Dense(self.time_hidden_dims[1], self.initializer)
+        self.trunk = MLP(
+            self.hidden_dims, self.action_dim, mish, self.initializer, linear_first=self.linear_first
+        )
+
+    def embed_time(self, time: jax.Array) -> jax.Array:
+        """Learned time features ``(*time, time_hidden_dims[1])``."""
+        return self.time_1(mish(self.time_0(sinusoidal(time, self.time_dim, self.cos_first))))
+
+    def __call__(self, action: jax.Array, time: jax.Array, observation: jax.Array) -> jax.Array:
+        inputs = {"action": action, "time": self.embed_time(time), "observation": observation}
+        return self.trunk(*(inputs[name] for name in self.input_order))
+
+
+class GaussianPolicy(nn.Module):
+    """One-step policy ``observation -> (mean, log_std)`` before the tanh; ``log_std`` clipped to ``[-5, 2]``.
+
+    Source: DTQL, agents/dtql.py.
+    """
+
+    action_dim: int
+    hidden_dims: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, observation: jax.Array) -> tuple[jax.Array, jax.Array]:
+        trunk = MLP(self.hidden_dims, 2 * self.action_dim, nn.relu, ORTHOGONAL, name="trunk")
+        mean, log_std = jnp.split(trunk(observation), 2, axis=-1)
+        return mean, jnp.clip(log_std, -5.0, 2.0)
+
+
+class Discriminator(nn.Module):
+    """``(observation, action) -> (...,)`` in ``(0, 1)``; the sigmoid stays for every divergence.
+
+    Source: DiffPoGAN, agents/diffpogan.py.
+    """
+
+    hidden_dims: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, observation: jax.Array, action: jax.Array) -> jax.Array:
+        trunk = MLP(self.hidden_dims, 1, leaky_relu, TORCH, name="trunk")
+        return nn.sigmoid(trunk(observation, action)[..., 0])
+
+
+class NICEFlow(nn.Module):
+    """Additive-coupling flow on ``y``; returns ``z`` and ``log |det dz/dy|``.
+
+    Couplings alternate which half shifts the other; every layer of a shift net, the last too, ends in a leaky ReLU; the
+    authors' batch norm always runs untrained and divides the input of each layer by ``sqrt(1 + 1e-6)``.
+    Source: DiffPoGAN, agents/model.py.
+    """
+
+    hidden_dim: int
+    num_couplings: int = 4
+
+    @nn.compact
+    def __call__(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        dim = y.shape[-1]
+        first, second = y[..., : dim // 2], y[..., dim // 2 :]
+        for i in range(self.num_couplings):
+            source, target = (first, second) if i % 2 == 0 else (second, first)
+            shift = source
+            for j, width in enumerate((self.hidden_dim, self.hidden_dim, target.shape[-1])):
+                layer = Dense(width, SMALL_UNIFORM, name=f"coupling_{i}_layer_{j}")
+                shift = leaky_relu(layer(shift / np.float32(np.sqrt(1.0 + 1e-6))))
+            first, second = (first, second + shift) if i % 2 == 0 else (first + shift, second)
+        log_scale = self.param("log_scale", nn.initializers.zeros, (1, dim))
+        z = jnp.concatenate([first, second], axis=-1) * jnp.exp(log_scale[0])
+        return z, jnp.sum(log_scale)
+
+    def log_density(self, y: jax.Array) -> jax.Array:
+        """``log p(y)`` under a standard logistic prior, ``(...,)``: ``sum_d (z - 2 softplus(z)) + log det``."""
+        z, log_det = self(y)
+        return jnp.sum(z - 2.0 * nn.softplus(z), axis=-1) + log_det
+
+
+def ensemble_init(module: nn.Module, key: jax.Array, size: int, *inputs: jax.Array) -> Params:
+    """Parameters of ``size`` independently initialised copies of ``module``, stacked on a leading axis."""
+    return jax.vmap(lambda k: module.init(k, *inputs))(jax.random.split(key, size))
+
+
+def ensemble_apply(module: nn.Module, params: Params, *inputs: jax.Array) -> jax.Array:
+    """Outputs of all members on the same inputs, ``(size, ...)``."""
+    return jax.vmap(lambda p: module.apply(p, *inputs))(params)
+
+
+def count_params(params: Params) -> int:
+    """Number of scalars in a tree of parameters."""
+    return sum(x.size for x in jax.tree.leaves(params))

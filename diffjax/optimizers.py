@@ -1,0 +1,61 @@
+"""Gradient steps and moving averages with traced rates: one compiled program serves a grid of them."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Tree = Any
+
+
+class Learner(NamedTuple):
+    """Parameters of one network and the state of its optimiser."""
+
+    params: Tree
+    opt_state: optax.OptState
+
+
+def _optimizer(max_grad_norm: jax.Array | float) -> optax.GradientTransformation:
+    bound = jnp.where(jnp.asarray(max_grad_norm) > 0, max_grad_norm, jnp.inf)
+    return optax.chain(optax.clip_by_global_norm(bound), optax.scale_by_adam())
+
+
+def learner(params: Tree) -> Learner:
+    """A learner with fresh Adam moments (b1 0.9, b2 0.999, eps 1e-8)."""
+    return Learner(params, _optimizer(0.0).init(params))
+
+
+def descend(
+    state: Learner, grads: Tree, learning_rate: jax.Array | float, max_grad_norm: jax.Array | float = 0.0
+) -> tuple[Learner, jax.Array]:
+    """One Adam step after clipping to a global norm; returns the learner and the norm before clipping.
+
+    The learning rate multiplies here and not inside the optimiser: a rate that is an array would give the optimiser
+    another state than a rate that is a schedule. ``max_grad_norm <= 0`` means no clipping.
+    """
+    updates, opt_state = _optimizer(max_grad_norm).update(grads, state.opt_state)
+    params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
+    return Learner(params, opt_state), optax.global_norm(grads)
+
+
+def cosine_decay(step: jax.Array, decay_steps: jax.Array | float) -> jax.Array:
+    """Factor ``(1 + cos(pi min(step / decay_steps, 1))) / 2``; 1 where ``decay_steps <= 0`` (no decay)."""
+    decay_steps = jnp.asarray(decay_steps, jnp.float32)
+    fraction = jnp.minimum(step / jnp.where(decay_steps > 0, decay_steps, 1.0), 1.0)
+    return jnp.where(decay_steps > 0, 0.5 * (1.0 + jnp.cos(jnp.pi * fraction)), 1.0)
+
+
+def polyak(target: Tree, online: Tree, rate: jax.Array | float) -> Tree:
+    """``(1 - rate) target + rate online``."""
+    return optax.incremental_update(online, target, rate)
+
+
+def ema_rate(
+    step: jax.Array, rate: jax.Array | float, start: jax.Array | int, interval: jax.Array | int
+) -> jax.Array:
+    """``rate`` on steps that are at least ``start`` and divisible by ``interval``, else 0.
+
+    A rate of zero leaves the average bitwise as it was, so no branch is needed and both numbers may be traced.
+    """
+    return jnp.where((step >= start) & (step % interval == 0), rate, 0.0)

@@ -1,0 +1,161 @@
+"""The tasks: simulator, sizes, horizon and reference scores of each, as data; nobody else knows their names."""
+
+import csv
+import importlib.resources
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from diffjax.cli import unknown_name
+from diffjax.data.minari_store import minari_exists
+from diffjax.data.transitions import Dataset, load_dataset
+from diffjax.envs.base import VectorSimulator
+from diffjax.errors import UserError
+from diffjax.types import Spec
+
+
+@dataclass(frozen=True)
+class Task:
+    """A simulator with reference scores; learning it needs data, which only some tasks bring along.
+
+    ``ref_min`` and ``ref_max`` are the returns that score 0 and 100, ``ref_source`` says where they come from.
+    ``default_dataset`` is the Minari id of data that the program makes itself on first use.
+    """
+
+    id: str
+    suite: str
+    env_id: str
+    observation_dim: int
+    action_dim: int
+    horizon: int
+    ref_min: float
+    ref_max: float
+    ref_source: str
+    default_dataset: str | None = None
+
+
+_ROBOTS = {"halfcheetah": ("HalfCheetah-v4", 17, 6), "hopper": ("Hopper-v4", 11, 3), "walker2d": ("Walker2d-v4", 17, 6)}
+_LEVELS = {
+    "medium": "locomotion",
+    "medium-replay": "locomotion",
+    "medium-expert": "locomotion",
+    "random": "locomotion-other",
+    "expert": "locomotion-other",
+    "full-replay": "locomotion-other",
+}
+"""Data sets of each robot; suite ``locomotion`` holds those that the papers' tables report."""
+
+
+@cache
+def reference_scores() -> dict[str, tuple[float, float]]:
+    """D4RL's ``(ref_min, ref_max)`` by id, for all of its tasks (``REF_MIN_SCORE``, ``REF_MAX_SCORE``, d4rl/infos.py)."""
+    text = (importlib.resources.files("diffjax") / "reference_scores.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(text.splitlines())
+    return {row["env_id"]: (float(row["ref_min"]), float(row["ref_max"])) for row in rows}
+
+
+def _d4rl_task(task_id: str, suite: str, env_id: str, observation_dim: int, action_dim: int, horizon: int) -> Task:
+    ref_min, ref_max = reference_scores()[task_id]
+    source = "D4RL, d4rl/infos.py"
+    return Task(task_id, suite, env_id, observation_dim, action_dim, horizon, ref_min, ref_max, source)
+
+
+@cache
+def tasks() -> dict[str, Task]:
+    """All tasks that can be run, by id, in the order of a table."""
+    locomotion = [
+        _d4rl_task(f"{robot}-{level}-v2", suite, *simulator, horizon=1000)
+        for level, suite in _LEVELS.items()
+        for robot, simulator in _ROBOTS.items()
+    ]
+    return {task.id: task for task in (*EMBEDDED, *locomotion)}
+
+
+def get_task(task_id: str) -> Task:
+    """The task of that id.
+
+    Raises:
+      UserError: the id is unknown (names close ones), has no simulator here, or no reference scores.
+    """
+    known = tasks()
+    if task_id in known:
+        return known[task_id]
+    if task_id in reference_scores():
+        raise UserError(f"task {task_id!r} is one of D4RL, but there is no simulator for it here; one of: {', '.join(known)}")
+    raise unknown_name("task", task_id, known)
+
+
+def suites() -> tuple[str, ...]:
+    """The names of all suites."""
+    return tuple(dict.fromkeys(task.suite for task in tasks().values()))
+
+
+def suite_tasks(suite: str) -> tuple[str, ...]:
+    """The ids of a suite's tasks, in the order of a table.
+
+    Raises:
+      UserError: the suite is unknown.
+    """
+    if suite not in suites():
+        raise unknown_name("suite", suite, suites())
+    return tuple(task.id for task in tasks().values() if task.suite == suite)
+
+
+def make_simulator(task: Task, num_envs: int) -> VectorSimulator:
+    """``num_envs`` simulators of the task side by side; their physics is imported here, not before."""
+    return _SIMULATORS[task.env_id](num_envs)
+
+
+def normalized_score(task: Task, return_: np.ndarray | float) -> np.ndarray | float:
+    """``100 (return - ref_min) / (ref_max - ref_min)``."""
+    return 100.0 * (return_ - task.ref_min) / (task.ref_max - task.ref_min)
+
+
+def default_dataset(task: Task, progress: Callable[[str], None] = print) -> Dataset:
+    """The task's own data, collected and stored as a local Minari data set on first use.
+
+    Args:
+      progress: takes a line of text now and then.
+
+    Raises:
+      UserError: the task has no data of its own, or it cannot be stored.
+    """
+    if task.default_dataset is None:
+        raise UserError(f"task {task.id} brings no data along; give --dataset=FILE.hdf5 or --dataset=MINARI_ID")
+    if not minari_exists(task.default_dataset):
+        from diffjax.collect.embedded import store_dataset
+
+        store_dataset(task, progress)
+    return load_dataset(task.default_dataset, Spec(task.observation_dim, task.action_dim), task.suite)
+
+
+def _robots(env_id: str) -> Callable[[int], VectorSimulator]:
+    def make(num_envs: int) -> VectorSimulator:
+        from diffjax.envs.locomotion import LocomotionVector
+
+        return LocomotionVector(env_id, num_envs)
+
+    return make
+
+
+def _pendulum(num_envs: int) -> VectorSimulator:
+    from diffjax.envs.jax_vector import JaxVector
+    from diffjax.envs.pendulum import PENDULUM
+
+    return JaxVector(PENDULUM, num_envs)
+
+
+def _pointmaze(num_envs: int) -> VectorSimulator:
+    from diffjax.envs.jax_vector import JaxVector
+    from diffjax.envs.pointmaze import POINTMAZE
+
+    return JaxVector(POINTMAZE, num_envs)
+
+
+_SIMULATORS: dict[str, Callable[[int], VectorSimulator]] = {
+    "diffjax/Pendulum": _pendulum,
+    "diffjax/PointMaze": _pointmaze,
+    **{env_id: _robots(env_id) for env_id, _, _ in _ROBOTS.values()},
+}

@@ -1,0 +1,1 @@
+"""Training as one program over runs, and what survives an interruption."""

@@ -1,0 +1,234 @@
+"""The training program: one jitted loop over update steps, mapped over runs, split over devices.
+
+A run is one seed of one setting of one task. All arrays of a run's state and setup have the leading axis ``runs``; the
+data are an argument, held once whatever the number of runs. Every random number is a function of (seed, phase, step):
+no key is carried, so that a run may stop and go on anywhere.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from diffjax.data.sampling import SAMPLINGS
+from diffjax.data.transitions import Transitions
+from diffjax.methods.base import Method, Metrics
+from diffjax.types import Batch, Spec
+
+NEVER = -1
+INIT_STREAM, BATCH_STREAM, DRAW_STREAM, EVALUATION_STREAM = range(4)
+
+
+class RunSetup(NamedTuple):
+    """What tells one run from another; every leaf has the leading axis ``runs``.
+
+    A run owns the transitions ``offset .. offset + size - 1`` of the data and sees the reward
+    ``reward_scale * reward + reward_shift`` and actions clipped to ``+-action_clip``.
+    """
+
+    key: jax.Array
+    offset: jax.Array
+    size: jax.Array
+    reward_scale: jax.Array
+    reward_shift: jax.Array
+    action_clip: jax.Array
+    hyper: Any
+
+
+class TrainState(NamedTuple):
+    """State of all runs; ``first_bad_step (runs,)`` is the first step of the phase with a non-finite metric, or -1."""
+
+    method: Any
+    first_bad_step: jax.Array
+
+
+def stack_setups(setups: Sequence[RunSetup]) -> RunSetup:
+    """Setups of single runs as one, leading axis ``runs``."""
+    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *setups)
+
+
+def run_sharding(num_runs: int) -> NamedSharding | None:
+    """How to split the run axis over the local devices; None where that cannot be done or there is one device.
+
+    The largest number of devices that divides ``num_runs`` is used.
+    """
+    devices = jax.local_devices()
+    count = max(n for n in range(1, len(devices) + 1) if num_runs % n == 0)
+    if count == 1:
+        return None
+    mesh = jax.make_mesh((count,), ("run",), axis_types=(AxisType.Auto,), devices=devices[:count])
+    return NamedSharding(mesh, PartitionSpec("run"))
+
+
+def gather_batch(data: Transitions, setup: RunSetup, position: jax.Array) -> Batch:
+    """The minibatch of one run at its own positions ``(batch,)``."""
+    row = data.row[setup.offset + position]
+    clip = setup.action_clip
+    return Batch(
+        observation=data.observation[row],
+        action=jnp.clip(data.action[row], -clip, clip),
+        reward=setup.reward_scale * data.reward[row] + setup.reward_shift,
+        next_observation=data.observation[row + 1],
+        not_done=1.0 - data.terminal[row].astype(jnp.float32),
+    )
+
+
+class Program(NamedTuple):
+    """One method on tasks of one size, ready for any number of runs that share the static hyper-parameters."""
+
+    method: Method
+    spec: Spec
+    sampling: str
+    sharding: NamedSharding | None = None
+
+    def place(self, tree: Any) -> Any:
+        """Arrays with the run axis, split over the devices."""
+        return tree if self.sharding is None else jax.device_put(tree, self.sharding)
+
+    def replicate(self, tree: Any) -> Any:
+        """Arrays that every device needs whole."""
+        if self.sharding is None:
+            return jax.tree.map(jnp.asarray, tree)
+        return jax.device_put(tree, NamedSharding(self.sharding.mesh, PartitionSpec()))
+
+    def init(self, setup: RunSetup) -> TrainState:
+        """Fresh states of all runs."""
+        return self.place(_init(self, setup))
+
+    def advance(
+        self,
+        phase: int,
+        state: TrainState,
+        start: int,
+        stop: int,
+        active: jax.Array,
+        setup: RunSetup,
+        data: Transitions,
+    ) -> tuple[TrainState, Metrics]:
+        """Steps ``start .. stop - 1`` of a phase for the runs marked in ``active (runs,)``; the others stay as they are.
+
+        The old state is consumed. Metrics come as sums with weights, ``(runs,)`` each.
+        """
+        bounds = jnp.asarray([start, stop], jnp.int32)
+        return _advance(self, phase, state, bounds, active, setup, data)
+
+    def act(
+        self, state: TrainState, setup: RunSetup, episode_key: jax.Array, time: int, observation: jax.Array
+    ) -> jax.Array:
+        """Actions ``(runs, episodes, action_dim)`` for observations ``(runs, episodes, observation_dim)``.
+
+        ``episode_key (runs, episodes)`` is folded with ``time``, the step within the episode. A run whose parameters
+        are not finite acts with zeros.
+        """
+        return _act(self, state, setup, episode_key, jnp.asarray(time, jnp.int32), observation)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(program: Program, setup: RunSetup) -> TrainState:
+    def init_run(run: RunSetup) -> Any:
+        return program.method.init(jax.random.fold_in(run.key, INIT_STREAM), program.spec, run.hyper)
+
+    state = jax.vmap(init_run)(setup)
+    return TrainState(state, jnp.full(setup.offset.shape, NEVER, jnp.int32))
+
+
+def _update_run(
+    program: Program, phase: int, data: Transitions, step: jax.Array, state: Any, run: RunSetup
+) -> tuple[Any, Metrics]:
+    """One update of one run."""
+    method = program.method
+    stream = lambda name: jax.random.fold_in(jax.random.fold_in(run.key, name), phase)  # noqa: E731
+    positions = SAMPLINGS[program.sampling]
+    batches = tuple(
+        gather_batch(data, run, positions(key, step, run.hyper.batch_size, run.size))
+        for key in jax.random.split(stream(BATCH_STREAM), method.num_batches)
+    )
+    draws = method.phases[phase].draw(
+        jax.random.fold_in(stream(DRAW_STREAM), step), program.spec, run.hyper
+    )
+    return method.phases[phase].update(draws, step, state, run.hyper, batches)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _advance(
+    program: Program,
+    phase: int,
+    state: TrainState,
+    bounds: jax.Array,
+    active: jax.Array,
+    setup: RunSetup,
+    data: Transitions,
+) -> tuple[TrainState, Metrics]:
+    # The step stays a scalar under the map over runs, so that delayed updates remain branches.
+    update = jax.vmap(functools.partial(_update_run, program, phase, data), in_axes=(None, 0, 0))
+    start, stop = bounds
+
+    def body(step: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+        before, sums = carry
+        after, metrics = update(step, before.method, setup)
+        finite = functools.reduce(
+            jnp.logical_and, [jnp.isfinite(metric.total) for metric in metrics.values()]
+        )
+        new_bad = (before.first_bad_step == NEVER) & ~finite & active
+        first_bad_step = jnp.where(new_bad, step, before.first_bad_step)
+        return TrainState(after, first_bad_step), jax.tree.map(jnp.add, sums, metrics)
+
+    _, shapes = jax.eval_shape(update, start, state.method, setup)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    after, sums = jax.lax.fori_loop(start, stop, body, (state, zeros))
+    kept = jax.tree.map(
+        lambda new, old: jnp.where(active.reshape(active.shape + (1,) * (new.ndim - 1)), new, old),
+        after.method,
+        state.method,
+    )
+    unfinished = (after.first_bad_step == NEVER) & ~finite_runs(kept) & active
+    first_bad_step = jnp.where(unfinished, stop - 1, after.first_bad_step)
+    return TrainState(kept, first_bad_step), sums
+
+
+def finite_runs(tree: Any) -> jax.Array:
+    """Whether all floats of a run are finite, ``(runs,)``."""
+    return functools.reduce(
+        jnp.logical_and,
+        [
+            jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
+            for leaf in jax.tree.leaves(tree)
+            if jnp.issubdtype(leaf.dtype, jnp.floating)
+        ],
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _act(
+    program: Program,
+    state: TrainState,
+    setup: RunSetup,
+    episode_key: jax.Array,
+    time: jax.Array,
+    observation: jax.Array,
+) -> jax.Array:
+    def act_episode(key: jax.Array, observed: jax.Array, run_state: Any, hyper: Any) -> jax.Array:
+        key = jax.random.fold_in(key, time)
+        return program.method.act(key, program.spec, run_state, hyper, observed)
+
+    over_episodes = jax.vmap(act_episode, in_axes=(0, 0, None, None))
+    action = jax.vmap(over_episodes)(episode_key, observation, state.method, setup.hyper)
+    return jnp.where(jnp.isfinite(action), action, 0.0)
+
+
+def mean_metrics(sums: Metrics) -> dict[str, np.ndarray]:
+    """Means over the updates that took place, ``(runs,)`` per metric; NaN where none did."""
+    means = {}
+    for name, metric in jax.device_get(sums).items():
+        with np.errstate(divide="ignore", invalid="ignore"):
+            means[name] = np.asarray(metric.total) / np.asarray(metric.weight)
+    return means
+
+
+def add_metrics(first: Metrics | None, second: Metrics) -> Metrics:
+    """Sums of two stretches of one phase."""
+    return second if first is None else jax.tree.map(jnp.add, first, second)

@@ -1,0 +1,100 @@
+"""Train several methods on several tasks, one experiment after the other, and print the score table.
+
+Every experiment has a results folder of its own, OUT/TASK/METHOD. An interrupted sweep goes on with --resume; finished
+experiments are not repeated. The table is also written to OUT/table.md (not with --shard).
+
+examples:
+  python experiments/sweep.py --suite=mini --methods=dac,dtql,diffcps,diffpogan,bc --preset=quick --num_seeds=3 --out=runs/mini
+  python experiments/sweep.py --task=hopper-medium-v2 --dataset=hopper_medium-v2.hdf5 --methods=dac,bc --num_seeds=5 \\
+      --out=runs/hopper
+  python experiments/sweep.py --suite=locomotion --methods=dtql,diffpogan:paper --shard=2/4 --out=runs/cluster
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from diffjax import cli, launch
+from diffjax.errors import UserError
+from diffjax.experiment import Experiment, plan, run_experiment
+from diffjax.methods.registry import get_method
+from diffjax.progress import TrainingProgress
+from diffjax.results import formats, tables
+from diffjax.results.folder import read_results, write_text
+from diffjax.tasks import suite_tasks
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Define this launcher's flags."""
+    flags.DEFINE_string("suite", None, "NAME: A set of tasks.", flag_values=values)
+    flags.DEFINE_multi_string("task", None, "ID: A single task; repeatable, instead of --suite.", flag_values=values)
+    flags.DEFINE_string(
+        "methods", None, "NAME[:VARIANT],...: The methods, each perhaps with a variant.", flag_values=values
+    )
+    launch.define_training_flags(values)
+    flags.DEFINE_string(
+        "shard", None, "I/N: Train only every N-th experiment, from the I-th (1 to N): one process per shard.", flag_values=values
+    )
+    flags.DEFINE_enum("executor", "local", ["local"], "Where experiments run.", flag_values=values)
+    flags.DEFINE_bool("status", False, "Say how far every experiment is, and train nothing.", flag_values=values)
+
+
+def chosen_tasks(args: flags.FlagValues) -> tuple[str, ...]:
+    """The tasks that ``--suite`` or ``--task`` name."""
+    if bool(args.suite) == bool(args.task):
+        raise UserError("name the tasks by either --suite or --task")
+    tasks = suite_tasks(args.suite) if args.suite else tuple(dict.fromkeys(args.task))
+    if args.dataset and len(tasks) > 1:
+        raise UserError(f"--dataset serves one task, not {len(tasks)}; run them one by one")
+    return tasks
+
+
+def experiments(args: flags.FlagValues) -> list[Experiment]:
+    """Every experiment of the sweep, in order."""
+    found = []
+    for task in chosen_tasks(args):
+        for name in cli.parse_list("methods", args.methods):
+            method, _, variant = name.partition(":")
+            get_method(method, variant)
+            out = Path(args.out) / task / name.replace(":", "-")
+            found.append(launch.experiment_from_flags(args, method, variant, task, out))
+    return found
+
+
+def shard(found: list[Experiment], text: str | None) -> list[Experiment]:
+    """The experiments of shard ``i/n``."""
+    if text is None:
+        return found
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"--shard={text} is not I/N with 1 <= I <= N, such as 2/4")
+    return found[int(match[1]) - 1 :: int(match[2])]
+
+
+def main(args: flags.FlagValues) -> None:
+    """Check everything, train what is missing, print the table."""
+    found = experiments(args)
+    for experiment in found:
+        plan(experiment)
+    mine = shard(found, args.shard)
+    if args.status:
+        for experiment in mine:
+            print(f"{experiment.out}: {launch.state_of(experiment.out)}")
+        return
+    launch.prepare(args)
+    with TrainingProgress() as progress:
+        for number, experiment in enumerate(mine, start=1):
+            progress.note(f"[{number}/{len(mine)}] {experiment.out}")
+            run_experiment(experiment, progress)
+    if args.shard is None:
+        table = tables.build_table(read_results(experiment.out) for experiment in found)
+        formats.print_table(table)
+        path = Path(args.out) / "table.md"
+        write_text(path, formats.render(table, "markdown"))
+        print(f"table written to {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.launch(main, define_flags, description=__doc__, required=("methods", "out")))

@@ -1,0 +1,37 @@
+"""What every test runs under: the CPU, exact float32 matmuls, a compilation cache, reproducible examples."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "diffjax",
+    deadline=None,
+    derandomize=True,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow],  # the first example compiles
+)
+settings.load_profile("diffjax")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Environment variables, so that launchers started by a test inherit them. A cache with a bound has a lock
+    # too, and so is safe for several workers.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(1 << 30))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+    import jax  # reads the variables above
+
+    jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="session")
+def goldens_dir() -> Path:
+    """The recordings of the authors' programs: `tests/goldens`, or the folder named by `DIFFJAX_GOLDENS`."""
+    folder = Path(os.environ.get("DIFFJAX_GOLDENS") or Path(__file__).parent / "goldens").resolve()
+    assert folder.is_dir(), f"no folder of goldens at {folder}"
+    return folder

@@ -1,0 +1,417 @@
+"""Minari data sets: written whole or not at all, read in the order of their episodes, defects in one line."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import gymnasium
+import h5py
+import minari
+import numpy as np
+import pytest
+from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_storage import MinariStorage
+
+from diffjax.data.minari_store import Episode, load_minari, minari_exists, write_minari
+from diffjax.data.transitions import load_dataset
+from diffjax.errors import UserError
+from diffjax.types import Spec
+
+SPEC = Spec(observation_dim=3, action_dim=2)
+ID = "diffjax/toy/medium-v0"
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "datasets"
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
+    return folder
+
+
+def episode(index: int, steps: int, terminal: bool = True) -> Episode:
+    """Observations and rewards that tell the episode (hundreds) and the step."""
+    count = np.arange(steps + 1, dtype=np.float32)
+    return Episode(
+        observation=100 * index + count[:, None] + np.array([0.0, 0.1, 0.2], np.float32),
+        action=np.full((steps, 2), (index + 1) / 100, np.float32),
+        reward=100 * index + count[:-1],
+        terminal=terminal,
+        seed=index,
+    )
+
+
+def store(dataset_id=ID, episodes=None, **keywords) -> Path:
+    keywords = {"env_id": "diffjax/Toy", "algorithm": "by hand", "description": "a test"} | keywords
+    return write_minari(dataset_id, episodes or [episode(0, 2), episode(1, 3, False)], **keywords)
+
+
+def error_of(call, *args, **kwargs) -> str:
+    with pytest.raises(UserError) as raised:
+        call(*args, **kwargs)
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+def everything(root: Path) -> set[str]:
+    return {path.relative_to(root).as_posix() for path in root.rglob("*")}
+
+
+def test_rows_of_two_episodes():
+    store(ref_min=-1.0, ref_max=3.5)
+    dataset = load_dataset(ID, SPEC)
+    observation, action, reward, terminal, row = dataset.transitions
+    # Two steps that end in a terminal, three cut by a time limit; each with its final observation.
+    assert observation[:, 0].tolist() == [0, 1, 2, 100, 101, 102, 103]
+    assert action[:, 1].tolist() == pytest.approx([0.01, 0.01, 0, 0.02, 0.02, 0.02, 0])
+    assert reward.tolist() == [0, 1, 0, 100, 101, 102, 0]
+    assert terminal.tolist() == [False, True, False, False, False, False, False]
+    assert row.tolist() == [0, 1, 3, 4, 5]
+    assert [leaf.dtype for leaf in dataset.transitions] == [
+        np.float32,
+        np.float32,
+        np.float32,
+        bool,
+        np.int32,
+    ]
+    assert dataset.episode_returns.tolist() == [1.0, 303.0]
+    assert (dataset.label, dataset.source, dataset.env_id) == (ID, ID, "diffjax/Toy")
+    assert (dataset.ref_min, dataset.ref_max) == (-1.0, 3.5)
+
+
+def test_more_than_ten_episodes_keep_their_order():
+    store(episodes=[episode(index, 1 + index % 3) for index in range(23)])
+    transitions = load_dataset(ID).transitions
+    assert (np.diff(transitions.observation[:, 0]) > 0).all()
+    assert (np.diff(transitions.reward[transitions.row]) > 0).all()
+
+
+def test_a_folder_reads_like_its_id(root):
+    folder = store()
+    assert folder == root / ID
+    by_id = load_dataset(ID)
+    for path in (folder, folder / "data"):
+        dataset = load_dataset(str(path), SPEC)
+        assert (dataset.fingerprint, dataset.label) == (by_id.fingerprint, ID)
+    assert load_dataset(ID, label="mini").label == "mini"
+
+
+def test_minari_itself_reads_what_is_written(root):
+    store(ref_min=0.0, ref_max=50.0, provenance={"seed": 3}, env_id="Pendulum-v1")
+    assert list(minari.list_local_datasets()) == [ID]
+    dataset = minari.load_dataset(ID)
+    assert (dataset.total_episodes, dataset.total_steps) == (2, 5)
+    assert dataset.env_spec.id == "Pendulum-v1"
+    assert minari.get_normalized_score(dataset, np.array([25.0])) == pytest.approx([0.5])
+    assert dataset[1].truncations.tolist() == [False, False, True]
+    metadata = json.loads((root / ID / "data" / "metadata.json").read_text())
+    assert metadata["provenance"] == {"seed": 3}
+    assert metadata["algorithm_name"] == "by hand"
+    assert load_dataset(ID).env_id == "Pendulum-v1"
+
+
+def test_what_minari_writes_is_read():
+    """Float64 arrays, an environment specification, no reference returns."""
+    buffer = EpisodeBuffer(
+        observations=np.linspace(0, 1, 9).reshape(3, 3),
+        actions=np.zeros((2, 2)),
+        rewards=np.ones(2),
+        terminations=np.array([False, False]),
+        truncations=np.array([False, True]),
+        infos={"qpos": np.zeros((3, 4))},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        minari.create_dataset_from_buffers(
+            "toy-v3",
+            [buffer],
+            env=gymnasium.spec("Pendulum-v1"),
+            observation_space=gymnasium.spaces.Box(-1, 1, (3,), np.float64),
+            action_space=gymnasium.spaces.Box(-1, 1, (2,), np.float64),
+        )
+    dataset = load_dataset("toy-v3", SPEC)
+    assert dataset.transitions.observation.dtype == np.float32
+    assert dataset.transitions.observation.ravel().tolist() == pytest.approx(np.linspace(0, 1, 9).tolist())
+    assert (dataset.env_id, dataset.ref_min, dataset.ref_max) == ("Pendulum-v1", None, None)
+
+
+def test_writing_leaves_nothing_else_behind(root):
+    store()
+    below = {"data", "data/main_data.hdf5", "data/metadata.json"}
+    assert everything(root) == {
+        "diffjax",
+        "diffjax/namespace_metadata.json",
+        "diffjax/toy",
+        "diffjax/toy/namespace_metadata.json",
+        ID,
+        *(f"{ID}/{name}" for name in below),
+    }
+    assert os.environ["MINARI_DATASETS_PATH"] == str(root)
+
+
+def test_the_default_root_is_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("MINARI_DATASETS_PATH")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert store() == tmp_path / ".minari" / "datasets" / ID
+    assert load_dataset(ID).transitions.row.size == 5
+    assert "MINARI_DATASETS_PATH" not in os.environ
+
+
+def test_an_id_is_never_overwritten():
+    store()
+    before = load_dataset(ID).fingerprint
+    assert f"{ID}: is already stored" in error_of(store, episodes=[episode(5, 4)])
+    assert store(episodes=[episode(5, 4)], exist_ok=True).name == "medium-v0"
+    assert load_dataset(ID).fingerprint == before
+
+
+def test_a_failed_write_leaves_nothing(root, monkeypatch):
+    def full(self, episodes):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("minari.dataset._storages.hdf5_storage.HDF5Storage.update_episodes", full)
+    message = error_of(store)
+    assert message.startswith(f"{ID}: cannot be written under {root}")
+    assert "No space left" in message
+    assert everything(root) == set()
+    assert not minari_exists(ID)
+
+
+def test_a_half_written_data_set_is_named_and_replaced(root):
+    # What a process killed while Minari writes leaves behind.
+    (root / ID / "data").mkdir(parents=True)
+    space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+    storage = MinariStorage.new(root / ID / "data", space, space)
+    storage.update_metadata({"dataset_id": ID})
+    assert not minari_exists(ID)
+    assert error_of(load_dataset, ID) == (
+        f"{ID}: holds no episodes (half-written); delete the folder and make it again"
+    )
+    store()
+    assert minari_exists(ID)
+    assert load_dataset(ID).transitions.row.size == 5
+    assert [path for path in everything(root) if path.startswith(".")] == []
+
+
+def test_a_folder_with_other_things_is_left_alone(root):
+    (root / ID).mkdir(parents=True)
+    (root / ID / "thesis.txt").write_text("irreplaceable")
+    assert "holds something else" in error_of(store)
+    assert (root / ID / "thesis.txt").read_text() == "irreplaceable"
+
+
+@pytest.mark.parametrize("exist_ok", [True, False])
+def test_whoever_is_first_stays(root, tmp_path, monkeypatch, exist_ok):
+    """Another process finishes the same data set while this one writes."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "other"))
+    theirs = store(episodes=[episode(7, 4)])
+    fingerprint = load_dataset(ID).fingerprint
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
+    create = minari.create_dataset_from_buffers
+
+    def overtaken(*args, **keywords):
+        hidden = Path(os.environ["MINARI_DATASETS_PATH"])
+        assert hidden.parent == root  # one file system, so that the rename is one step
+        assert hidden.name.startswith(".")
+        shutil.copytree(theirs, root / ID)
+        return create(*args, **keywords)
+
+    monkeypatch.setattr(minari, "create_dataset_from_buffers", overtaken)
+    if exist_ok:
+        assert store(exist_ok=True) == root / ID
+    else:
+        assert "is already stored" in error_of(store)
+    assert load_dataset(ID).fingerprint == fingerprint
+    assert [path for path in everything(root) if path.startswith(".")] == []
+
+
+WRITER = f"""
+import sys, time
+import numpy as np
+from diffjax.data.minari_store import Episode, write_minari
+value = float(sys.argv[1])
+one = Episode(np.full((5, 3), value), np.full((4, 2), value / 10), np.full(4, value), True, 0)
+print("ready", flush=True)
+sys.stdin.readline()
+write_minari({ID!r}, [one] * 200, env_id="E", algorithm="a", description="d", exist_ok=True)
+"""
+
+
+def test_two_processes_at_once(root):
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, value],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
+        )
+        for value in ("1", "2")
+    ]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    for writer in writers:
+        _, errors = writer.communicate(timeout=120)
+        assert writer.returncode == 0, errors
+    transitions = load_dataset(ID, SPEC).transitions
+    assert transitions.row.size == 800
+    assert len(np.unique(transitions.observation)) == 1  # one writer's data, whole
+    assert [path for path in everything(root) if path.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "defect"),
+    [
+        ({"observation": np.zeros((3, 3))}, "has 3 observations, 3 actions, 3 rewards and 3 terminations"),
+        ({"action": np.zeros((2, 2))}, "has 4 observations, 2 actions"),
+        ({"observation": np.zeros(4)}, "'observations' has shape (4,); (steps, observation_dim) is needed"),
+        ({"reward": np.zeros((3, 1))}, "'rewards' has shape (3, 1); (steps,) is needed"),
+        ({"observation": np.zeros((4, 5))}, "differs in size from episode 0"),
+        ({"action": np.full((3, 2), 1.1)}, "'actions' reach 1.1 in size at step 0"),
+        (
+            {"reward": np.array([0, np.nan, 0])},
+            "'rewards' holds NaN or infinity (in float32), first at step 1",
+        ),
+        ({"action": np.full((3, 2), "left")}, "'actions' has dtype <U4"),
+    ],
+)
+def test_malformed_episodes_are_not_written(root, change, defect):
+    message = error_of(store, episodes=[episode(0, 2), episode(1, 3)._replace(**change)])
+    assert message.startswith(f"{ID}: episode 1")
+    assert defect in message
+    assert not root.exists()
+
+
+def test_empty_data_are_not_written():
+    assert "no episode to store" in error_of(write_minari, ID, [], env_id="E", algorithm="a", description="d")
+    none = Episode(np.zeros((1, 3)), np.zeros((0, 2)), np.zeros(0), False)
+    assert "episode 0: has no steps" in error_of(store, episodes=[none])
+
+
+@pytest.mark.parametrize(
+    "dataset_id", ["toy", "toy/medium", "a b/c-v0", "../toy-v0", "/toy-v0", "x/toy-v0", ""]
+)
+def test_malformed_ids(dataset_id):
+    assert "an id reads namespace/name-v0" in error_of(store, dataset_id)
+
+
+def test_missing_data_sets_are_answered_with_what_is_there(root, tmp_path):
+    assert error_of(load_dataset, "D4RL/pen/human-v2") == (
+        f"D4RL/pen/human-v2: no such Minari data set under {root} (MINARI_DATASETS_PATH); "
+        "'minari download D4RL/pen/human-v2' fetches one; there are: none"
+    )
+    assert not root.exists()  # looking creates nothing
+    store()
+    assert error_of(load_dataset, "diffjax/toy/medium-v1").endswith(f"there are: {ID}")
+    assert "no such file" in error_of(load_dataset, str(tmp_path / "nothing" / "toy-v0"))
+    assert "neither a file nor a Minari id" in error_of(load_dataset, "hopper")
+
+
+def test_folders_without_a_data_set(tmp_path):
+    assert "is a folder without a Minari data set" in error_of(load_dataset, str(tmp_path))
+    (tmp_path / "hopper.hdf5").touch()
+    assert "give one of its files: hopper.hdf5" in error_of(load_dataset, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("space", "key", "defect"),
+    [
+        (
+            gymnasium.spaces.Dict(
+                {"observation": gymnasium.spaces.Box(-1, 1, (3,)), "goal": gymnasium.spaces.Box(-1, 1, (2,))}
+            ),
+            "observation_space",
+            "observations are a dictionary (goal, observation); only flat arrays are supported",
+        ),
+        (gymnasium.spaces.Discrete(2), "action_space", "actions come from a Discrete space; a Box"),
+    ],
+)
+def test_spaces_that_are_not_flat_boxes(root, space, key, defect):
+    path = store() / "data" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata[key] = minari.serialization.serialize_space(space)
+    path.write_text(json.dumps(metadata))
+    message = error_of(load_dataset, ID)
+    assert message.startswith(f"{ID}: ")
+    assert defect in message
+
+
+def damaged(key: str, value) -> None:
+    with h5py.File(Path(os.environ["MINARI_DATASETS_PATH"]) / ID / "data" / "main_data.hdf5", "a") as file:
+        del file[key]
+        if value is not None:
+            file[key] = value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "defect"),
+    [
+        (
+            "episode_1/rewards",
+            np.array([0, 1, np.nan]),
+            "'rewards' holds NaN or infinity (in float32), first at",
+        ),
+        ("episode_1/observations", np.full((4, 3), 1e300), "first at episode 1, step 0"),
+        ("episode_1/actions", np.full((3, 2), 2.0), "'actions' reach 2 in size at episode 1, step 0"),
+        ("episode_1/actions", np.zeros((3, 4)), "episode 1 differs in size from episode 0"),
+        ("episode_1/actions", np.zeros((2, 2)), "episode 1: has 4 observations, 2 actions"),
+        ("episode_1/observations", np.zeros((3, 3)), "episode 1: has 3 observations, 3 actions"),
+        ("episode_1/observations", np.full((4, 3), b"up"), "episode 1: 'observations' has dtype |S2"),
+        ("episode_1/terminations", np.full(3, np.nan), "episode 1: 'terminations' holds NaN"),
+        ("episode_1", None, "Minari cannot read it (KeyError"),
+        ("episode_0/rewards", None, "Minari cannot read it (KeyError"),
+    ],
+)
+def test_every_damaged_array_is_one_line(key, value, defect):
+    store()
+    damaged(key, value)
+    message = error_of(load_minari, ID)
+    assert message.startswith(f"{ID}: ")
+    assert defect in message
+
+
+def test_sizes_must_be_the_tasks():
+    store()
+    assert error_of(load_dataset, ID, Spec(observation_dim=11, action_dim=3)) == (
+        f"{ID}: observations have size 3 and actions 2, but the task needs 11 and 3: "
+        "this is the data of another robot"
+    )
+    assert "the two arrays are exchanged" in error_of(load_dataset, ID, Spec(2, 3))
+
+
+def test_steps_must_be_those_the_metadata_count():
+    path = store() / "data" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    for counted in (4, 6):
+        path.write_text(json.dumps(metadata | {"total_steps": counted}))
+        assert f"{ID}: holds 5 steps where its metadata count {counted}" in error_of(load_dataset, ID)
+
+
+def test_truncated_files():
+    folder = store() / "data"
+    for name in ("main_data.hdf5", "metadata.json"):
+        whole = (folder / name).read_bytes()
+        for length in (0, len(whole) // 3, len(whole) - 10):
+            (folder / name).write_bytes(whole[:length])
+            message = error_of(load_dataset, ID)
+            assert message.startswith(f"{ID}: ")
+            assert "again" in message
+        (folder / name).write_bytes(whole)
+    counts = {"dataset_id": ID, "total_episodes": 1, "total_steps": 1 << 31}
+    (folder / "metadata.json").write_text(json.dumps(counts))
+    assert "holds 2147483649 rows; at most 2147483647 are supported" in error_of(load_dataset, ID)
+    (folder / "metadata.json").write_text("[]")
+    assert "names no data set" in error_of(load_dataset, ID)
+    shutil.rmtree(folder)
+    assert "cannot be read" in error_of(load_dataset, ID)

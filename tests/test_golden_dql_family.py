@@ -1,0 +1,740 @@
+"""Diffusion-QL, DiffCPS and DiffPoGAN against numbers recorded from their authors' programs.
+
+A recipe per method says how a recording's hyper-parameters, networks, draws and metrics are called here. Each check
+takes one recording; networks are compared in the recording's layout, tensor by tensor.
+"""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_tools import Golden, account, assert_close, assert_trees, changed, load, stack
+
+from diffjax import losses
+from diffjax.diffusion.denoisers import add_noise, epsilon_denoiser, x0_from_epsilon
+from diffjax.diffusion.objectives import DenoisingDraws
+from diffjax.diffusion.samplers import ancestral_chain
+from diffjax.diffusion.schedules import discrete_schedule
+from diffjax.methods import diffcps, diffpogan, dql
+from diffjax.methods import diffusion_policy as dp
+from diffjax.methods.diffpogan import Samples, judge
+from diffjax.networks import NICEFlow, sinusoidal
+from diffjax.optimizers import learner
+from diffjax.types import Batch, Spec
+
+STEP_BOUND = 2e-5  # networks after updates
+EXACT_BOUND = 1e-6  # moving averages of recorded networks, and lambda
+
+Tree = Any
+
+
+def actor_from(recorded: Tree) -> Tree:
+    """Our parameters of a noise predictor."""
+    time = {layer: value for layer, value in recorded.items() if layer.startswith("time_")}
+    trunk = {layer: value for layer, value in recorded.items() if layer.startswith("layer_")}
+    return {"params": time | {"trunk": trunk}}
+
+
+def actor_to(params: Tree) -> Tree:
+    """The recorded layout of a noise predictor."""
+    time = {layer: value for layer, value in params["params"].items() if layer != "trunk"}
+    return time | params["params"]["trunk"]
+
+
+def critic_from(recorded: Tree) -> Tree:
+    """Our parameters of the twin critics."""
+    return {"params": stack(recorded["q1"], recorded["q2"])}
+
+
+def critic_to(params: Tree) -> Tree:
+    """The recorded layout of the twin critics."""
+    return {f"q{i + 1}": jax.tree.map(lambda x, i=i: x[i], params["params"]) for i in range(dp.NUM_CRITICS)}
+
+
+def discriminator_from(recorded: Tree) -> Tree:
+    """Our parameters of the discriminator."""
+    return {"params": {"trunk": recorded}}
+
+
+def discriminator_to(params: Tree) -> Tree:
+    """The recorded layout of the discriminator."""
+    return params["params"]["trunk"]
+
+
+def flow_from(recorded: Tree) -> Tree:
+    """Our parameters of the flow."""
+    couplings = {name: layers for name, layers in recorded.items() if name != "log_scale"}
+    shifts = {
+        f"{coupling}_{layer}": value for coupling, layers in couplings.items() for layer, value in layers.items()
+    }
+    return {"params": shifts | {"log_scale": recorded["log_scale"]}}
+
+
+def core_from(nets: Tree) -> dp.Core:
+    """Networks and targets with fresh optimisers."""
+    return dp.Core(
+        learner(actor_from(nets["actor"])),
+        actor_from(nets["actor_ema"]),
+        learner(critic_from(nets["critic"])),
+        critic_from(nets["critic_target"]),
+    )
+
+
+def core_to(core: dp.Core) -> Tree:
+    """The recorded layout of networks and targets."""
+    return {
+        "actor": actor_to(core.actor.params),
+        "actor_ema": actor_to(core.target_actor),
+        "critic": critic_to(core.critic.params),
+        "critic_target": critic_to(core.target_critic),
+    }
+
+
+class DiffusionQL:
+    """Where the recordings of Diffusion-QL meet our functions; the other two methods build on it."""
+
+    method = dql.METHOD
+    rates = ("actor_lr", "critic_lr")  # those that decay
+    rate_columns = ("actor", "critic")
+    duals = ()  # recorded names of dual variables, which have a bound of their own
+
+    def hyper(self, recorded: dict[str, Any]) -> dict[str, Any]:
+        return {"eta": recorded["eta"]}
+
+    def state_from(self, nets: Tree) -> Any:
+        return dql.State(core_from(nets))
+
+    def nets(self, state: Any) -> Tree:
+        """What an update moves, in the recorded layout."""
+        return core_to(state.core)
+
+    def draws(self, golden: Golden, at: str, policy: dp.PolicyDraws, repeats: int | None) -> Any:
+        return dql.Draws(golden.chain_noise(f"{at}/draws/target_", repeats), policy)
+
+    def batches(self, golden: Golden, at: str) -> tuple[Batch, ...]:
+        return (golden.batch(f"{at}batch"),)
+
+    def actor_loss(self, actor: Tree, draws: Any, state: Any, hyper: Any, batches: tuple[Batch, ...]) -> Any:
+        return dql.actor_loss(actor, state.core.critic.params, draws.policy, hyper, *batches)
+
+    def metrics(self, m: dict[str, jax.Array], hyper: Any) -> dict[str, jax.Array]:
+        """Our metrics under the recorded names."""
+        return {
+            "metrics/bc_loss": m["actor/bc"],
+            "metrics/ql_loss": m["actor/q"],
+            "metrics/actor_loss": m["actor/loss"],
+            "metrics/critic_loss": m["critic/loss"],
+            "grad_norm_before_clip/actor": m["actor/grad_norm"],
+            "grad_norm_before_clip/critic": m["critic/grad_norm"],
+        }
+
+    def observe(self, draws: Any, state: Any, hyper: Any, batches: tuple[Batch, ...]) -> dict[str, jax.Array]:
+        """Recorded quantities of a step that are no metrics of ours, from the state before it."""
+        batch, core = batches[0], state.core
+        action = dp.sample_next_actions(core.target_actor, draws.next_action, batch.next_observation, hyper)
+        return {"critic_target_q": dp.critic_target(core.target_critic, action, hyper, batch)}
+
+
+class DiffCPS(DiffusionQL):
+    method = diffcps.METHOD
+    rates = (*DiffusionQL.rates, "lambda_lr")
+    rate_columns = (*DiffusionQL.rate_columns, "lambda")
+    duals = ("lambda", "metrics/Lambda")
+
+    def hyper(self, recorded: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "kappa": recorded["target_kl"],
+            "lambda_init": recorded["LA"],
+            "lambda_min": float(recorded["LA_min"]),
+            "lambda_max": float(recorded["LA_max"]),
+            "lambda_lr": recorded["lambda_lr"],
+            "policy_interval": recorded["policy_freq"],
+        }
+
+    def state_from(self, nets: Tree) -> Any:
+        return diffcps.State(core_from(nets), learner(nets["lambda"]))
+
+    def nets(self, state: Any) -> Tree:
+        return core_to(state.core) | {"lambda": state.multiplier.params}
+
+    def draws(self, golden: Golden, at: str, policy: dp.PolicyDraws, repeats: int | None) -> Any:
+        return diffcps.Draws(golden.chain_noise(f"{at}/draws/target_", repeats), policy)
+
+    def actor_loss(self, actor: Tree, draws: Any, state: Any, hyper: Any, batches: tuple[Batch, ...]) -> Any:
+        critic, multiplier = state.core.critic.params, state.multiplier.params
+        return diffcps.actor_loss(actor, critic, multiplier, draws.policy, hyper, *batches)
+
+    def metrics(self, m: dict[str, jax.Array], hyper: Any) -> dict[str, jax.Array]:
+        return {
+            "metrics/kl_loss": m["actor/bc"],
+            "metrics/actor_loss": m["actor/loss"],
+            "metrics/critic_loss": m["critic/loss"],
+            "metrics/Lambda": m["dual/lambda"],
+            "grad_norm_before_clip/actor": m["actor/grad_norm"],
+            "grad_norm_before_clip/critic": m["critic/grad_norm"],
+            "grad_norm_before_clip/lambda": m["dual/grad_norm"],
+        }
+
+
+class DiffPoGAN(DiffusionQL):
+    method = diffpogan.METHOD
+    rate_columns = ("actor", "critic", "lambda")  # the program carries an idle multiplier along
+
+    def hyper(self, recorded: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "bc_weight": recorded["kl_alpha"],
+            "adversarial_weight": recorded["gama"],
+            "likelihood_weight": recorded["mle_beta"],
+            "discriminator_lr": recorded["dis_lr"],
+            "divergence": recorded["f_div"],
+            "policy_interval": recorded["policy_freq"],
+            "discriminator_hidden_dims": tuple(recorded["discriminator_hidden"]),
+            "flow_hidden_dim": recorded["flow_hidden"],
+            "flow_couplings": recorded["flow_couplings"],
+        }
+
+    def state_from(self, nets: Tree) -> Any:
+        discriminator = learner(discriminator_from(nets["discriminator"]))
+        return diffpogan.State(core_from(nets), discriminator, flow_from(nets["flow"]))
+
+    def nets(self, state: Any) -> Tree:
+        return core_to(state.core) | {"discriminator": discriminator_to(state.discriminator.params)}
+
+    def draws(self, golden: Golden, at: str, policy: dp.PolicyDraws, repeats: int | None) -> Any:
+        return diffpogan.Draws(
+            label=jnp.asarray(golden[f"{at}/draws/real_label_uniform"])[:, 0],
+            next_action=golden.chain_noise(f"{at}/draws/target_", repeats),
+            action=golden.chain_noise(f"{at}/draws/fake_", repeats),
+            mixing=jnp.asarray(golden[f"{at}/draws/gp_alpha"])[:, 0],
+            policy=policy,
+        )
+
+    def batches(self, golden: Golden, at: str) -> tuple[Batch, ...]:
+        batch = golden.batch(f"{at}batch")
+        names = {"observation": "obs", "action": "actions"}
+        extra = {field: jnp.asarray(golden[f"{at}ex_batch/{name}"]) for field, name in names.items()}
+        return batch, batch._replace(**extra)  # the rest of the second batch is never read
+
+    def samples(self, draws: Any, state: Any, hyper: Any, batches: tuple[Batch, ...]) -> dict[str, Samples]:
+        """What the discriminator judges: real pairs, and fakes at ``s`` and at ``s'``."""
+        batch, extra = batches
+        actor = state.core.target_actor
+        own = dp.sample_next_actions(actor, draws.action, batch.observation, hyper)
+        next_action = dp.sample_next_actions(actor, draws.next_action, batch.next_observation, hyper)
+        return {
+            "real": diffpogan.join(
+                Samples(batch.observation, batch.action), Samples(extra.observation, extra.action)
+            ),
+            "fake": Samples(batch.observation, diffpogan.first_sample(own)),
+            "next_fake": Samples(batch.next_observation, diffpogan.first_sample(next_action)),
+        }
+
+    def actor_loss(self, actor: Tree, draws: Any, state: Any, hyper: Any, batches: tuple[Batch, ...]) -> Any:
+        samples = self.samples(draws, state, hyper, batches)
+        discriminator = state.discriminator.params
+        data = Samples(batches[0].observation, batches[0].action)
+        return diffpogan.actor_loss(
+            actor,
+            state.core.critic.params,
+            discriminator,
+            draws.policy,
+            samples["next_fake"].action,
+            jnp.mean(judge(discriminator, hyper, samples["real"])),
+            diffpogan.negative_log_likelihood(state.flow, hyper, data),
+            hyper,
+            batches[0],
+        )
+
+    def metrics(self, m: dict[str, jax.Array], hyper: Any) -> dict[str, jax.Array]:
+        sum_of_losses = m["actor/generator"] + hyper.likelihood_weight * m["flow/negative_log_likelihood"]
+        return {
+            "metrics/kl_loss": m["actor/bc"],
+            "metrics/q_loss": m["actor/q"],
+            "metrics/g_loss": m["actor/generator"],
+            "metrics/log_li": m["flow/negative_log_likelihood"],
+            "metrics/generator_loss": sum_of_losses,
+            "metrics/gen_loss": sum_of_losses,
+            "metrics/gen_loss_log": hyper.adversarial_weight * m["actor/adversarial"],
+            "metrics/mlt": m["actor/bc_weight"],
+            "metrics/mlt_fix": m["actor/bc_weight"],
+            "metrics/mltall": hyper.bc_weight * m["actor/bc_weight"],
+            "metrics/c_fake_ac": m["actor/judged"],
+            "metrics/real_ac": m["discriminator/real_mean"],
+            "metrics/discriminator_loss": m["discriminator/loss"],
+            "metrics/actor_loss": m["actor/loss"],
+            "metrics/critic_loss": m["critic/loss"],
+            "grad_norm_before_clip/actor": m["actor/grad_norm"],
+            "grad_norm_before_clip/critic": m["critic/grad_norm"],
+        }
+
+    def observe(self, draws: Any, state: Any, hyper: Any, batches: tuple[Batch, ...]) -> dict[str, jax.Array]:
+        samples = self.samples(draws, state, hyper, batches)
+        real = judge(state.discriminator.params, hyper, samples["real"])
+        fake = judge(state.discriminator.params, hyper, diffpogan.join(samples["fake"], samples["next_fake"]))
+        return super().observe(draws, state, hyper, batches) | {
+            "metrics/fake_ac": jnp.mean(fake),
+            # The authors log the smoothed cross entropy under every divergence.
+            "metrics/real_loss": jnp.mean(losses.DIVERGENCES["ga"].real(real, draws.label)),
+        }
+
+
+RECIPES = {"dql": DiffusionQL(), "diffcps": DiffCPS(), "diffpogan": DiffPoGAN()}
+
+
+def recipe_of(golden: Golden) -> Any:
+    return RECIPES[golden.info["method"]]
+
+
+def spec_of(golden: Golden) -> Spec:
+    return Spec(golden.hyper["obs_dim"], golden.hyper["act_dim"])
+
+
+def hyper_of(golden: Golden, scenario: str = "train") -> Any:
+    """Our hyper-parameters: the recording's, with the clip norm and the averaging thresholds of ``scenario``."""
+    recorded, recipe = golden.hyper, recipe_of(golden)
+    hidden_layers = len(golden.groups("params/actor/layer_", depth=3)) - 1
+    return recipe.method.hyper(
+        discount=recorded["discount"],
+        tau=recorded["tau"],
+        actor_lr=recorded["lr"],
+        critic_lr=recorded["critic_lr"],
+        max_grad_norm=float(golden[f"{scenario}/grad_norm"]),
+        ema_decay=recorded["ema_decay"],
+        ema_start=int(golden[f"{scenario}/step_start_ema"]),
+        ema_interval=int(golden[f"{scenario}/update_ema_every"]),
+        max_action=recorded["max_action"],
+        max_q_backup=recorded["max_q_backup"],
+        target_samples=recorded["max_q_samples"],
+        diffusion_steps=recorded["n_timesteps"],
+        schedule=recorded["beta_schedule"],
+        hidden_dims=(recorded["hidden"],) * hidden_layers,
+        batch_size=recorded["batch"],
+        candidates=recorded["n_eval_candidates"],
+        **recipe.hyper(recorded),
+    )
+
+
+def policy_draws(golden: Golden, at: str, coin: Any) -> dp.PolicyDraws:
+    """The draws of an actor step."""
+    denoising = DenoisingDraws(
+        jnp.asarray(golden[f"{at}/draws/bc_t"], jnp.int32), jnp.asarray(golden[f"{at}/draws/bc_noise"])
+    )
+    return dp.PolicyDraws(denoising, golden.chain_noise(f"{at}/draws/actor_"), jnp.asarray(coin))
+
+
+def draws_of(golden: Golden, at: str, policy: dp.PolicyDraws | None, hyper: Any) -> Any:
+    """The draws of an update, checked against the shapes of our own; zeros where no actor step was recorded."""
+    recipe = recipe_of(golden)
+    draw = functools.partial(recipe.method.phases[0].draw, spec=spec_of(golden), hyper=hyper)
+    shapes = jax.eval_shape(draw, jax.random.key(0))
+    if policy is None:
+        policy = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes.policy)
+    repeats = hyper.target_samples if hyper.max_q_backup else None
+    draws = recipe.draws(golden, at, policy, repeats)
+    chex.assert_trees_all_equal_shapes_and_dtypes(draws, shapes)
+    return draws
+
+
+def check_initial_shapes(golden: Golden) -> None:
+    """Our own initialisation has the recorded structure."""
+    recipe = recipe_of(golden)
+    init = functools.partial(recipe.method.init, spec=spec_of(golden), hyper=hyper_of(golden))
+    expected = recipe.state_from(golden.tree("params"))
+    chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(init, jax.random.key(0)), expected)
+
+
+def check_schedules(golden: Golden) -> None:
+    for at in golden.groups("schedule/", depth=2):
+        name = at.split("/")[1].split("_")[0]
+        s = discrete_schedule(name, int(golden[f"{at}/n_timesteps"]))
+        for key, values in {
+            "betas": s.beta,
+            "alphas_bar": s.alpha_bar,
+            "alphas_bar_prev": s.alpha_bar_prev,
+            "sqrt_alphas_bar": np.sqrt(s.alpha_bar),
+            "sqrt_one_minus_alphas_bar": np.sqrt(1 - s.alpha_bar),
+            "sqrt_recip_alphas_bar": np.sqrt(1 / s.alpha_bar),
+            "sqrt_recipm1_alphas_bar": np.sqrt(1 / s.alpha_bar - 1),
+            "posterior_variance": s.posterior_variance,
+            "posterior_log_variance_clipped": s.posterior_log_variance,
+            "posterior_mean_coef_x0": s.posterior_coef_x0,
+            "posterior_mean_coef_xt": s.posterior_coef_xt,
+        }.items():
+            golden.close(f"{at}/{key}", values)
+
+
+def check_forward(golden: Golden) -> None:
+    """Networks, forward process and posterior."""
+    hyper, spec, nets = hyper_of(golden), spec_of(golden), golden.tree("params")
+    core, batch = core_from(nets), golden.batch("batch")
+    x, t = jnp.asarray(golden["forward/x_t"]), jnp.asarray(golden["forward/t"], jnp.int32)
+    network = dp.actor_network(hyper, spec.action_dim)
+    close = lambda key, actual: golden.close(f"forward/{key}", actual)  # noqa: E731
+
+    close("time_embedding_sinusoidal", sinusoidal(t, network.time_dim, network.cos_first))
+    close("time_embedding", network.apply(core.actor.params, t, method="embed_time"))
+    epsilon = network.apply(core.actor.params, x, t, batch.observation)
+    close("actor_eps", epsilon)
+    close("actor_ema_eps", network.apply(core.target_actor, x, t, batch.observation))
+    for name, params in {"critic": core.critic.params, "critic_target": core.target_critic}.items():
+        q = dp.q_values(params, hyper, batch.observation, batch.action)
+        close(f"{name}_q1", q[0])
+        close(f"{name}_q2", q[1])
+        close(f"{name}_q_min", losses.ensemble_min(q))
+
+    schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
+    x_0 = x0_from_epsilon(schedule, x, t, epsilon)
+    close("x0_hat_unclipped", x_0)
+    clipped = jnp.clip(x_0, -hyper.max_action, hyper.max_action)
+    coef_x0, coef_xt = schedule.posterior_coef_x0[t], schedule.posterior_coef_xt[t]
+    close("posterior_mean", coef_x0[:, None] * clipped + coef_xt[:, None] * x)
+    close("posterior_log_variance", schedule.posterior_log_variance[t])
+    close("q_sample_x_t", add_noise(schedule, batch.action, t, jnp.asarray(golden["forward/q_sample_noise"])))
+
+
+@jax.jit
+def sample(actor: Tree, noise: Any, hyper: Any, observation: jax.Array) -> tuple[jax.Array, ...]:
+    """States of the reverse chain, network outputs along it, and the action."""
+    schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
+    network = dp.actor_network(hyper, noise.start.shape[-1])
+    predict = lambda x, index: network.apply(actor, x, index, observation)  # noqa: E731
+    chain = ancestral_chain(
+        epsilon_denoiser(predict, schedule), schedule, noise, variance="posterior", clip=hyper.max_action
+    )
+    epsilon = jax.vmap(predict)(chain[:-1], jnp.arange(hyper.diffusion_steps)[::-1])
+    return chain, epsilon, dp.sample_actions(actor, noise, hyper, observation)
+
+
+def check_sampler(golden: Golden) -> None:
+    hyper, observation = hyper_of(golden), jnp.asarray(golden["batch/obs"])
+    for at in golden.groups("sampler/", depth=2):
+        actor = actor_from(golden.tree(f"params/{at.split('/')[1]}"))
+        chain, epsilon, action = sample(actor, golden.chain_noise(f"{at}/"), hyper, observation)
+        golden.close(f"{at}/chain", chain)
+        golden.close(f"{at}/eps", epsilon)
+        golden.close(f"{at}/action", action)
+
+
+@functools.partial(jax.jit, static_argnames="recipe")
+def actor_losses(recipe: Any, draws: Any, state: Any, hyper: Any, batches: Any) -> tuple[Tree, Tree]:
+    """All terms of the actor's loss, and the gradient of each."""
+    terms = lambda actor: recipe.actor_loss(actor, draws, state, hyper, batches)[1]  # noqa: E731
+    actor = state.core.actor.params
+    return terms(actor), jax.jacrev(terms)(actor)
+
+
+@jax.jit
+def critic_losses(draws: Any, state: Any, hyper: Any, batch: Batch) -> tuple[Tree, Tree]:
+    """What the critic's loss is made of, and its gradient."""
+    core = state.core
+    action = dp.sample_next_actions(core.target_actor, draws.next_action, batch.next_observation, hyper)
+    target = dp.critic_target(core.target_critic, action, hyper, batch)
+    new_action = dp.sample_actions(core.actor.params, draws.policy.chain, hyper, batch.observation)
+    (loss, _), grads = jax.value_and_grad(dp.critic_loss, has_aux=True)(core.critic.params, target, hyper, batch)
+    current = dp.q_values(core.critic.params, hyper, batch.observation, batch.action)
+    new = dp.q_values(core.critic.params, hyper, batch.observation, new_action)
+    return {
+        "critic/next_actions": action.reshape(-1, action.shape[-1]),
+        "critic/target_q": target,
+        "critic/current_q1": current[0],
+        "critic/current_q2": current[1],
+        "critic/loss": loss,
+        "actor/new_action": new_action,
+        "actor/q1_new": new[0],
+        "actor/q2_new": new[1],
+    }, grads
+
+
+def losses_setting(golden: Golden, coin: str) -> tuple[Any, Any, Any, tuple[Batch, ...]]:
+    """Draws, state, hyper-parameters and minibatches at which the recorded losses were taken."""
+    recipe, hyper = recipe_of(golden), hyper_of(golden)
+    draws = draws_of(golden, "losses", policy_draws(golden, "losses", golden[f"losses/coin_{coin}"]), hyper)
+    return draws, recipe.state_from(golden.tree("params")), hyper, recipe.batches(golden, "")
+
+
+def check_losses(golden: Golden) -> None:
+    """Losses of critic and actor, with their gradients."""
+    draws, state, hyper, batches = losses_setting(golden, "hi")
+    values, grads = critic_losses(draws, state, hyper, batches[0])
+    for key, value in values.items():
+        golden.close(f"losses/{key}", value)
+    golden.gradients("losses/critic/grads/critic", critic_to(grads))
+
+    for side in ("hi", "lo"):
+        draws, state, hyper, batches = losses_setting(golden, side)
+        values, grads = actor_losses(recipe_of(golden), draws, state, hyper, batches)
+        for at, term in {"bc": "bc", f"q_{side}": "q", f"actor_{side}": "loss"}.items():
+            golden.close(f"losses/{at}/loss", values[f"actor/{term}"])
+            golden.gradients(f"losses/{at}/grads/actor", actor_to(grads[f"actor/{term}"]))
+
+
+def check_multiplier(golden: Golden) -> None:
+    """DiffCPS: the multiplier's loss and slope, also where the multiplier lies outside its bounds."""
+    draws, state, hyper, batches = losses_setting(golden, "hi")
+    for at, value in {
+        "losses/lambda": golden["params/lambda"],
+        "losses/lambda_below": golden["losses/lambda_below/lambda"],
+        "losses/lambda_above": golden["losses/lambda_above/lambda"],
+    }.items():
+        multiplier = jnp.asarray(value)
+        terms, _ = actor_losses(
+            recipe_of(golden), draws, state._replace(multiplier=learner(multiplier)), hyper, batches
+        )
+        loss, slope = jax.value_and_grad(diffcps.multiplier_loss)(multiplier, terms["actor/bc"], hyper)
+        if at == "losses/lambda":
+            golden.close(f"{at}/loss", loss)
+        else:
+            golden.close(f"{at}/lambda_loss", loss)
+            golden.close(f"{at}/actor_loss", terms["actor/loss"])
+        golden.gradients(f"{at}/grads", {"lambda": slope})
+
+
+def check_flow(golden: Golden) -> None:
+    """DiffPoGAN: forward passes of discriminator and flow."""
+    _, state, hyper, (batch, _) = losses_setting(golden, "hi")
+    data = Samples(batch.observation, batch.action)
+    golden.close("forward/discriminator", judge(state.discriminator.params, hyper, data))
+    flow, pair = diffpogan.flow_network(hyper), jnp.concatenate(data, axis=-1)
+    z, log_det = flow.apply(state.flow, pair)
+    golden.close("forward/flow_z", z)
+    golden.close("forward/flow_log_det", log_det)
+    golden.close("forward/flow_log_density", flow.apply(state.flow, pair, method=NICEFlow.log_density))
+    golden.close(
+        "forward/flow_nll_over_batch", diffpogan.negative_log_likelihood(state.flow, hyper, data)
+    )
+
+
+@jax.jit
+def discriminator_losses(
+    discriminator: Tree, real: Samples, fake: Samples, draws: Any, hyper: Any
+) -> tuple[Tree, Tree]:
+    """All terms of the discriminator's loss, and the gradient of each."""
+    terms = lambda params: diffpogan.discriminator_loss(  # noqa: E731
+        params, real, fake, draws.label, draws.mixing, hyper
+    )[1]
+    return terms(discriminator), jax.jacrev(terms)(discriminator)
+
+
+def check_adversary(golden: Golden) -> None:
+    """DiffPoGAN: losses of discriminator and generator, with their gradients."""
+    recipe = recipe_of(golden)
+    draws, state, hyper, batches = losses_setting(golden, "hi")
+    discriminator, batch = state.discriminator.params, batches[0]
+    samples = jax.jit(recipe.samples)(draws, state, hyper, batches)
+    fake = diffpogan.join(samples["fake"], samples["next_fake"])
+    terms, grads = discriminator_losses(discriminator, samples["real"], fake, draws, hyper)
+    real_values = judge(discriminator, hyper, samples["real"])
+    for key, value in {
+        "true_samples": jnp.concatenate(samples["real"], axis=-1),
+        "fake_samples1": jnp.concatenate(samples["fake"], axis=-1),
+        "fake_samples2": jnp.concatenate(samples["next_fake"], axis=-1),
+        "real_ac": real_values,
+        "fake_ac": judge(discriminator, hyper, fake),
+        "real_loss": jnp.mean(losses.DIVERGENCES["ga"].real(real_values, draws.label)),
+        "d_loss": terms["discriminator/loss"],
+        "d_loss_real": terms["discriminator/real"],
+        "d_loss_fake": terms["discriminator/fake"],
+        "gradient_penalty": terms["discriminator/penalty"],
+    }.items():
+        golden.close(f"losses/discriminator/{key}", value)
+    for at, term in {
+        "discriminator": "loss",
+        "discriminator_gradient_penalty": "penalty",
+        "discriminator_d_loss_real": "real",
+        "discriminator_d_loss_fake": "fake",
+    }.items():
+        golden.gradients(
+            f"losses/{at}/grads/discriminator", discriminator_to(grads[f"discriminator/{term}"])
+        )
+
+    terms, grads = actor_losses(recipe, draws, state, hyper, batches)
+    action = dp.sample_actions(state.core.actor.params, draws.policy.chain, hyper, batch.observation)
+    likelihood = diffpogan.negative_log_likelihood(
+        state.flow, hyper, Samples(batch.observation, batch.action)
+    )
+    judged = judge(
+        discriminator, hyper, diffpogan.join(samples["next_fake"], Samples(batch.observation, action))
+    )
+    for key, value in {
+        "c_fake_ac": judged,
+        "g_loss": terms["actor/generator"],
+        "log_li": likelihood,
+        "generator_loss": terms["actor/generator"] + hyper.likelihood_weight * likelihood,
+        "log_generator_loss_times_gama": hyper.adversarial_weight * terms["actor/adversarial"],
+        "bc_weight": hyper.bc_weight * terms["actor/bc_weight"],
+    }.items():
+        golden.close(f"losses/generator/{key}", value)
+    golden.gradients("losses/generator/grads/actor", actor_to(grads["actor/generator"]))
+
+
+def check_divergences(golden: Golden) -> None:
+    """DiffPoGAN: the other divergences."""
+    recipe = recipe_of(golden)
+    draws, state, hyper, batches = losses_setting(golden, "hi")
+    policy = policy_draws(golden, "losses_f_div", golden["losses_f_div/draws/coin"])
+    draws = draws._replace(policy=policy)
+    samples = jax.jit(recipe.samples)(draws, state, hyper, batches)
+    fake = diffpogan.join(samples["fake"], samples["next_fake"])
+    for at in golden.groups("losses_f_div/", depth=2):
+        if at.endswith("/draws"):
+            continue
+        hyper = hyper.replace(divergence=at.split("/")[1])
+        terms, grads = discriminator_losses(state.discriminator.params, samples["real"], fake, draws, hyper)
+        golden.close(f"{at}/d_loss", terms["discriminator/loss"])
+        golden.close(f"{at}/d_loss_real", terms["discriminator/real"])
+        golden.close(f"{at}/d_loss_fake", terms["discriminator/fake"])
+        golden.gradients(f"{at}/grads_d/discriminator", discriminator_to(grads["discriminator/loss"]))
+        terms, grads = actor_losses(recipe, draws, state, hyper, batches)
+        golden.close(f"{at}/g_loss", terms["actor/generator"])
+        golden.close(f"{at}/actor_loss", terms["actor/loss"])
+        if golden.keys(f"{at}/grads_g/"):
+            golden.gradients(f"{at}/grads_g/actor", actor_to(grads["actor/generator"]))
+
+
+@functools.partial(jax.jit, static_argnames="recipe")
+def take_step(
+    recipe: Any, draws: Any, step: Any, state: Any, hyper: Any, batches: Any
+) -> tuple[Any, Any, dict[str, jax.Array]]:
+    """One whole update by the method's own function, and what else a recording tells of it."""
+    seen = recipe.observe(draws, state, hyper, batches)
+    state, metrics = recipe.method.phases[0].update(draws, step, state, hyper, batches)
+    return state, metrics, seen
+
+
+update_targets = jax.jit(dp.update_targets)
+
+
+def check_training(golden: Golden) -> None:
+    """Three whole updates of every scenario, each from the state that the one before left."""
+    for scenario in golden.scenarios():
+        train(golden, scenario)
+
+
+def train(golden: Golden, scenario: str) -> None:
+    recipe, hyper = recipe_of(golden), hyper_of(golden, scenario)
+    recorded = golden.tree("params")
+    state = recipe.state_from(recorded)
+    for k, at in enumerate(golden.steps(scenario)):
+        step = int(golden[f"{scenario}/step_counter_at_start"]) + k
+        golden.equal(f"{at}/counter", step)
+        acts = bool(golden[f"{at}/actor_updated"])
+        policy = policy_draws(golden, at, golden[f"{at}/draws/coin"]) if acts else None
+        draws, batches = draws_of(golden, at, policy, hyper), recipe.batches(golden, f"{at}/")
+        before = state
+        state, metrics, seen = take_step(recipe, draws, step, state, hyper, batches)
+
+        golden.equal(f"{at}/actor_updated", changed(before.core.actor.params, state.core.actor.params))
+        golden.equal(f"{at}/ema_updated", changed(before.core.target_actor, state.core.target_actor))
+        assert metrics["actor/loss"].weight == acts
+
+        for name, value in (seen | recipe.metrics({m: metrics[m].total for m in metrics}, hyper)).items():
+            key = f"{at}/{name}"
+            if key not in golden:  # a delayed step logs only what it did
+                assert not acts, key
+            elif name in recipe.duals:
+                golden.absolute(key, value, EXACT_BOUND)
+            else:
+                golden.close(key, value)
+
+        ours = recorded | recipe.nets(state)
+        for net in golden.groups(f"{at}/params/", depth=4):
+            name = net.split("/")[-1]
+            bound = EXACT_BOUND if name in recipe.duals else STEP_BOUND
+            assert_trees(ours[name], golden.tree(f"{at}/params")[name], f"{golden.name}: {net}", bound)
+
+        previous, recorded = recorded, recorded | golden.tree(f"{at}/params")
+        targets = {name: previous[name] for name in ("actor_ema", "critic_target")}
+        recomputed = core_to(update_targets(core_from(recorded | targets), step, hyper))
+        for name in targets:
+            if golden.keys(f"{at}/params/{name}/"):
+                golden.trees(f"{at}/params/{name}", recomputed[name], EXACT_BOUND)
+
+
+def check_learning_rates(golden: Golden) -> None:
+    """Decay of the learning rates, one row per block, as the update applies it.
+
+    Adam's first step moves the parameter with the largest gradient by the rate: rates of one read off the factor.
+    """
+    recipe = recipe_of(golden)
+    state, batches = recipe.state_from(golden.tree("params")), recipe.batches(golden, "")
+    for key in golden.keys("lr_decay/"):
+        hyper = hyper_of(golden).replace(
+            lr_decay_epochs=float(re.search(r"_Tmax(\d+)$", key)[1]), **dict.fromkeys(recipe.rates, 1.0)
+        )
+        draws = losses_setting(golden, "hi")[0]
+        base = [golden.hyper[name] for name in ("lr", "critic_lr", "lambda_lr") if name in golden.hyper]
+        interval = golden.hyper.get("policy_freq", 1)
+        factors = []
+        for calls in range(len(golden[key])):
+            step = -(-calls * dp.BLOCK // interval) * interval  # the first step of this block that moves the actor
+            after, _, _ = take_step(recipe, draws, step, state, hyper, batches)
+            before, moved = recipe.nets(state), recipe.nets(after)
+            factors.append(
+                [largest_change(before[net], moved[net]) if net in moved else 1.0 for net in recipe.rate_columns]
+            )
+        assert_close(factors, golden[key] / np.asarray(base), f"{golden.name}: {key}", scale=1e-6)
+
+
+def largest_change(before: Tree, after: Tree) -> float:
+    """The largest absolute difference between two trees."""
+    return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(jnp.max(jnp.abs(x - y))), before, after)))
+
+
+@jax.jit
+def decide(draws: dp.ActionDraws, state: Any, hyper: Any, observation: jax.Array) -> dict[str, jax.Array]:
+    """One decision by the published rule, and the steps towards it."""
+    core = state.core
+    ranked = dp.rank_candidates(core.actor.params, core.target_critic, draws.chain, hyper, observation)
+    index, probability = losses.softmax_selection(ranked.value, draws.uniform)
+    action = dp.act_from_draws(draws, state, hyper, observation)
+    return {"candidates": ranked.action, "q": ranked.value, "probs": probability, "index": index, "action": action}
+
+
+def check_evaluation(golden: Golden) -> None:
+    recipe, hyper = recipe_of(golden), hyper_of(golden)
+    state = recipe.state_from(golden.tree("params"))
+    draw = functools.partial(recipe.method.draw_action, spec=spec_of(golden), hyper=hyper)
+    for at in golden.groups("eval/", depth=2):
+        draws = dp.ActionDraws(golden.chain_noise(f"{at}/"), jnp.asarray(golden[f"{at}/uniform"]))
+        chex.assert_trees_all_equal_shapes_and_dtypes(draws, jax.eval_shape(draw, jax.random.key(0)))
+        seen = decide(draws, state, hyper, jnp.asarray(golden[f"{at}/obs"]))
+        golden.equal(f"{at}/index", seen.pop("index"))
+        for name, value in seen.items():
+            golden.close(f"{at}/{name}", value)
+
+
+COMMON = (
+    check_initial_shapes,
+    check_schedules,
+    check_learning_rates,
+    check_forward,
+    check_sampler,
+    check_losses,
+    check_training,
+    check_evaluation,
+)
+CHECKS: dict[str, tuple[Callable[[Golden], None], ...]] = {
+    "dql": COMMON,
+    "diffcps": (*COMMON, check_multiplier),
+    "diffpogan": (*COMMON, check_flow, check_adversary, check_divergences),
+}
+RECORDINGS = {f"{method}_{variant}": checks for method, checks in CHECKS.items() for variant in ("gym", "antmaze")}
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [pytest.param(name, c, id=f"{name}-{c.__name__}") for name, checks in RECORDINGS.items() for c in checks],
+)
+def test_recorded_numbers(name: str, check: Callable[[Golden], None]) -> None:
+    check(load(name))
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_every_recorded_number_is_checked(name: str) -> None:
+    account(name, RECORDINGS[name])

@@ -1,0 +1,404 @@
+"""Results folders: written whole or cut back, read with every defect named."""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffjax.errors import UserError
+from diffjax.results import folder as results_folder
+from diffjax.results.folder import (
+    Evaluation,
+    ResultsFolder,
+    Rows,
+    RunStatus,
+    find_folders,
+    open_folder,
+    plain,
+    read_config,
+    read_evaluations,
+    read_metrics,
+    read_results,
+    read_status,
+    whole_file,
+    writable,
+    write_text,
+)
+
+HEADER = (
+    "method,variant,preset,tuning,task,dataset,dataset_fingerprint,env,simulator,seed,setting,step,episodes,"
+    "return_mean,return_std,length_mean,score,candidates,network_evaluations,selection"
+)
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    return {
+        "method": "dac",
+        "variant": "default",
+        "preset": "paper",
+        "task": "hopper-medium-v2",
+        "suite": "locomotion",
+        "seeds": [0, 1],
+        "settings": ["", "eta=0.1"],
+        "steps": 2000,
+        "eval_interval": 1000,
+        "episodes": 10,
+        "hyper": {"eta": 1.0, "rho": 1.5},
+        "dataset": {"label": "snapshot", "fingerprint": "0123456789abcdef", "source": "DATA/hopper.hdf5"},
+        "versions": {"jax": "0.10.2"},
+        "flags": ["--steps=2000"],
+        **changes,
+    }
+
+
+def evaluation(**changes: Any) -> Evaluation:
+    row = Evaluation(
+        method="dac",
+        variant="default",
+        preset="paper",
+        tuning="published",
+        task="hopper-medium-v2",
+        dataset="snapshot",
+        dataset_fingerprint="0123456789abcdef",
+        env="Hopper-v4",
+        simulator="mujoco 3.17",
+        seed=0,
+        setting="",
+        step=1000,
+        episodes=10,
+        return_mean=1200.5,
+        return_std=3.25,
+        length_mean=400.0,
+        score=37.5,
+        candidates=10,
+        network_evaluations=5,
+        selection="argmax mean target Q of 10",
+    )
+    return row._replace(**changes)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> ResultsFolder:
+    return open_folder(tmp_path / "run", config())
+
+
+def error_of(call: Callable[[], object]) -> str:
+    with pytest.raises(UserError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_new_folder(tmp_path: Path) -> None:
+    created = open_folder(tmp_path / "a" / "b", config())
+    assert created.path == tmp_path / "a" / "b"
+    assert created.checkpoints == tmp_path / "a" / "b" / "checkpoints"
+    assert sorted(os.listdir(created.path)) == [
+        "config.json",
+        "evaluations.csv",
+        "metrics.jsonl",
+        "status.json",
+    ]
+    assert (created.path / "evaluations.csv").read_text() == HEADER + "\n"
+    assert (created.path / "metrics.jsonl").read_text() == ""
+    assert read_config(created.path) == config()
+    assert json.loads((created.path / "status.json").read_text()) == {
+        "runs": [
+            {"seed": 0, "setting": "", "status": "running"},
+            {"seed": 1, "setting": "", "status": "running"},
+            {"seed": 0, "setting": "eta=0.1", "status": "running"},
+            {"seed": 1, "setting": "eta=0.1", "status": "running"},
+        ]
+    }
+
+
+def test_an_empty_folder_and_a_started_one_may_be_used(tmp_path: Path) -> None:
+    (tmp_path / ".config.json.123.tmp").write_text("{")  # what a killed program leaves
+    open_folder(tmp_path, config())
+    (tmp_path / "status.json").unlink()
+    open_folder(tmp_path, config(), resume=True)
+    assert len(read_status(tmp_path)) == 4
+
+
+def test_resume_keeps_everything(results: ResultsFolder) -> None:
+    results.append_evaluations([evaluation()])
+    before = contents(results.path)
+    changed = config(versions={"jax": "0.11"}, flags=["--resume"])
+    assert open_folder(results.path, changed, resume=True) == results
+    assert contents(results.path) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"method": "dtql"}, 'method is "dac" there and "dtql" now'),
+        ({"steps": 3000}, "steps is 2000 there and 3000 now"),
+        ({"seeds": [0, 2]}, "seeds is [0, 1] there and [0, 2] now"),
+        ({"hyper": {"eta": 1.0, "rho": 1.0}}, "hyper.rho is 1.5 there and 1.0 now"),
+        ({"hyper": {"eta": 1.0}}, "hyper.rho is 1.5 there and absent now"),
+        ({"hyper": {"eta": 1.0, "rho": 1.5, "tau": 0.5}}, "hyper.tau is absent there and 0.5 now"),
+    ],
+)
+@pytest.mark.parametrize("resume", [False, True])
+def test_another_experiment_is_refused(
+    results: ResultsFolder, changes: dict[str, Any], difference: str, resume: bool
+) -> None:
+    before = contents(results.path)
+    message = error_of(lambda: open_folder(results.path, config(**changes), resume))
+    assert message == f"{results.path} holds another experiment ({difference}); choose another --out"
+    assert contents(results.path) == before
+
+
+def test_the_same_experiment_needs_resume(results: ResultsFolder) -> None:
+    before = contents(results.path)
+    assert error_of(lambda: open_folder(results.path, config())) == (
+        f"{results.path} already holds this experiment; add --resume or choose another --out"
+    )
+    assert contents(results.path) == before
+
+
+def test_foreign_places_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("text")
+    assert error_of(lambda: open_folder(tmp_path, config())) == (
+        f"{tmp_path} holds other files (thesis.tex); choose another --out"
+    )
+    file = tmp_path / "thesis.tex"
+    assert error_of(lambda: open_folder(file, config())) == f"{file} is a file; --out must name a folder"
+    below = file / "run"
+    assert error_of(lambda: open_folder(below, config())) == (
+        f"{below} cannot be written (Not a directory); choose another --out"
+    )
+    assert contents(tmp_path) == {"thesis.tex": b"text"}
+
+
+def test_equal_after_json(tmp_path: Path) -> None:
+    arrays = config(seeds=np.arange(2), hyper={"eta": np.float32(0.5), "clip": math.inf, "sizes": (256, 256)})
+    open_folder(tmp_path, arrays)
+    assert read_config(tmp_path)["hyper"] == {"eta": 0.5, "clip": "inf", "sizes": [256, 256]}
+    open_folder(tmp_path, arrays, resume=True)
+
+
+def test_rows_are_read_as_written(results: ResultsFolder) -> None:
+    rows = [
+        evaluation(),
+        evaluation(seed=1, score=0.1 + 0.2, simulator='name, "quoted"'),
+        evaluation(setting="eta=0.1", score=math.nan),
+    ]
+    results.append_evaluations(rows[:2])
+    results.append_evaluations(rows[2:])
+    read = read_evaluations(results.path)
+    assert read[:2] == rows[:2]
+    assert math.isnan(read[2].score)
+    assert [type(value) for value in read[0]] == list(Evaluation.__annotations__.values())
+
+
+def test_a_line_break_in_a_label_becomes_a_space(results: ResultsFolder) -> None:
+    results.append_evaluations([evaluation(selection="two\nlines")])
+    assert read_evaluations(results.path)[0].selection == "two lines"
+
+
+def test_metrics_keep_the_run_axis(results: ResultsFolder) -> None:
+    results.append_metrics([{"step": 1000, "critic/loss": np.array([0.5, math.nan], np.float32)}])
+    assert (results.path / "metrics.jsonl").read_text() == '{"step": 1000, "critic/loss": [0.5, "nan"]}\n'
+    assert read_metrics(results.path) == [{"step": 1000, "critic/loss": [0.5, "nan"]}]
+
+
+def test_truncate_cuts_back_to_a_checkpoint(results: ResultsFolder) -> None:
+    results.append_evaluations([evaluation(), evaluation(seed=1)])
+    results.append_metrics([{"step": 1000}])
+    rows = results.rows()
+    assert rows == Rows(evaluations=2, metrics=1)
+    before = contents(results.path)
+    results.append_evaluations([evaluation(step=2000, dataset="é")])
+    results.append_metrics([{"step": 2000}])
+    with open(results.path / "evaluations.csv", "a") as stream:
+        stream.write("dac,default,pa")  # killed in the middle of a row
+    assert results.rows() == Rows(evaluations=3, metrics=2)
+    results.truncate(rows)
+    assert contents(results.path) == before
+    results.truncate(Rows(0, 0))
+    assert (results.path / "evaluations.csv").read_text() == HEADER + "\n"
+    assert (results.path / "metrics.jsonl").read_text() == ""
+
+
+def test_truncate_refuses_lost_rows(results: ResultsFolder) -> None:
+    results.append_evaluations([evaluation()])
+    assert error_of(lambda: results.truncate(Rows(2, 0))) == (
+        f"{results.path / 'evaluations.csv'}: 2 lines where the checkpoint recorded 3; cannot resume"
+    )
+    assert len(read_evaluations(results.path)) == 1
+
+
+@given(
+    st.lists(st.text(st.characters(codec="utf-8"), max_size=6), max_size=4),
+    st.integers(0, 4),
+    st.binary(max_size=6),
+)
+def test_any_text_survives_a_cut(
+    tmp_path_factory: pytest.TempPathFactory, labels: list[str], keep: int, torn: bytes
+) -> None:
+    results = open_folder(tmp_path_factory.mktemp("cut") / "run", config())
+    results.append_evaluations([evaluation(simulator=label, step=i) for i, label in enumerate(labels)])
+    with open(results.path / "evaluations.csv", "ab") as stream:
+        stream.write(torn.replace(b"\n", b""))
+    keep = min(keep, len(labels))
+    results.truncate(Rows(keep, 0))
+    assert [row.simulator.split() for row in read_evaluations(results.path)] == [
+        " ".join(label.splitlines()).split() for label in labels[:keep]
+    ]
+
+
+def test_status_is_replaced(results: ResultsFolder) -> None:
+    runs = [RunStatus(0, "", "failed: non-finite loss at step 12"), RunStatus(1, "", "complete")]
+    results.write_status(runs)
+    assert read_status(results.path) == runs
+
+
+def test_results_hold_everything(results: ResultsFolder) -> None:
+    results.append_evaluations([evaluation()])
+    read = read_results(results.path)
+    assert read.path == results.path
+    assert read.config == config()
+    assert read.evaluations == (evaluation(),)
+    assert [run.status for run in read.runs] == ["running"] * 4
+
+
+def test_find_folders(tmp_path: Path) -> None:
+    for name in ("b/x", "a", "a/checkpoints"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text("{}")
+    found = [tmp_path / "a", tmp_path / "b" / "x"]  # nothing inside another results folder
+    assert find_folders([tmp_path]) == found
+    assert find_folders([tmp_path / "b", tmp_path, f"{tmp_path}/b/x"]) == found[::-1]
+
+
+def test_find_folders_refuses(tmp_path: Path) -> None:
+    assert error_of(lambda: find_folders([tmp_path / "none"])) == (
+        f"{tmp_path / 'none'} is not a folder; name a folder that a launcher wrote with --out"
+    )
+    assert error_of(lambda: find_folders([tmp_path])) == (
+        f"{tmp_path} holds no results (no config.json in it or below)"
+    )
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "defect"),
+    [
+        ("config.json", "{", "", "config.json: not JSON ("),
+        ("config.json", '"suite"', '"suit"', "config.json: no entry 'suite'"),
+        ("config.json", "2000,", '"many",', "config.json: steps is 'many', not of type int"),
+        ("config.json", "2000,", "true,", "config.json: steps is True, not of type int"),
+        ("config.json", '"label"', '"name"', "config.json: dataset has no label"),
+        ("status.json", '"runs"', '"run"', 'status.json: no list "runs"'),
+        ("status.json", "running", "ready", "status.json: run 0 is "),
+        ("status.json", '"seed"', '"sed"', "status.json: run 0 needs exactly seed, setting, status"),
+        ("status.json", "1,", "0,", "status.json: one run has two entries"),
+        ("evaluations.csv", "method,", "", "evaluations.csv: the first line must be method,variant,"),
+        ("evaluations.csv", "1000,10,", "10,", "evaluations.csv line 2: 19 columns, expected 20"),
+        ("evaluations.csv", ",1000,", ",1k,", "evaluations.csv line 2: step is '1k', not an integer"),
+        ("evaluations.csv", ",37.5,", ",high,", "evaluations.csv line 2: score is 'high', not a number"),
+        ("evaluations.csv", "published", "tuned", "evaluations.csv line 2: tuning is 'tuned', not one of "),
+        ("evaluations.csv", "dac,d", "dtql,d", "line 2: method is 'dtql', config.json says 'dac'"),
+        ("evaluations.csv", "snapshot", "mini", "line 2: dataset is 'mini', config.json says 'snapshot'"),
+        ("evaluations.csv", "3.17,0,", "3.17,7,", "line 2: seed 7 is not in status.json"),
+        ("evaluations.csv", "0,,1000", "0,eta=3,1000", "line 2: seed 0 (eta=3) is not in status.json"),
+    ],
+)
+def test_a_defect_is_named(results: ResultsFolder, file: str, old: str, new: str, defect: str) -> None:
+    results.append_evaluations([evaluation()])
+    edit(results.path / file, old, new)
+    message = error_of(lambda: read_results(results.path))
+    assert message.startswith(str(results.path / file))
+    assert defect in message
+
+
+def test_an_evaluation_twice_is_a_defect(results: ResultsFolder) -> None:
+    results.append_evaluations([evaluation(), evaluation(candidates=1), evaluation()])
+    assert error_of(lambda: read_results(results.path)) == (
+        f"{results.path / 'evaluations.csv'} line 4: seed 0 is evaluated at step 1000 twice"
+    )
+
+
+@pytest.mark.parametrize("file", ["config.json", "evaluations.csv", "status.json"])
+def test_a_missing_file_is_a_defect(results: ResultsFolder, file: str) -> None:
+    (results.path / file).unlink()
+    assert error_of(lambda: read_results(results.path)) == f"{results.path / file} is missing"
+
+
+def test_bytes_that_are_no_text(results: ResultsFolder) -> None:
+    (results.path / "evaluations.csv").write_bytes(b"\xff\xfe\n")
+    assert "not UTF-8 text" in error_of(lambda: read_results(results.path))
+    (results.path / "metrics.jsonl").write_bytes(b'{"a": 1}\n[1]\n')
+    assert error_of(lambda: read_metrics(results.path)).endswith("metrics.jsonl line 2: not an object")
+    (results.path / "metrics.jsonl").write_bytes(b"{\n")
+    assert "metrics.jsonl line 1: not JSON" in error_of(lambda: read_metrics(results.path))
+
+
+def test_whole_file_leaves_the_old_one_on_error(tmp_path: Path) -> None:
+    file = tmp_path / "table.md"
+    write_text(file, "old")
+
+    def fail_halfway() -> None:
+        with whole_file(file) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
+    assert contents(tmp_path) == {"table.md": b"old"}
+    write_text(file, "new")
+    assert contents(tmp_path) == {"table.md": b"new"}
+
+
+def test_whole_file_follows_links_and_spares_devices(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write_text(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "text"
+    os.mkfifo(tmp_path / "pipe")
+    with whole_file(tmp_path / "pipe") as temporary:
+        assert temporary == tmp_path / "pipe"
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_full_disk_names_the_file(results: ResultsFolder) -> None:
+    file = results.path / "metrics.jsonl"
+    file.unlink()
+    file.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as error:
+        results.append_metrics([{"step": 1}])
+    assert error.value.filename == str(file)
+
+
+def test_writable_keeps_a_full_disk_apart(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="full"), writable(tmp_path):
+        raise OSError(results_folder.FULL_DISK[0], "full")
+    with (
+        pytest.raises(UserError, match=r"cannot be written \(no\); choose another --plot"),
+        writable(tmp_path, "plot"),
+    ):
+        raise PermissionError(13, "no")
+
+
+def test_plain() -> None:
+    assert plain({"a": (1, np.int64(2), True, None, -math.inf), "path": Path("x")}) == {
+        "a": [1, 2, True, None, "-inf"],
+        "path": "x",
+    }

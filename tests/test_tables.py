@@ -1,0 +1,564 @@
+"""Tables against means and deviations worked out by hand, in every format, and the launcher's bad inputs."""
+
+import csv
+import io
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from diffjax.errors import UserError
+from diffjax.results import curves
+from diffjax.results.folder import Evaluation, RunStatus, open_folder, read_results
+from diffjax.results.formats import FORMATS, print_table, render
+from diffjax.results.tables import (
+    Cell,
+    Column,
+    History,
+    Row,
+    Table,
+    build_table,
+    column_labels,
+    protocols,
+    row_labels,
+    statistic,
+    suite_average,
+    summarize,
+)
+
+REPOSITORY = Path(__file__).parents[1]
+COMPLETE = "complete"
+
+
+def write(
+    path: Path,
+    scores: Mapping[tuple[int, str], Sequence[float]],
+    *,
+    method: str = "dac",
+    variant: str = "default",
+    task: str = "maze",
+    suite: str = "mini",
+    dataset: str = "mini",
+    fingerprint: str = "0123456789abcdef",
+    preset: str = "paper",
+    tuning: str = "published",
+    status: Mapping[tuple[int, str], str] | None = None,
+    steps: int = 300,
+    hyper: Mapping[str, Any] | None = None,
+    selections: Sequence[str] = ("one sample",),
+) -> Path:
+    """A results folder with the given scores of each (seed, setting), evaluated every 100 steps."""
+    folder = open_folder(
+        path,
+        {
+            "method": method,
+            "variant": variant,
+            "preset": preset,
+            "task": task,
+            "suite": suite,
+            "seeds": sorted({seed for seed, _ in scores}),
+            "settings": sorted({setting for _, setting in scores}),
+            "steps": steps,
+            "eval_interval": 100,
+            "episodes": 10,
+            "hyper": dict(hyper or {"eta": 1.0}),
+            "dataset": {"label": dataset, "fingerprint": fingerprint, "source": "file"},
+            "versions": {},
+            "flags": [],
+        },
+    )
+    folder.append_evaluations(
+        Evaluation(
+            method=method,
+            variant=variant,
+            preset=preset,
+            tuning=tuning,
+            task=task,
+            dataset=dataset,
+            dataset_fingerprint=fingerprint,
+            env="Maze",
+            simulator="jax 1",
+            seed=seed,
+            setting=setting,
+            step=100 * (index + 1),
+            episodes=10,
+            return_mean=0.0,
+            return_std=0.0,
+            length_mean=5.0,
+            score=score,
+            candidates=1,
+            network_evaluations=5,
+            selection=selection,
+        )
+        for (seed, setting), history in scores.items()
+        for index, score in enumerate(history)
+        for selection in selections
+    )
+    folder.write_status(
+        RunStatus(seed, setting, (status or {}).get((seed, setting), COMPLETE)) for seed, setting in scores
+    )
+    return path
+
+
+def table_of(*paths: Path, last: int = 2) -> Table:
+    return build_table([read_results(path) for path in paths], last)
+
+
+def block(table: Table, protocol: int = 0) -> list[list[str]]:
+    """The cells of one block of the markdown table, without header and rule."""
+    lines = render(table, "markdown").split("### ")[1 + protocol].splitlines()
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines if line.startswith("|")
+    ]
+    return [rows[0], *rows[2:]]
+
+
+# Mean of last 2: 20, 40, 60 -> 40 ± 20. Last: 30, 50, 55 -> 45 ± sqrt((225 + 25 + 100) / 2) = 13.2288.
+# Best: 30, 50, 90 -> 56.667 ± sqrt((711.11 + 44.44 + 1111.11) / 2) = 30.5505.
+THREE_SEEDS = {(0, ""): [5.0, 10.0, 30.0], (1, ""): [0.0, 30.0, 50.0], (2, ""): [90.0, 65.0, 55.0]}
+
+
+def test_means_and_deviations_by_hand(tmp_path: Path) -> None:
+    table = table_of(write(tmp_path / "a", THREE_SEEDS))
+    (cell,) = table.cells.values()
+    found = [statistic(cell, protocol) for protocol in table.protocols]
+    assert found[0] == (40.0, 20.0, 3)
+    assert found[1] == pytest.approx((45.0, 13.228756555322953, 3), rel=1e-12)
+    assert found[2] == pytest.approx((56.666666666666664, 30.550504633038933, 3), rel=1e-12)
+
+
+def test_last_takes_what_there_is() -> None:
+    mean, last, best = protocols(5)
+    assert mean.select([1.0, 2.0, 6.0]) == 3.0
+    assert mean.select([100.0, 1.0, 2.0, 3.0, 4.0, 5.0]) == 3.0
+    assert last.select([1.0, 9.0, 6.0]) == 6.0
+    assert best.select([1.0, 9.0, 6.0]) == 9.0
+
+
+def test_one_seed_has_no_deviation() -> None:
+    assert summarize([3.5]) == (3.5, None, 1)
+    assert statistic(Cell(), protocols(5)[0]) is None
+    assert statistic(None, protocols(5)[0]) is None
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=6), st.floats(-100, 100))
+def test_deviation_is_of_the_sample_and_does_not_move(values: list[float], shift: float) -> None:
+    mean, std, count = summarize(values)
+    assert std is not None
+    assert count == len(values)
+    assert math.isclose(
+        std**2 * (count - 1), sum((v - mean) ** 2 for v in values), abs_tol=1e-6, rel_tol=1e-9
+    )
+    assert math.isclose(summarize([v + shift for v in values])[1] or 0.0, std, abs_tol=1e-6)
+
+
+@pytest.fixture
+def two_tasks(tmp_path: Path) -> list[Path]:
+    """Two tasks of one suite; ``dac`` everywhere, ``bc`` on one, another suite with one seed."""
+    return [
+        write(tmp_path / "maze-bc", {(0, ""): [1.0, -0.04], (1, ""): [1.0, 0.02]}, method="bc"),
+        write(tmp_path / "maze-dac", {(0, ""): [10.0, 30.0], (1, ""): [10.0, 50.0]}),
+        write(
+            tmp_path / "swing-dac",
+            {(0, ""): [70.0, 80.0], (1, ""): [80.0, 90.0]},
+            task="swing",
+            tuning="untuned",
+        ),
+        write(
+            tmp_path / "hopper-dac",
+            {(0, ""): [50.0, 60.0]},
+            task="hopper",
+            suite="locomotion",
+            dataset="D4RL v2",
+            preset="quick",
+            tuning="quick",
+        ),
+    ]
+
+
+def test_cells(two_tasks: list[Path]) -> None:
+    table = table_of(*two_tasks, last=1)
+    assert block(table) == [
+        ["task", "data", "bc", "dac (paper)", "dac (quick)"],
+        ["maze", "mini", "0.0 ± 0.0", "40.0 ± 14.1", "not run"],
+        ["swing", "mini", "not run", "85.0 ± 7.1 †", "not run"],
+        ["mini average", "mini", "1 of 2 rows", "62.5 †", "not run"],
+        ["hopper", "D4RL v2", "not run", "not run", "60.0 (n=1) ‡"],
+        ["locomotion average", "D4RL v2", "not run", "not run", "60.0 ‡"],
+    ]
+
+
+def test_suite_average(two_tasks: list[Path]) -> None:
+    table = table_of(*two_tasks, last=1)
+    bc, dac = table.columns[:2]
+    assert (bc.method, dac.preset) == ("bc", "paper")
+    assert suite_average(table, "mini", dac, table.protocols[0]) == (40.0 + 85.0) / 2
+    assert suite_average(table, "mini", bc, table.protocols[0]) is None
+
+
+def test_markdown_is_aligned_and_explained(tmp_path: Path) -> None:
+    table = table_of(write(tmp_path / "a", THREE_SEEDS))
+    assert render(table, "markdown") == (
+        "### Normalised score, mean of last k evaluations (k=2, headline)\n"
+        "\n"
+        "| task         | data |         dac |\n"
+        "| ------------ | ---- | ----------: |\n"
+        "| maze         | mini | 40.0 ± 20.0 |\n"
+        "| mini average | mini |        40.0 |\n"
+        "\n"
+        "### Normalised score, last evaluation\n"
+        "\n"
+        "| task         | data |         dac |\n"
+        "| ------------ | ---- | ----------: |\n"
+        "| maze         | mini | 45.0 ± 13.2 |\n"
+        "| mini average | mini |        45.0 |\n"
+        "\n"
+        "### Normalised score, best over training (oracle)\n"
+        "\n"
+        "| task         | data |         dac |\n"
+        "| ------------ | ---- | ----------: |\n"
+        "| maze         | mini | 56.7 ± 30.6 |\n"
+        "| mini average | mini |        56.7 |\n"
+        "\n"
+        "- Score 0 is a random policy, 100 an expert. A cell is mean ± sample standard deviation (ddof = 1) "
+        "over 3 seeds unless marked with n; one seed has no ±. An average is the mean of its suite's rows "
+        "above it.\n"
+        "- Best over training takes each run's best evaluation: an oracle, it chooses by the simulator.\n"
+        "- Data mini: not D4RL v2, so not comparable with published D4RL scores.\n"
+        "- Updates: 300; evaluated every 100 updates on 10 episodes.\n"
+        "- Simulators: Maze (jax 1).\n"
+        "- Actions of dac: one sample; candidates 1, network evaluations 5.\n"
+    )
+
+
+def test_settings_are_columns(tmp_path: Path) -> None:
+    settings = ("", "eta=0.1;rho=1.5")
+    write(tmp_path / "a", {(seed, setting): [float(seed)] for seed in (0, 1) for setting in settings})
+    assert block(table_of(tmp_path / "a", last=1))[:2] == [
+        ["task", "data", "dac", "dac (eta=0.1, rho=1.5)"],
+        ["maze", "mini", "0.5 ± 0.7", "0.5 ± 0.7"],
+    ]
+
+
+def test_failed_runs_are_counted_and_left_out(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a",
+        {(0, ""): [10.0, 20.0], (1, ""): [99.0, 99.0], (2, ""): [30.0, 40.0], (3, ""): [5.0, math.nan]},
+        status={(1, ""): "failed: non-finite critic/loss at step 150"},
+    )
+    table = table_of(path, last=1)
+    assert block(table)[1] == ["maze", "mini", "30.0 ± 14.1 (2 of 4 failed)"]
+    assert table.notes[-1] == (
+        "Failed: dac on maze: seed 1: non-finite critic/loss at step 150; "
+        "seed 3: non-finite score at step 200."
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "status", "text"),
+    [
+        ([1.0], "failed: out of memory", "failed: out of memory"),
+        ([], "running", "no evaluation yet"),
+        ([], "complete", "no evaluations"),
+    ],
+)
+def test_a_cell_without_a_number_says_why(
+    tmp_path: Path, scores: list[float], status: str, text: str
+) -> None:
+    table = table_of(write(tmp_path / "a", {(0, ""): scores}, status={(0, ""): status}))
+    assert block(table)[1:] == [["maze", "mini", text], ["mini average", "mini", "0 of 1 rows"]]
+
+
+def test_marks_and_their_legend(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a",
+        {(0, ""): [1.0], (1, ""): [3.0]},
+        preset="quick",
+        tuning="untuned",
+        status={(0, ""): "running"},
+    )
+    table = table_of(path)
+    assert block(table)[1][2] == "2.0 ± 1.4 †‡§¶"
+    assert block(table, protocol=1)[1][2] == "2.0 ± 1.4 †‡¶"  # every run has a last evaluation
+    legend = [note.split(":")[0] for note in table.notes if note[0] in "†‡§¶"]
+    assert legend == ["† untuned", "‡ quick", "§ short", "¶ running"]
+    unmarked = table_of(write(tmp_path / "b", THREE_SEEDS))
+    assert not [note for note in unmarked.notes if note[0] in "†‡§¶"]
+
+
+def test_data_sets_are_rows(tmp_path: Path) -> None:
+    table = table_of(
+        write(tmp_path / "a", THREE_SEEDS, dataset="snapshot"),
+        write(tmp_path / "b", THREE_SEEDS, dataset="D4RL v2", method="bc"),
+        write(tmp_path / "c", THREE_SEEDS, dataset="D4RL v2", fingerprint="f" * 16, method="bc"),
+    )
+    assert [line[:2] for line in block(table)[1:]] == [
+        ["maze", "snapshot"],
+        ["maze", "D4RL v2 #01234567"],
+        ["maze", "D4RL v2 #ffffffff"],
+        ["mini average", "snapshot / D4RL v2"],
+    ]
+    assert "Data snapshot: not D4RL v2, so not comparable with published D4RL scores." in table.notes
+    published = table_of(tmp_path / "b")
+    assert not any(note.startswith("Data") for note in published.notes)
+
+
+def test_seeds_of_two_folders_make_one_cell(tmp_path: Path) -> None:
+    split = table_of(
+        write(tmp_path / "a", {run: THREE_SEEDS[run] for run in [(0, ""), (1, "")]}),
+        write(tmp_path / "b", {run: THREE_SEEDS[run] for run in [(2, "")]}),
+    )
+    together = table_of(write(tmp_path / "c", THREE_SEEDS))
+    assert render(split, "markdown") == render(together, "markdown")
+
+
+def test_what_cannot_be_one_cell_is_refused(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", {(0, ""): [1.0]})
+    again = write(tmp_path / "b", {(0, ""): [2.0]})
+    other = write(tmp_path / "c", {(1, ""): [2.0]}, hyper={"eta": 2.0})
+    with pytest.raises(UserError) as error:
+        table_of(first, again)
+    assert str(error.value) == (
+        f"{again}: seed 0 of dac on maze is in another folder too; name only one of the two in --runs"
+    )
+    with pytest.raises(UserError) as error:
+        table_of(first, other)
+    assert str(error.value) == (
+        f"{first} and {other} hold dac on maze with hyper.eta 1.0 and 2.0; make a table of each, or train "
+        "them as one --grid"
+    )
+    with pytest.raises(UserError, match="no results to make a table of"):
+        build_table([])
+
+
+def test_evaluation_rules_are_columns_only_within_a_folder(tmp_path: Path) -> None:
+    one = write(tmp_path / "a", THREE_SEEDS, selections=["argmax of 32"])
+    another = write(tmp_path / "b", THREE_SEEDS, selections=["argmax of 64"], task="swing")
+    both = write(tmp_path / "c", THREE_SEEDS, selections=["argmax of 32", "one sample"])
+    assert block(table_of(one, another))[0] == ["task", "data", "dac"]
+    assert block(table_of(both))[0][2:] == [
+        "dac (argmax of 32; candidates 1, network evaluations 5)",
+        "dac (one sample; candidates 1, network evaluations 5)",
+    ]
+
+
+def test_labels() -> None:
+    columns = [
+        Column("dac", "default", "paper", "", ""),
+        Column("diffpogan", "paper", "paper", "eta=1", ""),
+        Column("dac", "default", "quick", "", ""),
+    ]
+    assert list(column_labels(columns).values()) == ["dac (paper)", "diffpogan (paper, eta=1)", "dac (quick)"]
+    assert list(column_labels(columns[:2]).values()) == ["dac", "diffpogan (paper, eta=1)"]
+    rows = [Row("mini", "maze", "mini", "a"), Row("mini", "swing", "mini", "b")]
+    assert list(row_labels(rows).values()) == ["mini", "mini"]
+
+
+def test_methods_and_tasks_of_a_family_stay_together(tmp_path: Path) -> None:
+    table = table_of(
+        write(tmp_path / "1", THREE_SEEDS, method="dac", task="a"),
+        write(tmp_path / "2", THREE_SEEDS, method="bc", task="h", suite="locomotion"),
+        write(tmp_path / "3", THREE_SEEDS, method="dac", task="b", variant="hard"),
+        write(tmp_path / "4", THREE_SEEDS, method="dac", task="b"),
+    )
+    assert [(row.suite, row.task) for row in table.rows] == [
+        ("mini", "a"),
+        ("mini", "b"),
+        ("locomotion", "h"),
+    ]
+    assert block(table)[0] == ["task", "data", "dac", "dac (hard)", "bc"]
+
+
+def test_csv_is_tidy(two_tasks: list[Path]) -> None:
+    lines = list(csv.DictReader(io.StringIO(render(table_of(*two_tasks, last=1), "csv"))))
+    assert len(lines) == 3 * 3 * (3 + 2)  # protocols x columns x (rows + averages)
+    (dac,) = [
+        line
+        for line in lines
+        if (line["task"], line["method"], line["preset"], line["protocol"])
+        == ("swing", "dac", "paper", "last")
+    ]
+    assert dac == {
+        "suite": "mini",
+        "task": "swing",
+        "dataset": "mini",
+        "dataset_fingerprint": "0123456789abcdef",
+        "method": "dac",
+        "variant": "default",
+        "preset": "paper",
+        "setting": "",
+        "rule": "",
+        "protocol": "last",
+        "mean": "85.0",
+        "std": "7.0710678118654755",
+        "seeds": "2",
+        "failed": "0",
+        "running": "0",
+        "marks": "untuned",
+        "text": "85.0 ± 7.1 †",
+    }
+    (average,) = [
+        line
+        for line in lines
+        if (line["suite"], line["task"], line["preset"], line["protocol"])
+        == ("mini", "average", "paper", "best over training (oracle)")
+        and line["method"] == "dac"
+    ]
+    assert (average["mean"], average["std"], average["text"]) == ("62.5", "", "62.5 †")
+    assert {line["mean"] for line in lines if line["text"] == "not run"} == {""}
+
+
+def test_latex_compiles_in_form(tmp_path: Path) -> None:
+    table = table_of(
+        write(
+            tmp_path / "a", {(0, "max_q=1"): [-1.0], (1, "max_q=1"): [-3.0]}, dataset="50% & #1 ~^\\{}$_<|>"
+        ),
+        write(tmp_path / "b", {(0, ""): [1.0]}, method="bc", task="swing", preset="quick"),
+    )
+    text = render(table, "latex")
+    assert text.startswith("% Needs \\usepackage{booktabs}.\n")
+    for environment in ("table", "tabular"):
+        assert text.count(f"\\begin{{{environment}}}") == text.count(f"\\end{{{environment}}}") == 3
+    for rule in ("toprule", "bottomrule"):
+        assert text.count(f"\\{rule}\n") == 3
+    data = (
+        "50\\% \\& \\#1 \\textasciitilde{}\\textasciicircum{}\\textbackslash{}\\{\\}\\$\\_"
+        "\\textless{}\\textbar{}\\textgreater{}"
+    )
+    first = text.split("\\toprule\n")[1].split("\\bottomrule")[0]
+    assert first == (
+        "task & data & dac (max\\_q=1) & bc \\\\\n"
+        "\\midrule\n"
+        f"maze & {data} & $-2.0 \\pm 1.4$ $^\\S$ & not run \\\\\n"
+        "swing & mini & not run & $1.0$ (n=1) $^\\ddagger$$^\\S$ \\\\\n"
+        "\\addlinespace[2pt]\n"
+        f"mini average & {data} / mini & 1 of 2 rows & 1 of 2 rows \\\\\n"
+    )
+    body = re.sub(r"\\[\\{}$%&#_]", "", "\n".join(text.splitlines()[1:]))  # what is left is syntax
+    assert body.count("{") == body.count("}")
+    assert body.count("$") % 2 == 0
+    assert "%" not in body
+    assert "#" not in body
+    assert all(ord(character) < 128 for character in body)
+
+
+@pytest.mark.parametrize("width", [200, 60])
+def test_terminal_shows_every_cell_whatever_the_width(two_tasks: list[Path], width: int) -> None:
+    table = table_of(*two_tasks, last=1)
+    stream = io.StringIO()
+    print_table(table, Console(file=stream, width=width))
+    text = stream.getvalue()
+    assert all(len(line) <= width for line in text.splitlines())
+    for expected in ("0.0±0.0", "40.0±14.1", "85.0±7.1 †", "60.0 (n=1) ‡", "maze (mini)", "62.5 †"):
+        assert expected in text
+    assert text.count("task (data)") == (1 if width == 200 else 2)
+
+
+def test_curve_by_hand() -> None:
+    histories = (History(0, (100, 200, 300), (1.0, 2.0, 9.0)), History(1, (100, 200), (3.0, 6.0)))
+    assert curves.curve(histories) == ([100, 200], [2.0, 4.0], [1.0, 2.0], [3.0, 6.0])
+
+
+@pytest.mark.parametrize(("name", "magic"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.pdf", b"%PDF")])
+def test_curves_are_a_function_of_the_table(
+    two_tasks: list[Path], tmp_path: Path, name: str, magic: bytes
+) -> None:
+    table = table_of(*two_tasks)
+    curves.plot_curves(table, tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    assert content.startswith(magic)
+    curves.plot_curves(table, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == content
+    assert len([file for file in os.listdir(tmp_path) if file.endswith("tmp")]) == 0
+
+
+def test_curves_show_every_task_and_method(two_tasks: list[Path], tmp_path: Path) -> None:
+    curves.plot_curves(table_of(*two_tasks), tmp_path / "a.svg")
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "a.svg").read_text())
+    for expected in ("maze (mini)", "hopper (D4RL v2)", "bc", "dac (paper)", "updates", "normalised score"):
+        assert texts.count(expected) >= 1
+    assert texts.count("dac (paper)") == 1  # one legend for all panels
+
+
+def test_curves_refuse(two_tasks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = table_of(write(tmp_path / "empty", {(0, ""): []}, status={(0, ""): "running"}))
+    with pytest.raises(UserError, match="no run has been evaluated yet"):
+        curves.plot_curves(empty, tmp_path / "a.png")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(
+        UserError, match=r"needs matplotlib; install it with pip install \"diffjax\[plots\]\""
+    ):
+        curves.plot_curves(table_of(*two_tasks), tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, str(REPOSITORY / "experiments" / "tables.py"), *arguments]
+    return subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
+
+
+def test_launcher_prints_or_writes(two_tasks: list[Path], tmp_path: Path) -> None:
+    folders = sorted(two_tasks)  # the order in which they are found below one folder
+    runs = ",".join(map(str, folders))
+    printed = launch(f"--runs={runs}", "--format=csv", "--last=1")
+    assert (printed.returncode, printed.stderr) == (0, "")
+    assert printed.stdout == render(table_of(*folders, last=1), "csv")
+    out, plot = tmp_path / "table.csv", tmp_path / "curves.svg"
+    written = launch(f"--runs={tmp_path}", "--format=csv", "--last=1", f"--out={out}", f"--plot={plot}")
+    assert (written.returncode, written.stdout, written.stderr) == (0, "", "")
+    assert out.read_text() == printed.stdout
+    assert plot.is_file()
+
+
+def test_launcher_help_names_flags_and_choices() -> None:
+    result = launch("--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    for expected in ("--runs=DIR[,DIR]", f"--format={'|'.join(FORMATS)}", "default: markdown", "examples:"):
+        assert expected in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "missing --runs=DIR[,DIR]: "),
+        (["--runs={runs}", "--fromat=csv"], "unknown flag --fromat; did you mean --format?"),
+        (["--runs={runs}", "--format=html5"], "--format=html5 is not one of markdown, latex, csv"),
+        (["--runs={runs}", "--last=0"], "--last=0 is not a positive integer"),
+        (["--runs={runs}", "csv"], "unexpected argument 'csv'; "),
+        (["--runs={tmp}/none"], "{tmp}/none is not a folder; "),
+        (["--runs={tmp}/empty"], "{tmp}/empty holds no results "),
+        (["--runs={tmp}/broken"], "{tmp}/broken/config.json: not JSON ("),
+        (["--runs={runs},"], "--runs={runs}, has an empty item; "),
+        (["--runs={runs}", "--out={tmp}"], "--out={tmp} is a folder; name a file"),
+        (
+            ["--runs={runs}", "--out={tmp}/none/a.md"],
+            "--out={tmp}/none/a.md: the folder {tmp}/none does not exist",
+        ),
+        (["--runs={runs}", "--out=/proc/a.md"], "/proc/a.md cannot be written ("),
+        (
+            ["--runs={runs}", "--out={tmp}/old.md", "--plot={tmp}/a.gif"],
+            "--plot={tmp}/a.gif does not end in .png, ",
+        ),
+    ],
+)
+def test_launcher_mistakes(tmp_path: Path, arguments: list[str], message: str) -> None:
+    names = {"runs": str(write(tmp_path / "runs", THREE_SEEDS)), "tmp": str(tmp_path)}
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    (tmp_path / "old.md").write_text("old")
+    result = launch(*(argument.format(**names) for argument in arguments))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("tables.py: " + message.format(**names))
+    assert (tmp_path / "old.md").read_text() == "old"
