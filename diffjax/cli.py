@@ -6,13 +6,13 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from diffjax.errors import UserError
+from diffjax.errors import UserError, unknown_name
 from diffjax.results.folder import FULL_DISK
 
 EXIT_USER_ERROR = 2
@@ -85,14 +85,6 @@ def help_page(
     return "\n\n".join(part for part in parts if part)
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is not among ``known``: names the closest ones, or lists all."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    right = f"did you mean {' or '.join(close)}?" if close else f"one of: {', '.join(names) or '(none)'}"
-    return UserError(f"unknown {kind} {name!r}; {right}")
-
-
 def parse_list(flag: str, text: str, allowed: Collection[str] | None = None) -> tuple[str, ...]:
     """The items of a comma-separated flag value, in order.
 
@@ -150,11 +142,6 @@ def grid_settings(grid: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
         ";".join(f"{name}={value}" for name, value in zip(grid, values, strict=True))
         for values in itertools.product(*grid.values())
     )
-
-
-def parse_setting(setting: str) -> dict[str, str]:
-    """One setting string ``"eta=0.1;rho=1.5"`` as ``{"eta": "0.1", "rho": "1.5"}``; ``""`` gives ``{}``."""
-    return parse_settings(setting.split(";"), "setting") if setting else {}
 
 
 def _parse(values: flags.FlagValues, arguments: Sequence[str], required: Sequence[str]) -> None:

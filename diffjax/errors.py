@@ -1,8 +1,19 @@
 """The one exception that a user's mistake raises."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A mistake of the user: one line that says what was wrong and what would be right.
 
     Launchers print the line to stderr and exit with status 2; any other exception is a bug.
     """
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not among ``known``: names the closest ones, or lists all."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    right = f"did you mean {' or '.join(close)}?" if close else f"one of: {', '.join(names) or '(none)'}"
+    return UserError(f"unknown {kind} {name!r}; {right}")

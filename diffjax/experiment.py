@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffjax
-from diffjax.cli import parse_setting
 from diffjax.data.rewards import reward_affine
 from diffjax.data.transitions import Dataset, Transitions, load_dataset
 from diffjax.envs.base import VectorSimulator
@@ -28,7 +27,7 @@ from diffjax.methods.base import Method, Metrics
 from diffjax.methods.registry import get_method
 from diffjax.progress import TrainingProgress
 from diffjax.results.folder import Evaluation, ResultsFolder, Rows, RunStatus, open_folder, plain
-from diffjax.settings import Protocol, Settings, check_overrides, resolve
+from diffjax.settings import Protocol, Settings, check_overrides, parse_setting, resolve
 from diffjax.tasks import Task, default_dataset, get_task, make_simulator, normalized_score
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.program import (
@@ -115,9 +114,10 @@ def plan(experiment: Experiment) -> Plan:
         for setting, settings in resolved.items()
         for seed in experiment.seeds
     ]
-    structure = lambda run: jax.tree.structure(run.hyper)  # noqa: E731
-    structures = list(dict.fromkeys(map(structure, runs)))
-    groups = tuple(Group(tuple(run for run in runs if structure(run) == s)) for s in structures)
+    by_program: dict[Any, list[Run]] = {}
+    for run in runs:
+        by_program.setdefault(jax.tree.structure(run.hyper), []).append(run)
+    groups = tuple(Group(tuple(members)) for members in by_program.values())
     spec = Spec(task.observation_dim, task.action_dim)
     return Plan(
         experiment, method, variant, task, spec, first.protocol, first.tuning, first.source, groups
@@ -297,11 +297,11 @@ class _Recorder:
         single = [
             RunSetup(
                 key=jax.random.key(run.seed),
-                offset=np.int32(0),
-                size=np.int32(self.dataset.transitions.row.size),
-                reward_scale=np.float32(scale),
-                reward_shift=np.float32(shift),
-                action_clip=np.float32(protocol.action_clip),
+                offset=jnp.int32(0),
+                size=jnp.int32(self.dataset.transitions.row.size),
+                reward_scale=jnp.float32(scale),
+                reward_shift=jnp.float32(shift),
+                action_clip=jnp.float32(protocol.action_clip),
                 hyper=run.hyper,
             )
             for run in group.runs

@@ -39,7 +39,9 @@ def define_training_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_integer("num_seeds", 1, "Runs per setting.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("first_seed", 0, "Seed of the first run; the others count on.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer(
+        "first_seed", 0, "Seed of the first run; the others count on.", lower_bound=0, flag_values=values
+    )
     flags.DEFINE_integer(
         "steps", None, "Updates of the main phase; default: the preset's.", lower_bound=1, flag_values=values
     )

@@ -135,7 +135,7 @@ def _cross_entropy(probability: jax.Array, label: jax.Array | float) -> jax.Arra
 class Divergence(NamedTuple):
     """An adversarial divergence: per-sample losses of discriminator outputs ``p`` in ``(0, 1)``.
 
-    ``real(p, uniform)`` may use a uniform number per sample (label smoothing); ``generator`` is minimised by the policy.
+    ``real(p, uniform)`` may use a uniform number per sample (label smoothing); the policy minimises ``generator``.
     """
 
     real: Callable[[jax.Array, jax.Array], jax.Array]
@@ -172,7 +172,7 @@ DIVERGENCES: dict[str, Divergence] = {
 
 
 def gradient_penalty(discriminate: Callable[[jax.Array], jax.Array], points: jax.Array) -> jax.Array:
-    """``mean (||grad_x D(x)||_2 - 1)^2`` over the rows of ``points``. Source: Gulrajani et al. 2017, arXiv 1704.00028."""
+    """``mean (||grad_x D(x)||_2 - 1)^2`` over rows of ``points``. Source: Gulrajani et al. 2017, arXiv 1704.00028."""
     gradient = jax.grad(lambda x: jnp.sum(discriminate(x)))(points)
     return jnp.mean((jnp.linalg.norm(gradient, axis=-1) - 1.0) ** 2)
 

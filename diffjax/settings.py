@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from diffjax.data.rewards import REWARD_TRANSFORMS
 from diffjax.data.sampling import SAMPLINGS
-from diffjax.errors import UserError
-from diffjax.methods.registry import get_method, suggest
+from diffjax.errors import UserError, unknown_name
+from diffjax.methods.registry import get_method
 
 PRESETS = ("paper", "quick")
 
@@ -93,6 +93,11 @@ def _defaults(method: str, variant: str) -> dict[str, Any]:
     return fields | dataclasses.asdict(Protocol())
 
 
+def parse_setting(setting: str) -> dict[str, str]:
+    """One setting of a grid, ``"eta=0.1;rho=1.5"``, as ``{"eta": "0.1", "rho": "1.5"}``; ``""`` gives ``{}``."""
+    return dict(part.split("=", 1) for part in setting.split(";")) if setting else {}
+
+
 def check_overrides(method: str, variant: str, overrides: dict[str, str]) -> dict[str, Any]:
     """Converts ``name -> text`` to the types of the method's fields.
 
@@ -102,7 +107,7 @@ def check_overrides(method: str, variant: str, overrides: dict[str, str]) -> dic
     known = _defaults(method, variant)
     for name in overrides:
         if name not in known:
-            raise UserError(f"{method} has no setting {name!r}; {suggest(name, sorted(known))}")
+            raise unknown_name(f"setting of {method}:", name, sorted(known))
     return {name: _convert(name, text, known[name]) for name, text in overrides.items()}
 
 
@@ -116,7 +121,7 @@ def resolve(
     """
     functions, variant = get_method(method, variant)
     if preset not in PRESETS:
-        raise UserError(f"unknown preset {preset!r}; {suggest(preset, list(PRESETS))}")
+        raise unknown_name("preset", preset, PRESETS)
     tables = load_tables(method)
     row = _row_name(tables, task)
     values = dict(tables["common"])
@@ -159,7 +164,7 @@ def _build(hyper_type: type, values: dict[str, Any]) -> tuple[Any, Protocol]:
 def _check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     known = list(choices)
     if known and value not in known:
-        raise UserError(f"{name}={value} is unknown; {suggest(str(value), known)}")
+        raise unknown_name(name, str(value), known)
 
 
 def _check_positive(name: str, value: int) -> None:

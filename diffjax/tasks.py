@@ -4,15 +4,17 @@ import csv
 import importlib.resources
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
-from diffjax.cli import unknown_name
 from diffjax.data.minari_store import minari_exists
 from diffjax.data.transitions import Dataset, load_dataset
-from diffjax.envs.base import VectorSimulator
-from diffjax.errors import UserError
+from diffjax.envs.base import PureSimulator, VectorSimulator
+from diffjax.envs.jax_vector import JaxVector
+from diffjax.envs.pendulum import PENDULUM
+from diffjax.envs.pointmaze import POINTMAZE
+from diffjax.errors import UserError, unknown_name
 from diffjax.types import Spec
 
 
@@ -62,6 +64,31 @@ def _d4rl_task(task_id: str, suite: str, env_id: str, observation_dim: int, acti
     return Task(task_id, suite, env_id, observation_dim, action_dim, horizon, ref_min, ref_max, source)
 
 
+def _mini_task(task_id: str, simulator: PureSimulator, ref_min: float, ref_max: float, ref_source: str, dataset: str) -> Task:
+    sizes = (simulator.observation_dim, simulator.action_dim, simulator.horizon)
+    return Task(task_id, "mini", simulator.name, *sizes, ref_min, ref_max, ref_source, dataset)
+
+
+_MINI = (
+    _mini_task(
+        "pendulum-mixed",
+        PENDULUM,
+        ref_min=-75.4,
+        ref_max=-8.9,
+        ref_source="measured",
+        dataset="diffjax/pendulum/mixed-v0",
+    ),
+    _mini_task(
+        "pointmaze-mixed",
+        POINTMAZE,
+        ref_min=-100.0,
+        ref_max=-10.0,
+        ref_source="measured",
+        dataset="diffjax/pointmaze/mixed-v0",
+    ),
+)
+
+
 @cache
 def tasks() -> dict[str, Task]:
     """All tasks that can be run, by id, in the order of a table."""
@@ -70,7 +97,7 @@ def tasks() -> dict[str, Task]:
         for level, suite in _LEVELS.items()
         for robot, simulator in _ROBOTS.items()
     ]
-    return {task.id: task for task in (*EMBEDDED, *locomotion)}
+    return {task.id: task for task in (*_MINI, *locomotion)}
 
 
 def get_task(task_id: str) -> Task:
@@ -131,31 +158,14 @@ def default_dataset(task: Task, progress: Callable[[str], None] = print) -> Data
     return load_dataset(task.default_dataset, Spec(task.observation_dim, task.action_dim), task.suite)
 
 
-def _robots(env_id: str) -> Callable[[int], VectorSimulator]:
-    def make(num_envs: int) -> VectorSimulator:
-        from diffjax.envs.locomotion import LocomotionVector
+def _locomotion(env_id: str, num_envs: int) -> VectorSimulator:
+    from diffjax.envs.locomotion import LocomotionVector
 
-        return LocomotionVector(env_id, num_envs)
-
-    return make
-
-
-def _pendulum(num_envs: int) -> VectorSimulator:
-    from diffjax.envs.jax_vector import JaxVector
-    from diffjax.envs.pendulum import PENDULUM
-
-    return JaxVector(PENDULUM, num_envs)
-
-
-def _pointmaze(num_envs: int) -> VectorSimulator:
-    from diffjax.envs.jax_vector import JaxVector
-    from diffjax.envs.pointmaze import POINTMAZE
-
-    return JaxVector(POINTMAZE, num_envs)
+    return LocomotionVector(env_id, num_envs)
 
 
 _SIMULATORS: dict[str, Callable[[int], VectorSimulator]] = {
-    "diffjax/Pendulum": _pendulum,
-    "diffjax/PointMaze": _pointmaze,
-    **{env_id: _robots(env_id) for env_id, _, _ in _ROBOTS.values()},
+    PENDULUM.name: partial(JaxVector, PENDULUM),
+    POINTMAZE.name: partial(JaxVector, POINTMAZE),
+    **{env_id: partial(_locomotion, env_id) for env_id, _, _ in _ROBOTS.values()},
 }

@@ -1,11 +1,12 @@
-"""Train several methods on several tasks, one experiment after the other, and print the score table.
+r"""Train several methods on several tasks, one experiment after the other, and print the score table.
 
 Every experiment has a results folder of its own, OUT/TASK/METHOD. An interrupted sweep goes on with --resume; finished
 experiments are not repeated. The table is also written to OUT/table.md (not with --shard).
 
 examples:
-  python experiments/sweep.py --suite=mini --methods=dac,dtql,diffcps,diffpogan,bc --preset=quick --num_seeds=3 --out=runs/mini
-  python experiments/sweep.py --task=hopper-medium-v2 --dataset=hopper_medium-v2.hdf5 --methods=dac,bc --num_seeds=5 \\
+  python experiments/sweep.py --suite=mini --methods=dac,dtql,diffcps,diffpogan,bc --preset=quick --num_seeds=3 \
+      --out=runs/mini
+  python experiments/sweep.py --task=hopper-medium-v2 --dataset=hopper_medium-v2.hdf5 --methods=dac,bc --num_seeds=5 \
       --out=runs/hopper
   python experiments/sweep.py --suite=locomotion --methods=dtql,diffpogan:paper --shard=2/4 --out=runs/cluster
 """
@@ -35,7 +36,10 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     launch.define_training_flags(values)
     flags.DEFINE_string(
-        "shard", None, "I/N: Train only every N-th experiment, from the I-th (1 to N): one process per shard.", flag_values=values
+        "shard",
+        None,
+        "I/N: Train only every N-th experiment, from the I-th (1 to N): one process per shard.",
+        flag_values=values,
     )
     flags.DEFINE_enum("executor", "local", ["local"], "Where experiments run.", flag_values=values)
     flags.DEFINE_bool("status", False, "Say how far every experiment is, and train nothing.", flag_values=values)

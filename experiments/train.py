@@ -1,12 +1,12 @@
-"""Train one method on one task, all seeds and settings at once, and evaluate it.
+r"""Train one method on one task, all seeds and settings at once, and evaluate it.
 
 Writes a results folder: config.json, evaluations.csv, metrics.jsonl, status.json, checkpoints.
 
 examples:
   python experiments/train.py --method=dtql --task=pendulum-mixed --preset=quick --num_seeds=3 --out=runs/dtql
-  python experiments/train.py --method=dac --task=hopper-medium-v2 --dataset=hopper_medium-v2.hdf5 \\
+  python experiments/train.py --method=dac --task=hopper-medium-v2 --dataset=hopper_medium-v2.hdf5 \
       --dataset_source=d4rl --num_seeds=8 --out=runs/dac-hopper
-  python experiments/train.py --method=diffcps --task=pendulum-mixed --preset=quick --grid kappa=0.03,0.1,0.3 \\
+  python experiments/train.py --method=diffcps --task=pendulum-mixed --preset=quick --grid kappa=0.03,0.1,0.3 \
       --num_seeds=2 --out=runs/kappa
 """
 

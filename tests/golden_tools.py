@@ -114,6 +114,10 @@ class Golden:
         )
 
 
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+"""For functions that run a few times on tiny arrays: halves the time to compile."""
+
+
 @functools.cache
 def load(name: str) -> Golden:
     """The recording called ``name``, read once per process."""

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffjax import cli
-from diffjax.errors import UserError
+from diffjax.errors import UserError, unknown_name
+from diffjax.settings import parse_setting
 
 REPOSITORY = Path(__file__).parents[1]
 LAUNCHER = '''
@@ -305,11 +306,11 @@ def test_settings_of_a_grid_parse_back(grid: dict[str, list[str]]) -> None:
         count *= len(choices)
     assert len(set(settings)) == count
     for setting in settings:
-        chosen = cli.parse_setting(setting)
+        chosen = parse_setting(setting)
         assert list(chosen) == list(grid)
         assert all(value in grid[name] for name, value in chosen.items())
 
 
 def test_unknown_name_lists_all_when_none_is_close() -> None:
-    assert str(cli.unknown_name("task", "zzz", ["a", "b"])) == "unknown task 'zzz'; one of: a, b"
-    assert str(cli.unknown_name("method", "dax", ["dac"])) == "unknown method 'dax'; did you mean dac?"
+    assert str(unknown_name("task", "zzz", ["a", "b"])) == "unknown task 'zzz'; one of: a, b"
+    assert str(unknown_name("method", "dax", ["dac"])) == "unknown method 'dax'; did you mean dac?"

@@ -4,7 +4,6 @@ Haarnoja et al., "Soft Actor-Critic Algorithms and Applications" (2018), with th
 policy, two critics, one gradient step per environment step.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 

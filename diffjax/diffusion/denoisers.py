@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax.diffusion.schedules import DiscreteSchedule
 
@@ -16,14 +17,14 @@ Predictor = Callable[[jax.Array, jax.Array], jax.Array]
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def at_index(values: jax.Array, index: jax.Array, ndim: int) -> jax.Array:
+def at_index(values: jax.Array | np.ndarray, index: jax.Array, ndim: int) -> jax.Array:
     """``values[index]`` with trailing axes of size one, so that it broadcasts against ``ndim`` axes."""
     picked = jnp.asarray(values)[index]
     return picked.reshape(picked.shape + (1,) * (ndim - picked.ndim)) if picked.ndim else picked
 
 
 def add_noise(schedule: DiscreteSchedule, x_0: jax.Array, index: jax.Array, noise: jax.Array) -> jax.Array:
-    """Forward process ``sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise`` at step ``index`` (scalar or leading axes)."""
+    """Forward process ``sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise``; ``index`` is scalar or has leading axes."""
     alpha_bar = at_index(schedule.alpha_bar, index, x_0.ndim)
     return jnp.sqrt(alpha_bar) * x_0 + jnp.sqrt(1.0 - alpha_bar) * noise
 

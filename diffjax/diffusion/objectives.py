@@ -11,9 +11,9 @@ from diffjax.diffusion.schedules import DiscreteSchedule, log_logistic_sigma
 
 
 class DenoisingDraws(NamedTuple):
-    """Random numbers of a discrete denoising loss: step ``index`` ``(batch,)`` in ``0..T-1`` and ``noise`` like ``x_0``."""
+    """Random numbers of a discrete denoising loss: ``time_index (batch,)`` in ``0..T-1`` and ``noise`` like ``x_0``."""
 
-    index: jax.Array
+    time_index: jax.Array
     noise: jax.Array
 
 
@@ -21,7 +21,7 @@ def draw_denoising(key: jax.Array, num_steps: int, shape: tuple[int, ...]) -> De
     """Uniform step indices for the leading axis of ``shape`` and standard normal noise of ``shape``."""
     index_key, noise_key = jax.random.split(key)
     return DenoisingDraws(
-        index=jax.random.randint(index_key, shape[:1], 0, num_steps),
+        time_index=jax.random.randint(index_key, shape[:1], 0, num_steps),
         noise=jax.random.normal(noise_key, shape),
     )
 
@@ -34,8 +34,8 @@ def noise_matching(
     Source: Ho et al. 2020, arXiv 2006.11239, eq. 14, with the mean over dimensions that all the authors' programs take.
     """
     chex.assert_equal_shape([x_0, draws.noise])
-    x = add_noise(schedule, x_0, draws.index, draws.noise)
-    return jnp.mean((predict(x, draws.index) - draws.noise) ** 2, axis=-1)
+    x = add_noise(schedule, x_0, draws.time_index, draws.noise)
+    return jnp.mean((predict(x, draws.time_index) - draws.noise) ** 2, axis=-1)
 
 
 class EDMDraws(NamedTuple):

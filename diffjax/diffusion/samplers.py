@@ -29,11 +29,8 @@ class ChainNoise(NamedTuple):
 
 def draw_chain_noise(key: jax.Array, num_steps: int, shape: tuple[int, ...]) -> ChainNoise:
     """Standard normal noise for a chain of ``num_steps`` steps that ends in samples of ``shape``."""
-    start_key, steps_key = jax.random.split(key)
-    return ChainNoise(
-        start=jax.random.normal(start_key, shape),
-        steps=jax.random.normal(steps_key, (num_steps, *shape)),
-    )
+    noise = jax.random.normal(key, (num_steps + 1, *shape))
+    return ChainNoise(start=noise[0], steps=noise[1:])
 
 
 def transition_std(schedule: DiscreteSchedule, variance: Variance) -> np.ndarray:

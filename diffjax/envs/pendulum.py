@@ -54,7 +54,7 @@ def step(state: State, action: jax.Array) -> tuple[State, jax.Array, jax.Array, 
 
 
 PENDULUM = PureSimulator(
-    name="Pendulum",
+    name="diffjax/Pendulum",
     version="diffjax pendulum 1",
     horizon=200,
     observation_dim=3,

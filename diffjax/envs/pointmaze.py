@@ -80,7 +80,7 @@ def step(state: State, action: jax.Array) -> tuple[State, jax.Array, jax.Array, 
 
 
 POINTMAZE = PureSimulator(
-    name="PointMaze",
+    name="diffjax/PointMaze",
     version="diffjax pointmaze 1",
     horizon=150,
     observation_dim=2,

@@ -27,6 +27,8 @@ class Hyper:
 
 
 class State(NamedTuple):
+    """What behaviour cloning learns."""
+
     actor: Learner
 
 

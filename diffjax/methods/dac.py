@@ -2,22 +2,23 @@
 
 One update step, in the published order (authors' agents/dac.py); ``Q_h`` is an ensemble of critics:
 
-1. critic: ``target_samples`` next actions from the target actor; reduced over samples inside each target critic (mean,
-   or max), then over the ensemble: ``V(s') = mean_h v_h - rho std_h v_h`` (LCB); ``y = r + discount not_done V(s')``;
-   Adam on ``mean_{h,b} (Q_h - y)^2``.
+1. critic: ``target_samples`` next actions from the target actor; reduced over samples inside each target critic
+   (mean, or max), then over the ensemble: ``V(s') = mean_h v_h - rho std_h v_h`` (LCB);
+   ``y = r + discount not_done V(s')``; Adam on ``mean_{h,b} (Q_h - y)^2``.
 2. target critic, on every step.
-3. actor: ``L = eta L_BC + mean(sqrt(1 - alpha_bar_t) g epsilon_theta)`` (soft guidance), ``L_BC`` the denoising loss and
+3. actor: ``L = eta L_BC + mean(sqrt(1 - alpha_bar_t) g epsilon_theta)`` (soft guidance), ``L_BC`` the denoising loss,
    ``g = grad_x mean_h Q'_h(s, x_t) / (mean |Q'_h(s, a)| + 1e-6)`` at the noisy action, with the target just updated.
-4. ``eta <- clip(eta + eta_lr clip(L_BC - bc_threshold, -1, 1), eta_min, eta_max)`` (dual ascent; ``eta_lr = 0`` fixes it).
+4. dual ascent: ``eta <- clip(eta + eta_lr clip(L_BC - bc_threshold, -1, 1), eta_min, eta_max)``; ``eta_lr = 0`` fixes
+   it.
 5. target actor, on every 5th step from step 1001.
 
-Where the paper and the authors' code differ, this follows the code: the reverse chain adds ``sqrt(beta_t) z`` and not the
-posterior's noise; the squared loss is a mean over dimensions, so that ``bc_threshold = 1`` hardly binds and ``eta`` falls
-to 1e-3; ``L_BC`` in step 4 is the one just minimised, of the actor as it was. A minibatch comes from shuffled passes;
-the short batch at the end of a pass is dropped (authors: kept).
+Where the paper and the authors' code differ, this follows the code: the reverse chain adds ``sqrt(beta_t) z`` and not
+the posterior's noise; the squared loss is a mean over dimensions, so that ``bc_threshold = 1`` hardly binds and ``eta``
+falls to 1e-3; ``L_BC`` in step 4 is the one just minimised, of the actor as it was. A minibatch comes from shuffled
+passes; the short batch at the end of a pass is dropped (authors: kept).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import flax.struct
@@ -68,6 +69,8 @@ class Hyper:
 
 
 class State(NamedTuple):
+    """What DAC learns."""
+
     actor: Learner
     target_actor: Params
     critic: Learner  # leading axis num_critics on every array
@@ -76,10 +79,12 @@ class State(NamedTuple):
 
 
 class Draws(NamedTuple):
+    """Random numbers of one update."""
+
     next_action: ChainNoise
     denoising: DenoisingDraws
-    chain: ChainNoise | None  # only for denoised guidance
-    mixing: jax.Array | None  # (num_critics, batch) uniform, only for the rand_convex target
+    chain: Any  # ChainNoise for denoised guidance, else None
+    mixing: Any  # (num_critics, batch) uniform for the rand_convex target, else None
 
 
 def actor_network(hyper: Hyper, action_dim: int) -> NoiseNetwork:
@@ -144,7 +149,7 @@ def sample_actions(actor: Params, noise: ChainNoise, hyper: Hyper, observation: 
     return ancestral_sample(denoiser, schedule, noise, variance="beta", clip=hyper.max_action)
 
 
-def ensemble_value(values: jax.Array, mixing: jax.Array | None, hyper: Hyper) -> jax.Array:
+def ensemble_value(values: jax.Array, mixing: Any, hyper: Hyper) -> jax.Array:
     """Reduces ``(num_critics, batch)`` over the ensemble by the rule of ``hyper.ensemble_target``."""
     reductions = {
         "lcb": lambda: losses.lower_confidence_bound(values, hyper.rho),
@@ -187,7 +192,7 @@ def guide(
         loss = -jnp.mean(value(action)) / (guidance.scale + 1e-6)
     else:
         alpha_bar = discrete_schedule(hyper.schedule, hyper.diffusion_steps).alpha_bar
-        soft = jnp.sqrt(1.0 - at_index(alpha_bar, draws.denoising.index, x.ndim))
+        soft = jnp.sqrt(1.0 - at_index(alpha_bar, draws.denoising.time_index, x.ndim))
         weight = {"soft": soft, "hard": jnp.ones_like(soft)}[hyper.guidance]
         loss = losses.guidance_loss(guidance.gradient, epsilon, weight)
     return loss, {
@@ -245,6 +250,8 @@ def update(
 
 
 class ActionDraws(NamedTuple):
+    """Random numbers of one decision."""
+
     chain: ChainNoise
     gumbel: jax.Array  # (candidates,), used only at a positive temperature
 

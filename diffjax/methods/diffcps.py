@@ -41,11 +41,15 @@ class Hyper(dp.Hyper):
 
 
 class State(NamedTuple):
+    """What DiffCPS learns."""
+
     core: dp.Core
     multiplier: Learner  # the raw scalar lambda
 
 
 class Draws(NamedTuple):
+    """Random numbers of one update."""
+
     next_action: ChainNoise
     policy: dp.PolicyDraws
 

@@ -17,7 +17,7 @@ critic, then policy, then discriminator, then targets; label-smoothed ``ga`` los
 
 Quirks of the code that variant ``code`` keeps: the "Wasserstein" critic ends in a sigmoid; gradient-penalty points mix
 real and fake with a normal and not a uniform number; half of ``G`` carries no gradient; the logarithm is unguarded and
-yields NaN where its argument is not positive; ``c`` acts as a constant; the critic's scheduler is stepped twice a block.
+yields NaN where its argument is not positive; ``c`` acts as a constant; the critic's scheduler steps twice a block.
 """
 
 from typing import NamedTuple
@@ -53,12 +53,16 @@ class Hyper(dp.Hyper):
 
 
 class State(NamedTuple):
+    """What DiffPoGAN learns."""
+
     core: dp.Core
     discriminator: Learner
     flow: Params | None  # never trained; None in variant ``paper``
 
 
 class Draws(NamedTuple):
+    """Random numbers of one update."""
+
     label: jax.Array  # (2 batch,) uniform, for label smoothing
     next_action: ChainNoise
     action: ChainNoise  # of the target actor at s

@@ -5,33 +5,23 @@ One update step: Adam on ``L_d`` (Diffusion-QL, eq. 2), no average, no clipping;
 
 from typing import NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
 from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising
 from diffjax.diffusion.samplers import ChainNoise, draw_chain_noise
-from diffjax.diffusion.schedules import BETAS
 from diffjax.methods import diffusion_policy as dp
-from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, weigh
+from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, weigh
 from diffjax.networks import Params
 from diffjax.optimizers import Learner, descend, learner
 from diffjax.types import Batch, Spec
 
-
-@flax.struct.dataclass
-class Hyper:
-    """Hyper-parameters of diffusion behaviour cloning."""
-
-    actor_lr: float = 3e-4
-    max_action: float = 1.0
-    diffusion_steps: int = static(5)
-    schedule: str = static("vp", BETAS)
-    hidden_dims: tuple[int, ...] = static((256, 256, 256))
-    batch_size: int = static(256)
+Hyper = dp.ActorHyper
 
 
 class State(NamedTuple):
+    """What diffusion behaviour cloning learns."""
+
     actor: Learner
 
 

@@ -25,25 +25,31 @@ NUM_CRITICS = 2
 
 
 @flax.struct.dataclass
-class Hyper:
-    """Hyper-parameters that the three methods share; plain fields are traced, ``static`` ones are not."""
+class ActorHyper:
+    """Hyper-parameters of the diffusion policy alone; plain fields are traced, ``static`` ones are not."""
+
+    actor_lr: float = 3e-4
+    max_action: float = 1.0
+    diffusion_steps: int = static(5)
+    schedule: str = static("vp", BETAS)
+    hidden_dims: tuple[int, ...] = static((256, 256, 256))
+    batch_size: int = static(256)
+
+
+@flax.struct.dataclass
+class Hyper(ActorHyper):
+    """Hyper-parameters that Diffusion-QL, DiffCPS and DiffPoGAN share."""
 
     discount: float = 0.99
     tau: float = 0.005  # Polyak rate of the target critic, every step
-    actor_lr: float = 3e-4
     critic_lr: float = 3e-4
     max_grad_norm: float = 0.0  # per network; 0 clips nothing
     ema_decay: float = 0.995  # of the target actor
     ema_start: int = 1000  # first step on which the target actor may move
     ema_interval: int = 5
     lr_decay_epochs: float = 0.0  # period of the cosine in 1000-step epochs; 0 keeps the rates constant
-    max_action: float = 1.0
     max_q_backup: bool = static(False)
     target_samples: int = static(10)  # next actions per state under max_q_backup
-    diffusion_steps: int = static(5)
-    schedule: str = static("vp", BETAS)
-    hidden_dims: tuple[int, ...] = static((256, 256, 256))
-    batch_size: int = static(256)
     candidates: int = static(50)
 
 
@@ -56,7 +62,7 @@ class Core(NamedTuple):
     target_critic: Params
 
 
-def actor_network(hyper: Hyper, action_dim: int) -> NoiseNetwork:
+def actor_network(hyper: ActorHyper, action_dim: int) -> NoiseNetwork:
     """The noise predictor: input ``[action, time, observation]``, sines first, time index ``0..T-1``."""
     return NoiseNetwork(action_dim, hyper.hidden_dims, TORCH, ("action", "time", "observation"))
 
@@ -66,7 +72,7 @@ def critic_network(hyper: Hyper) -> MLP:
     return MLP(hyper.hidden_dims, 1, mish, TORCH)
 
 
-def init_actor(key: jax.Array, spec: Spec, hyper: Any) -> Params:
+def init_actor(key: jax.Array, spec: Spec, hyper: ActorHyper) -> Params:
     """Fresh parameters of the noise predictor."""
     observation, action = jnp.zeros(spec.observation_dim), jnp.zeros(spec.action_dim)
     return actor_network(hyper, spec.action_dim).init(key, action, jnp.zeros(()), observation)
@@ -86,7 +92,7 @@ def q_values(critic: Params, hyper: Hyper, observation: jax.Array, action: jax.A
     return ensemble_apply(critic_network(hyper), critic, observation, action)[..., 0]
 
 
-def sample_actions(actor: Params, noise: ChainNoise, hyper: Hyper, observation: jax.Array) -> jax.Array:
+def sample_actions(actor: Params, noise: ChainNoise, hyper: ActorHyper, observation: jax.Array) -> jax.Array:
     """Actions from the full reverse chain with posterior variance and clipped ``x_0``; shape of ``noise.start``.
 
     ``observation`` broadcasts against the actions: ``(batch, 1, observation_dim)`` for several samples per state.
@@ -98,7 +104,7 @@ def sample_actions(actor: Params, noise: ChainNoise, hyper: Hyper, observation: 
     return jnp.clip(action, -hyper.max_action, hyper.max_action)
 
 
-def denoising_loss(actor: Params, draws: DenoisingDraws, hyper: Hyper, batch: Batch) -> jax.Array:
+def denoising_loss(actor: Params, draws: DenoisingDraws, hyper: ActorHyper, batch: Batch) -> jax.Array:
     """Behaviour cloning ``L_d`` per state, ``(batch,)``: the simplified DDPM loss at the data's actions."""
     schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
     network = actor_network(hyper, batch.action.shape[-1])
@@ -176,7 +182,7 @@ BLOCK = 50 * EPOCH  # the authors step their schedulers once per evaluation bloc
 
 
 def block_cosine(step: jax.Array, period_epochs: jax.Array | float, calls_per_block: int = 1) -> jax.Array:
-    """Factor of the learning rate: ``(1 + cos(pi k / period_epochs)) / 2`` with ``k = calls_per_block * (step // 50000)``.
+    """Factor of the learning rate: ``(1 + cos(pi k / period_epochs)) / 2``, ``k = calls_per_block * (step // 50000)``.
 
     The period counts epochs but the clock counts blocks, so that a whole run loses 0.1 %: a slip of the authors'
     programs that the published numbers contain. 1 where ``period_epochs <= 0``.

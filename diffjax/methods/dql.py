@@ -34,10 +34,14 @@ class Hyper(dp.Hyper):
 
 
 class State(NamedTuple):
+    """What Diffusion-QL learns."""
+
     core: dp.Core
 
 
 class Draws(NamedTuple):
+    """Random numbers of one update."""
+
     next_action: ChainNoise
     policy: dp.PolicyDraws
 

@@ -6,14 +6,14 @@ trust region. One step of the main phase, in the published order (authors' agent
 1. critic, IQL style: ``L_V = expectile(min_j Q_j(s, a) - V(s))``, ``y = r + discount not_done V(s')``,
    ``L = L_V + mse(Q_1, y) + mse(Q_2, y)``; one Adam.
 2. behaviour model: ``L(a)``, the EDM denoising loss ``mean ((clip(D_phi(a + sigma n)) - a) / c_out)^2``.
-3. policy: ``alpha L(a_theta) - mean min_j Q_j(s, a_theta) - gamma_nll mean log pi_theta(a | s)`` with the critic and the
-   behaviour model just updated; ``L(a_theta)`` (trust region) is differentiated through the noised input and the target.
+3. policy: ``alpha L(a_theta) - mean min_j Q_j(s, a_theta) - gamma_nll mean log pi_theta(a | s)`` with the critic and
+   the behaviour model just updated; ``L(a_theta)`` (trust region) is differentiated through noised input and target.
 4. target critic, on every step; it only ranks candidates at evaluation.
 
 Phase ``pretrain`` (50,000 steps before) does 2 and then 1; the target critic stays at its random initialisation.
 
-Where the paper and the authors' code differ, this follows the code: ``L_V`` uses the online critics (paper: targets); the
-behaviour network's first two layers have no activation between them; the log-density omits the tanh Jacobian.
+Where the paper and the authors' code differ, this follows the code: ``L_V`` uses the online critics (paper: targets);
+the behaviour network's first two layers have no activation between them; the log-density omits the tanh Jacobian.
 """
 
 from typing import NamedTuple
@@ -68,11 +68,15 @@ class Hyper:
 
 
 class Critic(NamedTuple):
+    """Parameters of the Q networks and of V."""
+
     q: Params  # leading axis 2
     v: Params
 
 
 class State(NamedTuple):
+    """What DTQL learns."""
+
     policy: Learner
     target_policy: Params  # kept by the authors' program and never used by it
     behavior: Learner
@@ -81,17 +85,21 @@ class State(NamedTuple):
 
 
 class PretrainDraws(NamedTuple):
+    """Random numbers of one pretraining update."""
+
     behavior: EDMDraws
 
 
 class Draws(NamedTuple):
+    """Random numbers of one update."""
+
     behavior: EDMDraws
     action: jax.Array  # (batch, action_dim) standard normal
     trust: EDMDraws
 
 
 def behavior_network(hyper: Hyper, action_dim: int) -> NoiseNetwork:
-    """``F_phi``: input ``[c_in action, observation, time]``, time ``c_noise``, one hidden layer more and that one linear."""
+    """``F_phi``: input ``[c_in action, observation, time]``, time ``c_noise``; one hidden layer more, a linear one."""
     hidden_dims = (hyper.hidden_dims[0], *hyper.hidden_dims)
     return NoiseNetwork(action_dim, hidden_dims, TORCH, ("action", "observation", "time"), linear_first=True)
 
@@ -274,6 +282,8 @@ def update(
 
 
 class ActionDraws(NamedTuple):
+    """Random numbers of one decision."""
+
     noise: jax.Array  # (candidates, action_dim) standard normal
     uniform: jax.Array
 
@@ -295,7 +305,7 @@ def rank_candidates(
 
 
 def act_from_draws(draws: ActionDraws, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
-    """One of ``candidates`` policy samples drawn from the softmax of its value; with one candidate, that one unranked."""
+    """One of ``candidates`` policy samples drawn from the softmax of its value; a single candidate is not ranked."""
     chex.assert_rank(observation, 1)
     if hyper.candidates == 1:
         mean, log_std = policy_network(hyper, draws.noise.shape[-1]).apply(state.policy.params, observation)

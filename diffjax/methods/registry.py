@@ -1,8 +1,6 @@
 """The methods by name and variant: the only place that knows their names."""
 
-import difflib
-
-from diffjax.errors import UserError
+from diffjax.errors import unknown_name
 from diffjax.methods import bc, dac, diffcps, diffpogan, diffusion_bc, dql, dtql
 from diffjax.methods.base import Method
 
@@ -18,12 +16,6 @@ METHODS: dict[str, dict[str, Method]] = {
 """Method name -> variant -> functions; the first variant is the default."""
 
 
-def suggest(name: str, known: list[str]) -> str:
-    """``did you mean ...`` where something known is close, else the list of what is known."""
-    close = difflib.get_close_matches(name, known, n=3)
-    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
-
-
 def get_method(name: str, variant: str = "") -> tuple[Method, str]:
     """The method and the variant's full name (the default one for an empty ``variant``).
 
@@ -31,9 +23,9 @@ def get_method(name: str, variant: str = "") -> tuple[Method, str]:
       UserError: for an unknown name or variant.
     """
     if name not in METHODS:
-        raise UserError(f"unknown method {name!r}; {suggest(name, sorted(METHODS))}")
+        raise unknown_name("method", name, METHODS)
     variants = METHODS[name]
     variant = variant or next(iter(variants))
     if variant not in variants:
-        raise UserError(f"method {name} has no variant {variant!r}; {suggest(variant, list(variants))}")
+        raise unknown_name(f"variant of {name}:", variant, variants)
     return variants[variant], variant

@@ -1,0 +1,268 @@
+"""Measure what one action costs: latency, and actions per second, of every method under its paper's evaluation rule.
+
+A call takes observations in host memory and ends when their actions are back there: it draws its random numbers,
+denoises all candidates and ranks them. Parameters are freshly initialised: the time does not depend on them.
+Calls vary: see the medians (p50) and, from 20 calls on, the 95th percentiles (p95); compilation is apart.
+Writes OUT/inference.csv and OUT/inference.json.
+
+examples:
+  python benchmarks/inference.py --out=runs/inference
+  python benchmarks/inference.py --out=runs/hopper --task=hopper-medium-v2 --methods=dac,dtql,dtql:one_action --batch=1
+  python benchmarks/inference.py --out=runs/few --methods=dtql --set candidates=64 --plot=latency.png
+"""
+
+import io
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from diffjax import benchmark, cli
+from diffjax.benchmark import Case
+from diffjax.errors import UserError
+from diffjax.results.curves import check_plot_path
+from diffjax.results.folder import whole_file, writable
+from diffjax.types import Spec
+
+NAME = "inference"
+ROWS_AT_ONCE = 16_384  # states times candidates; wider batches are mapped over slices, so that memory is bounded
+LEAST_CALLS = 3
+LEAST_CALLS_OF_P95 = 20
+NOTES = (
+    "freshly initialised parameters: the time does not depend on them",
+    "a call: observations in host memory to actions in host memory, random numbers drawn within",
+    f"batches of more than {ROWS_AT_ONCE} states x candidates are computed in slices of so many states",
+    f"p95 from {LEAST_CALLS_OF_P95} calls on; actions/s: over all calls; compilation is apart",
+)
+
+
+class Latency(NamedTuple):
+    """A method at one batch size."""
+
+    method: str
+    variant: str
+    observation_dim: int
+    action_dim: int
+    candidates: int
+    network_evaluations: int  # per action, one after the other
+    selection: str
+    batch: int
+    slice: int  # states computed at once
+    calls: int
+    p50_ms: float
+    p95_ms: float | None
+    actions_per_s: float
+    compile_s: float
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Define this benchmark's flags."""
+    benchmark.define_flags(values)
+    flags.DEFINE_string("batch", "1,64,1024", "N,N,...: How many states one call decides on.", flag_values=values)
+    flags.DEFINE_integer("calls", 200, "Calls that are timed, after warm-up.", lower_bound=1, flag_values=values)
+    flags.DEFINE_float(
+        "seconds",
+        10.0,
+        f"Time for the calls of one measurement; slow ones get fewer calls then, but {LEAST_CALLS}.",
+        lower_bound=0.0,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "plot",
+        None,
+        "FILE: Draw the latencies as FILE.png, FILE.svg or FILE.pdf (needs matplotlib).",
+        flag_values=values,
+    )
+
+
+def batch_sizes(text: str) -> list[int]:
+    """The numbers of ``--batch``."""
+    sizes = []
+    for item in cli.parse_list("batch", text):
+        if not item.isdecimal() or int(item) < 1:
+            raise UserError(f"--batch={text}: {item} is not a positive integer; write --batch=1,64,1024")
+        sizes.append(int(item))
+    return sizes
+
+
+def states_at_once(batch: int, candidates: int) -> int:
+    """The batch in equal slices of at most ``ROWS_AT_ONCE`` candidates, or of one state."""
+    slices = math.ceil(batch * candidates / ROWS_AT_ONCE)
+    return math.ceil(batch / min(slices, batch))
+
+
+def act_program(case: Case, spec: Spec, batch: int, at_once: int) -> Any:
+    """Jitted ``(state, hyper, key, number, observation (batch, observation_dim)) -> action (batch, action_dim)``."""
+
+    def act(
+        state: Any, hyper: Any, key: jax.Array, number: jax.Array, observation: jax.Array
+    ) -> jax.Array:
+        def decide(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
+            return case.method.act(inputs[0], spec, state, hyper, inputs[1])
+
+        key = jax.random.fold_in(key, number)
+        if batch == 1:
+            return decide((key, observation[0]))[None]
+        inputs = jax.random.split(key, batch), observation
+        return jax.vmap(decide)(inputs) if at_once == batch else jax.lax.map(decide, inputs, batch_size=at_once)
+
+    return jax.jit(act)
+
+
+def measure(case: Case, spec: Spec, batch: int, calls: int, budget_s: float) -> Latency:
+    """Compile, warm up, and time as many calls as asked for, or as the time allows."""
+    cost = case.method.cost(case.hyper)
+    at_once = states_at_once(batch, cost.candidates)
+    hyper = jax.tree.map(jnp.asarray, case.hyper)
+    init_key, act_key = jax.random.split(jax.random.key(0))
+    state = case.method.init(init_key, spec, hyper)
+    observation = np.random.default_rng(0).normal(size=(batch, spec.observation_dim)).astype(np.float32)
+    arguments = state, hyper, act_key, np.int32(0), observation
+    compiled, compile_s = benchmark.compile_program(act_program(case, spec, batch, at_once), *arguments)
+
+    def timed(count: int) -> list[float]:
+        times = []
+        for number in range(count):
+            start = time.perf_counter()
+            np.asarray(compiled(state, hyper, act_key, np.int32(number), observation))
+            times.append(time.perf_counter() - start)
+        return times
+
+    (first,) = timed(1)
+    estimate = first if first > budget_s / LEAST_CALLS else min(timed(LEAST_CALLS))
+    calls = max(min(calls, LEAST_CALLS), min(calls, int(budget_s / estimate)))
+    timed(calls // 10)
+    times = np.array(timed(calls))
+    return Latency(
+        case.name,
+        case.variant,
+        spec.observation_dim,
+        spec.action_dim,
+        *cost,
+        batch,
+        at_once,
+        calls,
+        p50_ms=1e3 * float(np.median(times)),
+        p95_ms=1e3 * float(np.percentile(times, 95)) if calls >= LEAST_CALLS_OF_P95 else None,
+        actions_per_s=batch * calls / float(times.sum()),
+        compile_s=compile_s,
+    )
+
+
+def print_tables(labels: Sequence[str], rows: Sequence[Latency]) -> None:
+    """The times; then what each method does for one action."""
+    digits = benchmark.digits
+    benchmark.print_table(
+        "Latency of one call, and actions per second",
+        ("method", "batch", "p50 ms", "p95 ms", "actions/s", "calls", "slice", "compile s"),
+        [
+            (
+                label,
+                str(row.batch),
+                digits(row.p50_ms),
+                digits(row.p95_ms),
+                digits(row.actions_per_s),
+                str(row.calls),
+                str(row.slice),
+                digits(row.compile_s),
+            )
+            for label, row in zip(labels, rows, strict=True)
+        ],
+    )
+    rules = {
+        label: (label, row.selection, str(row.candidates), str(row.network_evaluations))
+        for label, row in zip(labels, rows, strict=True)
+    }
+    print()
+    benchmark.print_table(
+        "Evaluation rule, and network evaluations per action",
+        ("method", "selection", "candidates", "evaluations"),
+        rules.values(),
+        text_columns=2,
+    )
+    print("\n" + "\n".join(f"- {note}" for note in NOTES))
+
+
+def plot(path: str, labels: Sequence[str], rows: Sequence[Latency]) -> None:
+    """A panel per batch size: the median of every method, with a line to the 95th percentile."""
+    from matplotlib.figure import Figure
+
+    batches = list(dict.fromkeys(row.batch for row in rows))
+    names = list(dict.fromkeys(labels))
+    figure = Figure(figsize=(2.2 + 2.8 * len(batches), 1.3 + 0.36 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
+    for panel, batch in zip(panels, batches, strict=True):
+        for label, row in zip(labels, rows, strict=True):
+            if row.batch == batch:
+                place = names.index(label)
+                panel.plot([row.p50_ms, row.p95_ms or row.p50_ms], [place, place], color="#0072B2", linewidth=1.5)
+                panel.plot(row.p50_ms, place, "o", color="#0072B2")
+                panel.annotate(
+                    benchmark.digits(row.p50_ms),
+                    (row.p50_ms, place),
+                    xytext=(0, 6),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=8,
+                )
+        panel.set_xscale("log")
+        panel.margins(x=0.15, y=0.12)
+        panel.set_yticks(range(len(names)), names)
+        panel.set_title(f"batch {batch}", fontsize=11)
+        panel.set_xlabel("ms per call (line: to p95)")
+        panel.grid(axis="x", color="#dddddd")
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].invert_yaxis()
+    picture = io.BytesIO()
+    figure.savefig(picture, format=check_plot_path(path), dpi=160)
+    with writable(path, "plot"), whole_file(path) as temporary:
+        temporary.write_bytes(picture.getvalue())
+
+
+def check_plot(path: str) -> None:
+    """Finds before measuring what would keep the picture from being drawn."""
+    check_plot_path(path)
+    if not Path(path).parent.is_dir():
+        raise UserError(f"--plot={path}: the folder {Path(path).parent} does not exist; make it first")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UserError('--plot needs matplotlib; install it with pip install "diffjax[plots]"') from None
+
+
+def main(args: flags.FlagValues) -> None:
+    """Check everything, measure every method at every batch size, print, write."""
+    spec, batches = benchmark.task_spec(args), batch_sizes(args.batch)
+    cases = benchmark.chosen_cases(
+        args, lambda case: (case.method.draw_action, case.method.act_from_draws, case.method.cost(case.hyper))
+    )
+    if args.plot is not None:
+        check_plot(args.plot)
+    folder = benchmark.prepare(args, NAME)
+    labels, rows = [], []
+    with benchmark.Measuring(len(cases) * len(batches)) as measuring:
+        for case in cases:
+            for batch in batches:
+                measuring.begin(f"{case.label}, batch {batch}")
+                row = measure(case, spec, batch, args.calls, args.seconds)
+                measuring.done(f"{case.label}, batch {batch}: {benchmark.digits(row.p50_ms)} ms")
+                labels.append(case.label)
+                rows.append(row)
+    print_tables(labels, rows)
+    facts = {"preset": args.preset, "task": args.task, "matmul_precision": args.matmul_precision}
+    benchmark.write_results(folder, NAME, rows, cases, NOTES, facts)
+    if args.plot is not None:
+        plot(args.plot, labels, rows)
+    print(f"written to {folder / NAME}.csv and .json")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.launch(main, define_flags, description=__doc__, required=("out",)))

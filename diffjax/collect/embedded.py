@@ -1,0 +1,362 @@
+"""Collect the embedded tasks' data, or measure their reference scores again.
+
+Examples:
+  python -m diffjax.collect.embedded --task=pendulum-mixed
+  python -m diffjax.collect.embedded --task=pointmaze-mixed --measure
+
+Data is stored once as a local Minari data set; --measure prints the mean returns of the uniform-random policy
+(score 0) and of the expert (score 100) and stores nothing.
+"""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from diffjax import cli
+from diffjax.collect import sac
+from diffjax.data.minari_store import Episode, minari_exists, write_minari
+from diffjax.envs import pointmaze
+from diffjax.envs.base import PureSimulator
+from diffjax.envs.pendulum import PENDULUM
+from diffjax.envs.pointmaze import POINTMAZE
+from diffjax.errors import UserError
+from diffjax.tasks import Task, get_task
+
+Policy = Callable[[jax.Array, jax.Array], jax.Array]
+"""``(key, observation) -> action``, one of each."""
+Progress = Callable[[str], None]
+
+
+class ReferenceScores(NamedTuple):
+    """Mean returns of the uniform-random policy and of the expert, with their standard errors."""
+
+    ref_min: float
+    ref_min_error: float
+    ref_max: float
+    ref_max_error: float
+
+
+class Recipe(NamedTuple):
+    """How the data of one task is made, and who its expert is."""
+
+    simulator: PureSimulator
+    algorithm: str
+    description: str
+    collect: Callable[[jax.Array, Progress], list[Episode]]
+    expert: Callable[[jax.Array, Progress], Policy]
+
+
+SEED = 0
+"""Of every data set; another machine may differ in the last bit and then in more."""
+
+NUM_AGENTS = 4
+AGENT_STEPS = 10_000
+EXPERT_STEPS = 20_000
+AGENT = sac.Hyper(width=64, batch_size=64, warmup_steps=1000, lr=1e-3)
+PIECES = 10  # calls of the learners' program, between which progress is shown
+
+
+def learn(key: jax.Array, simulator: PureSimulator, steps: int, progress: Progress) -> sac.Agent:
+    """:data:`NUM_AGENTS` agents that learn from scratch side by side, with the history of all their steps."""
+    init_key, step_key = jax.random.split(key)
+    init_keys = jax.random.split(init_key, NUM_AGENTS)
+    keys = jax.random.split(step_key, NUM_AGENTS)
+    agents = jax.jit(jax.vmap(lambda k: sac.init(k, simulator, AGENT, steps)))(init_keys)
+    advance = partial(sac.advance, simulator=simulator, hyper=AGENT)
+    agents = advance(keys, agents, jnp.int32(0), length=AGENT.warmup_steps, learning=False)
+    piece = (steps - AGENT.warmup_steps) // PIECES
+    if piece * PIECES != steps - AGENT.warmup_steps:
+        raise ValueError(f"{steps} steps after {AGENT.warmup_steps} do not fall into {PIECES} pieces")
+    begin = 0.0
+    for index in range(PIECES):
+        start = jnp.int32(AGENT.warmup_steps + index * piece)
+        agents = jax.block_until_ready(advance(keys, agents, start, length=piece, learning=True))
+        if index == 0:  # this one compiled
+            begin = time.perf_counter()
+        elif index % 3 == 0:
+            left = (time.perf_counter() - begin) / index * (PIECES - 1 - index)
+            progress(f"{NUM_AGENTS} agents learn: {100 * (index + 1) // PIECES} %, about {left:.0f} s left")
+    return agents
+
+
+def episodes_of(history: sac.History) -> list[Episode]:
+    """The episodes of one agent's history, ``(steps, ...)`` each; the last may be cut short."""
+    host = jax.tree.map(np.asarray, history)
+    ends = np.flatnonzero(host.terminated | host.truncated)
+    steps = len(host.reward)
+    bounds = [0, *(ends + 1)]
+    if bounds[-1] != steps:
+        bounds.append(steps)
+    return [
+        Episode(
+            observation=np.concatenate([host.observation[a:b], host.next_observation[b - 1 : b]]),
+            action=host.action[a:b],
+            reward=host.reward[a:b],
+            terminal=bool(host.terminated[b - 1]),
+        )
+        for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+    ]
+
+
+def collect_pendulum(key: jax.Array, progress: Progress) -> list[Episode]:
+    """Everything that four agents did while they learnt to swing up."""
+    agents = learn(key, PENDULUM, AGENT_STEPS, progress)
+    histories = [jax.tree.map(lambda x, i=i: x[i], agents.replay) for i in range(NUM_AGENTS)]
+    return [episode for history in histories for episode in episodes_of(history)]
+
+
+def pendulum_expert(key: jax.Array, progress: Progress) -> Policy:
+    """The best of four trained agents, judged by 100 episodes each; it acts by the mean of its policy."""
+    learn_key, judge_key = jax.random.split(key)
+    agents = learn(learn_key, PENDULUM, EXPERT_STEPS, progress)
+
+    def policy(actor: sac.Params) -> Policy:
+        return lambda _, observation: sac.policy_mean(PENDULUM, AGENT, actor, observation)
+
+    actors = [jax.tree.map(lambda x, i=i: x[i], agents.actor) for i in range(NUM_AGENTS)]
+    returns = [play(judge_key, PENDULUM, policy(actor), episodes=100).mean() for actor in actors]
+    return policy(actors[int(np.argmax(returns))])
+
+
+NUM_WANDERERS = 600
+WANDER_STEPS = 50
+ERRAND_CELLS = 4
+WANDER_NOISE = 0.5
+ARRIVAL_RADIUS = 0.3  # cells
+
+
+class Map(NamedTuple):
+    """Free cells of the maze and the ways between them, ``n`` cells.
+
+    ``index (rows, columns)``: number of a cell, -1 for walls. ``center (n, 2)``: ``(x, y)``.
+    ``distance (n, n)``: cells to walk. ``towards (n, n)``: ``towards[to, from]`` is the next cell on the way.
+    """
+
+    index: np.ndarray
+    center: np.ndarray
+    distance: np.ndarray
+    towards: np.ndarray
+
+
+def chart(wall: np.ndarray) -> Map:
+    """All shortest paths between free cells (4-neighbours) by breadth-first search.
+
+    Raises:
+      ValueError: a free cell cannot be reached.
+    """
+    cells = np.argwhere(~wall)
+    index = np.full(wall.shape, -1)
+    index[~wall] = np.arange(len(cells))
+    distance = np.full((len(cells), len(cells)), -1)
+    towards = np.zeros_like(distance)
+    for target in range(len(cells)):
+        distance[target, target], towards[target, target] = 0, target
+        queue = deque([target])
+        while queue:
+            here = queue.popleft()
+            for step in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+                there = index[tuple(cells[here] + step)]
+                if there >= 0 and distance[target, there] < 0:
+                    distance[target, there], towards[target, there] = distance[target, here] + 1, here
+                    queue.append(there)
+    if (distance < 0).any():
+        raise ValueError("the maze has free cells that cannot be reached")
+    return Map(index, (cells[:, ::-1] + 0.5).astype(np.float32), distance, towards)
+
+
+def _cell(maze: Map, position: jax.Array) -> jax.Array:
+    column, row = jnp.floor(position).astype(int)
+    return jnp.asarray(maze.index)[row, column]
+
+
+def walk_towards(maze: Map, position: jax.Array, target: jax.Array | int) -> jax.Array:
+    """The action that leads straight to the middle of the next cell on the shortest path to cell ``target``."""
+    next_cell = jnp.asarray(maze.towards)[target, _cell(maze, position)]
+    return jnp.clip((jnp.asarray(maze.center)[next_cell] - position) / pointmaze.STEP_LENGTH, -1.0, 1.0)
+
+
+class Wanderer(NamedTuple):
+    """One walk while it is recorded."""
+
+    state: pointmaze.State
+    target: jax.Array
+    arrived: jax.Array
+
+
+def wander(key: jax.Array, maze: Map) -> tuple[jax.Array, ...]:
+    """One walk of :data:`WANDER_STEPS` steps from a random cell: short errands that know nothing of the goal.
+
+    Each errand leads to a random cell at most :data:`ERRAND_CELLS` cells away, with Gaussian noise on every
+    action. Returns observations ``(steps + 1, 2)``, actions, rewards, terminations; steps after arrival at the
+    goal are padding.
+    """
+    start_key, offset_key, target_key, walk_key = jax.random.split(key, 4)
+    near = jnp.asarray((maze.distance > 0) & (maze.distance <= ERRAND_CELLS))
+    center = jnp.asarray(maze.center)
+
+    def errand(key: jax.Array, position: jax.Array) -> jax.Array:
+        return jax.random.categorical(key, jnp.where(near[_cell(maze, position)], 0.0, -jnp.inf))
+
+    def step(walk: Wanderer, key: jax.Array) -> tuple[Wanderer, tuple[jax.Array, ...]]:
+        noise_key, errand_key = jax.random.split(key)
+        position = walk.state.position
+        noise = WANDER_NOISE * jax.random.normal(noise_key, (2,))
+        action = jnp.clip(walk_towards(maze, position, walk.target) + noise, -1.0, 1.0)
+        state, observation, reward, terminated = pointmaze.step(walk.state, action)
+        there = jnp.sum((state.position - center[walk.target]) ** 2) < ARRIVAL_RADIUS**2
+        target = jnp.where(there, errand(errand_key, state.position), walk.target)
+        return Wanderer(state, target, terminated), (observation, action, reward, terminated)
+
+    # Nobody starts at the goal.
+    away = jnp.sum((center - pointmaze.GOAL) ** 2, axis=1) > 1.0
+    start = jax.random.categorical(start_key, jnp.where(away, 0.0, -jnp.inf))
+    position = center[start] + jax.random.uniform(offset_key, (2,), minval=-0.3, maxval=0.3)
+    walk = Wanderer(pointmaze.State(position), errand(target_key, position), jnp.zeros((), bool))
+    _, (observation, *rest) = jax.lax.scan(step, walk, jax.random.split(walk_key, WANDER_STEPS))
+    return (jnp.concatenate([pointmaze.observe(walk.state)[None], observation]), *rest)
+
+
+def collect_pointmaze(key: jax.Array, progress: Progress) -> list[Episode]:
+    """:data:`NUM_WANDERERS` walks, each ending at the goal if it comes past it."""
+    maze = chart(pointmaze.WALL)
+    walks = jax.jit(jax.vmap(lambda k: wander(k, maze)))(jax.random.split(key, NUM_WANDERERS))
+    observation, action, reward, terminated = map(np.asarray, walks)
+    arrived = terminated.any(axis=1)
+    length = np.where(arrived, terminated.argmax(axis=1) + 1, WANDER_STEPS)
+    return [
+        Episode(observation[i, : n + 1], action[i, :n], reward[i, :n], bool(arrived[i]))
+        for i, n in enumerate(length)
+    ]
+
+
+def pointmaze_expert(key: jax.Array, progress: Progress) -> Policy:
+    """Walks the shortest path over the middles of the cells."""
+    maze = chart(pointmaze.WALL)
+    goal = int(_cell(maze, pointmaze.GOAL))
+    return lambda _, observation: walk_towards(maze, observation + pointmaze.CENTER, goal)
+
+
+RECIPES = {
+    "pendulum-mixed": Recipe(
+        PENDULUM,
+        "SAC (history of four agents while learning)",
+        "Pendulum swing-up: all 10000 steps of each of four SAC agents learning from scratch.",
+        collect_pendulum,
+        pendulum_expert,
+    ),
+    "pointmaze-mixed": Recipe(
+        POINTMAZE,
+        "scripted wanderer",
+        "Point maze: noisy walks between nearby random cells, from random cells, without knowledge of the goal.",
+        collect_pointmaze,
+        pointmaze_expert,
+    ),
+}
+
+
+def play(key: jax.Array, simulator: PureSimulator, policy: Policy, episodes: int) -> np.ndarray:
+    """Undiscounted returns of ``episodes`` episodes, ``(episodes,)``."""
+
+    def episode(key: jax.Array) -> jax.Array:
+        reset_key, act_key = jax.random.split(key)
+        state = simulator.reset(reset_key)
+
+        def step(carry: tuple[jax.Array, jax.Array], key: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+            state, done = carry
+            action = policy(key, simulator.observe(state))
+            state, _, reward, terminated = simulator.step(state, action)
+            return (state, done | terminated), jnp.where(done, 0.0, reward)
+
+        keys = jax.random.split(act_key, simulator.horizon)
+        _, rewards = jax.lax.scan(step, (state, jnp.zeros((), bool)), keys)
+        return jnp.sum(rewards)
+
+    return np.asarray(jax.jit(jax.vmap(episode))(jax.random.split(key, episodes)))
+
+
+def random_policy(simulator: PureSimulator) -> Policy:
+    """Uniform over [-1, 1] in every dimension."""
+    return lambda key, _: jax.random.uniform(key, (simulator.action_dim,), minval=-1.0, maxval=1.0)
+
+
+def measure_reference_scores(
+    task: Task, progress: Progress, episodes: int = 1000, seed: int = SEED
+) -> ReferenceScores:
+    """Mean returns of the uniform-random policy and of the task's expert over ``episodes`` episodes each.
+
+    Raises:
+      UserError: the task is not an embedded one.
+    """
+    recipe = _recipe(task)
+    random_key, expert_key, play_key = jax.random.split(jax.random.key(seed), 3)
+    random = play(random_key, recipe.simulator, random_policy(recipe.simulator), episodes)
+    expert = play(play_key, recipe.simulator, recipe.expert(expert_key, progress), episodes)
+    error = 1.0 / np.sqrt(episodes)
+    return ReferenceScores(random.mean(), random.std() * error, expert.mean(), expert.std() * error)
+
+
+def store_dataset(task: Task, progress: Progress) -> None:
+    """Collect the task's own data and store it as a local Minari data set.
+
+    Raises:
+      UserError: the task is not an embedded one, or its data cannot be stored.
+    """
+    recipe = _recipe(task)
+    dataset_id = str(task.default_dataset)
+    progress(f"collecting {dataset_id} (once)")
+    begin = time.perf_counter()
+    episodes = recipe.collect(jax.random.key(SEED), progress)
+    folder = write_minari(
+        dataset_id,
+        episodes,
+        env_id=task.env_id,
+        algorithm=recipe.algorithm,
+        description=recipe.description,
+        ref_min=task.ref_min,
+        ref_max=task.ref_max,
+        provenance={"simulator": recipe.simulator.version, "seed": SEED},
+        exist_ok=True,
+    )
+    steps = sum(len(episode.reward) for episode in episodes)
+    seconds = time.perf_counter() - begin
+    progress(f"collected {steps} transitions in {len(episodes)} episodes in {seconds:.0f} s: {folder}")
+
+
+def _recipe(task: Task) -> Recipe:
+    if task.id not in RECIPES:
+        raise UserError(f"task {task.id} is not an embedded one; one of: {', '.join(RECIPES)}")
+    return RECIPES[task.id]
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The command line."""
+    flags.DEFINE_string("task", None, "ID: An embedded task.", flag_values=values)
+    flags.DEFINE_bool("measure", False, "Measure the reference scores; store nothing.", flag_values=values)
+    flags.DEFINE_integer("episodes", 1000, "Episodes per policy with --measure.", lower_bound=2, flag_values=values)
+    flags.DEFINE_integer("seed", SEED, "Seed with --measure.", lower_bound=0, flag_values=values)
+
+
+def main(args: flags.FlagValues) -> None:
+    """Collect or measure."""
+    task = get_task(args.task)
+    progress = partial(print, file=sys.stderr)
+    if args.measure:
+        scores = measure_reference_scores(task, progress, args.episodes, args.seed)
+        print(f"{task.id}: ref_min {scores.ref_min:.3f} +- {scores.ref_min_error:.3f}, ", end="")
+        print(f"ref_max {scores.ref_max:.3f} +- {scores.ref_max_error:.3f} (mean +- standard error)")
+    elif minari_exists(str(_recipe(task) and task.default_dataset)):
+        print(f"{task.default_dataset} is already there")
+    else:
+        store_dataset(task, progress)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.launch(main, define_flags, description=__doc__, required=("task",)))

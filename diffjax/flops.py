@@ -1,0 +1,98 @@
+"""Floating-point operations of a program's matrix products, counted from its jaxpr.
+
+XLA's own cost analysis counts the body of a loop once and both sides of a branch; here a scan counts as often as it
+runs and a branch only where it is taken.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+Known = list[Any]  # per variable: its value where it follows from what is known, else None
+
+
+def dot_flops(program: ClosedJaxpr, *leading: Any) -> int:
+    """FLOPs of all ``dot_general`` of one call, a multiplication and an addition each: ``2 batch rows columns inner``.
+
+    ``leading`` are the values of the first arguments as far as they matter to branches: a ``cond`` whose predicate
+    follows from them and from constants by integer arithmetic counts the branch taken; any other its dearest branch.
+
+    Raises:
+      ValueError: for a matrix product in a loop of unknown length.
+    """
+    inputs = [*leading, *[None] * (len(program.in_avals) - len(leading))]
+    return _walk(program, inputs)[0]
+
+
+def _walk(program: ClosedJaxpr | Jaxpr, inputs: Sequence[Any]) -> tuple[int, Known]:
+    """FLOPs of a program and what is known of its outputs."""
+    jaxpr, constants = (program.jaxpr, program.consts) if isinstance(program, ClosedJaxpr) else (program, [])
+    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs], strict=True))
+
+    def read(atoms: Sequence[Any]) -> Known:
+        return [atom.val if isinstance(atom, Literal) else values[atom] for atom in atoms]
+
+    total = 0
+    for equation in jaxpr.eqns:
+        flops, outputs = _equation(equation, read(equation.invars))
+        values |= zip(equation.outvars, outputs, strict=True)
+        total += flops
+    return total, read(jaxpr.outvars)
+
+
+def _equation(equation: JaxprEqn, inputs: Known) -> tuple[int, Known]:
+    params, unknown = equation.params, [None] * len(equation.outvars)
+    inner = list(_programs(params))
+    match equation.primitive.name:
+        case "dot_general":
+            return _dot(equation), unknown
+        case "cond" if inputs[0] is not None:
+            return _walk(params["branches"][int(inputs[0])], inputs[1:])
+        case "cond":
+            return max(_walk(branch, inputs[1:])[0] for branch in params["branches"]), unknown
+        case "scan":
+            constants = inputs[: params["num_consts"]]
+            changing = [None] * (len(inputs) - len(constants))
+            return params["length"] * _walk(params["jaxpr"], [*constants, *changing])[0], unknown
+        case "while":
+            if any(_opaque(program) for program in inner):
+                raise ValueError("a matrix product in a loop of unknown length")
+            return 0, unknown
+        case _ if len(inner) == 1 and len(inner[0].in_avals) == len(inputs):  # jit, remat, custom derivatives
+            return _walk(inner[0], inputs)
+        case _ if inner:
+            return sum(map(_opaque, inner)), unknown
+    outputs = [variable.aval for variable in equation.outvars]
+    if all(value is not None for value in inputs) and all(map(_is_scalar_integer, outputs)):
+        result = equation.primitive.bind(*inputs, **params)
+        return 0, list(result) if equation.primitive.multiple_results else [result]
+    return 0, unknown
+
+
+def _opaque(program: ClosedJaxpr) -> int:
+    """FLOPs of a program of whose inputs nothing is known."""
+    return _walk(program, [None] * len(program.in_avals))[0]
+
+
+def _programs(params: dict[str, Any]) -> Iterator[ClosedJaxpr]:
+    """The programs among an equation's parameters."""
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, ClosedJaxpr):
+                yield item
+            elif isinstance(item, Jaxpr) and not item.constvars:
+                yield ClosedJaxpr(item, [])
+
+
+def _dot(equation: JaxprEqn) -> int:
+    (inner, _), _ = equation.params["dimension_numbers"]
+    left: Any = equation.invars[0].aval
+    out: Any = equation.outvars[0].aval
+    return 2 * math.prod(out.shape) * math.prod(left.shape[axis] for axis in inner)
+
+
+def _is_scalar_integer(aval: Any) -> bool:
+    return aval.shape == () and (jnp.issubdtype(aval.dtype, jnp.integer) or aval.dtype == jnp.bool_)
