@@ -25,12 +25,12 @@ from absl import flags
 from diffjax import benchmark, cli
 from diffjax.benchmark import Case
 from diffjax.data.transitions import Transitions
-from diffjax.flops import dot_flops
+from diffjax.flops import period, update_flops
 from diffjax.training.program import Program, RunSetup, TrainState, run_sharding, stack_setups
-from diffjax.types import Batch, Spec
+from diffjax.types import Spec
 
 NAME = "training"
-CYCLE = 60  # updates over which FLOPs are counted; every smaller interval of delayed updates up to 6 divides it
+FLOP_STEPS = 60  # over which FLOPs are counted: a multiple of every interval of delayed updates up to 6
 SMALLEST_PRODUCT, LARGEST_PRODUCT = 256, 16_384
 LONGEST_PRODUCT_S = 0.3
 MIB = 2**20
@@ -110,45 +110,17 @@ def matmul_ceiling(measuring: benchmark.Measuring) -> dict[int, float]:
     return found
 
 
-def flops_by_step(case: Case, phase: int, spec: Spec) -> list[int]:
-    """FLOPs of the matrix products of one run's update at steps ``0 .. CYCLE - 1``."""
-    rows = case.hyper.batch_size
-    shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-    batch = Batch(
-        observation=shape((rows, spec.observation_dim)),
-        action=shape((rows, spec.action_dim)),
-        reward=shape((rows,)),
-        next_observation=shape((rows, spec.observation_dim)),
-        not_done=shape((rows,)),
-    )
-
-    def update(step: jax.Array, key: jax.Array, batches: tuple[Batch, ...]) -> Any:
-        state = case.method.init(key, spec, case.hyper)
-        draws = case.method.phases[phase].draw(key, spec, case.hyper)
-        return case.method.phases[phase].update(draws, step, state, case.hyper, batches)
-
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    step = jax.ShapeDtypeStruct((), jnp.int32)
-    program = jax.make_jaxpr(update)(step, key, (batch,) * case.method.num_batches)
-    return [dot_flops(program, np.int32(number)) for number in range(CYCLE)]
-
-
-def period(values: Sequence[int]) -> int:
-    """The shortest period of a sequence; its length if it has none."""
-    return next(p for p in range(1, len(values) + 1) if list(values[p:]) == list(values[:-p]) or p == len(values))
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def advance(
     program: Program,
     phase: int,
     state: TrainState,
-    start: jax.Array,
-    stop: jax.Array,
+    start: Any,
+    stop: Any,
     active: jax.Array,
     setup: RunSetup,
     data: Transitions,
-) -> Any:
+) -> tuple[TrainState, Any]:
     """``program.advance`` as one function that can be compiled ahead of time."""
     return program.advance(phase, state, start, stop, active, setup, data)
 
@@ -229,7 +201,7 @@ def measure(
     case: Case, phase: int, spec: Spec, data: Transitions, ceiling: float, args: flags.FlagValues
 ) -> Cost:
     """Compile one run and all runs, warm up, and time them in alternation."""
-    flops = flops_by_step(case, phase, spec)
+    flops = update_flops(case.method, phase, spec, case.hyper, FLOP_STEPS)
     mean_flops, cycle = sum(flops) / len(flops), period(flops)
     single = Trainer(case, phase, spec, data, 1)
     every = Trainer(case, phase, spec, data, args.runs)
@@ -238,7 +210,6 @@ def measure(
     updates = cycle
     while (taken := single.train(updates)) < args.seconds:  # the next length aims above the least time
         updates += cycle * max(1, int(min(1.2 * args.seconds / taken - 1.0, 9.0) * updates / cycle))
-    every.train(updates)
     times = np.array([(single.train(updates), every.train(updates)) for _ in range(args.pairs)])
     one, all_ = (float(median) for median in np.median(times, axis=0) / updates)
     devices = 1 if every.program.sharding is None else every.program.sharding.num_devices
@@ -298,7 +269,7 @@ def print_tables(labels: Sequence[str], rows: Sequence[Cost], notes: Sequence[st
     print()
     benchmark.print_table(
         f"Work and memory (MiB) of 1 run / {runs} runs",
-        ("method", "GFLOP", "% of ceiling", "arguments", "temporaries", "data x"),
+        ("method", "GFLOP", "% of ceiling", "arguments", "temporaries", "copies"),
         [
             (
                 label,
@@ -335,7 +306,7 @@ def main(args: flags.FlagValues) -> None:
                 rows.append(row)
     notes = (
         f"synthetic data, {args.transitions:,} transitions of {spec.observation_dim} + {spec.action_dim} numbers, "
-        f"{num_bytes(data) / MIB:.1f} MiB; data x: how often the program of {args.runs} runs holds them",
+        f"{num_bytes(data) / MIB:.1f} MiB; copies: how often the program of {args.runs} runs holds them",
         f"GFLOP: matrix products of one update of one run; ceiling: {ceiling:,.0f} GFLOP/s, the best float32 product",
         f"updates/s of {args.runs} runs: of each; ratio: median over {args.pairs} pairs of chunks",
     )

@@ -130,6 +130,8 @@ def prepare(args: flags.FlagValues, name: str) -> Path:
     Raises:
       UserError: for a folder that holds some or cannot be made.
     """
+    if not args.out:
+        raise UserError("--out is empty; name a folder: --out=DIR")
     # A program taken from the cache would be reported as compiled in no time.
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_default_matmul_precision", args.matmul_precision)
@@ -250,7 +252,7 @@ def print_table(title: str, columns: Sequence[str], lines: Iterable[Sequence[str
 
 
 def digits(value: float | None) -> str:
-    """Three significant digits and no exponent; ``-`` for nothing."""
+    """At least three significant digits; ``-`` for nothing."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"

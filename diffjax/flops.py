@@ -8,10 +8,38 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+from diffjax.methods.base import Hyper, Method
+from diffjax.types import Batch, Spec
+
 Known = list[Any]  # per variable: its value where it follows from what is known, else None
+
+
+def update_flops(method: Method, phase: int, spec: Spec, hyper: Hyper, steps: int) -> list[int]:
+    """FLOPs of the matrix products of one run's update, at each of the steps ``0 .. steps - 1`` of a phase."""
+    init, (_, draw, update) = method.init, method.phases[phase]
+
+    def arguments() -> tuple[Any, ...]:
+        key, rows = jax.random.key(0), hyper.batch_size
+        observation, action = jnp.zeros((rows, spec.observation_dim)), jnp.zeros((rows, spec.action_dim))
+        batch = Batch(observation, action, jnp.zeros(rows), observation, jnp.zeros(rows))
+        batches = (batch,) * method.num_batches
+        return jnp.int32(0), draw(key, spec, hyper), init(key, spec, hyper), batches
+
+    def updated(step: jax.Array, draws: Any, state: Any, batches: tuple[Batch, ...]) -> Any:
+        return update(draws, step, state, hyper, batches)
+
+    program = jax.make_jaxpr(updated)(*jax.eval_shape(arguments))
+    return [dot_flops(program, np.int32(step)) for step in range(steps)]
+
+
+def period(values: Sequence[int]) -> int:
+    """The shortest period of a sequence; its length if it has none."""
+    return next(p for p in range(1, len(values) + 1) if values[p:] == values[: len(values) - p])
 
 
 def dot_flops(program: ClosedJaxpr, *leading: Any) -> int:

@@ -74,8 +74,8 @@ def define_training_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_string(
         "compilation_cache",
-        str(Path("~/.cache/diffjax/xla")),
-        "DIR: Where compiled programs are kept for the next time; empty keeps none.",
+        None,
+        "DIR: Where compiled programs are kept for the next time; default: JAX_COMPILATION_CACHE_DIR, or none.",
         flag_values=values,
     )
 

@@ -125,11 +125,15 @@ def tanh_gaussian_log_prob(
     return jnp.sum(jax.scipy.stats.norm.logpdf(pre_tanh, mean, jnp.exp(log_std)), axis=-1)
 
 
+def _floored_log(x: jax.Array) -> jax.Array:
+    """``log x``, and -100 with slope 0 at ``x = 0``, which a saturated sigmoid reaches in float32."""
+    positive = x > 0
+    return jnp.where(positive, jnp.log(jnp.where(positive, x, 1.0)), -100.0)
+
+
 def _cross_entropy(probability: jax.Array, label: jax.Array | float) -> jax.Array:
     """Binary cross entropy; logarithms floored at -100 as in the authors' library."""
-    log_p = jnp.maximum(jnp.log(probability), -100.0)
-    log_not_p = jnp.maximum(jnp.log1p(-probability), -100.0)
-    return -(label * log_p + (1.0 - label) * log_not_p)
+    return -(label * _floored_log(probability) + (1.0 - label) * _floored_log(1.0 - probability))
 
 
 class Divergence(NamedTuple):

@@ -36,7 +36,7 @@ def descend(
     """
     updates, opt_state = _optimizer(max_grad_norm).update(grads, state.opt_state)
     params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
-    return Learner(params, opt_state), optax.global_norm(grads)
+    return Learner(params, opt_state), optax.tree.norm(grads)
 
 
 def cosine_decay(step: jax.Array, decay_steps: jax.Array | float) -> jax.Array:

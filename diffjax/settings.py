@@ -7,6 +7,7 @@ type against the method's ``Hyper`` and :class:`Protocol`.
 import dataclasses
 import fnmatch
 import importlib.resources
+import math
 import re
 import tomllib
 from collections.abc import Iterable
@@ -78,7 +79,10 @@ def _convert(name: str, text: str, default: Any) -> Any:
         if isinstance(default, int):
             return int(float(text)) if float(text).is_integer() else int(text)
         if isinstance(default, float):
-            return float(text)
+            value = float(text)
+            if not math.isfinite(value) and value != default:
+                raise UserError(f"{name}={text} is not finite")
+            return value
         if isinstance(default, tuple):
             return tuple(int(part) for part in text.strip("()[] ").split(",") if part.strip())
         return text

@@ -108,14 +108,8 @@ class Golden:
         return sorted(
             key
             for key in self.arrays
-            if key not in self.used
-            and not key.startswith(EXEMPT)
-            and not INPUT_PARTS.intersection(key.split("/")[:-1])
+            if key not in self.used and not key.startswith(EXEMPT) and not INPUT_PARTS.intersection(key.split("/")[:-1])
         )
-
-
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""For functions that run a few times on tiny arrays: halves the time to compile."""
 
 
 @functools.cache
@@ -180,9 +174,7 @@ def assert_close(actual: Any, expected: Any, what: str, scale: float = 1e-5) -> 
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, recorded {expected.shape}"
     error = np.abs(actual - expected) / (1.0 + np.abs(expected))
-    assert np.all(error <= scale), (
-        f"{what}: off by {np.max(error):.2e} relative to 1 + |recorded| (bound {scale})"
-    )
+    assert np.all(error <= scale), f"{what}: off by {np.max(error):.2e} relative to 1 + |recorded| (bound {scale})"
 
 
 def assert_absolute(actual: Any, expected: Any, what: str, bound: float) -> None:

@@ -138,9 +138,7 @@ def check_forward(golden: Golden) -> None:
 
 
 @jax.jit
-def chain_parts(
-    actor: Any, noise: ChainNoise, hyper: dac.Hyper, observation: jax.Array
-) -> dict[str, jax.Array]:
+def chain_parts(actor: Any, noise: ChainNoise, hyper: dac.Hyper, observation: jax.Array) -> dict[str, jax.Array]:
     """Everything that is recorded of a reverse chain."""
     schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
 
@@ -282,9 +280,7 @@ def check_eta(golden: Golden) -> None:
     for row in golden["eta_update/rows_threshold_lr_eta0_min_max_bcloss_eta1"]:
         threshold, rate, eta, lowest, highest, bc, expected = row
         hyper = hyper_of(golden, bc_threshold=threshold, eta_lr=rate, eta_min=lowest, eta_max=highest)
-        assert_absolute(
-            dac.ascend_eta(jnp.asarray(eta), jnp.asarray(bc), hyper), expected, f"eta {row}", 1e-6
-        )
+        assert_absolute(dac.ascend_eta(jnp.asarray(eta), jnp.asarray(bc), hyper), expected, f"eta {row}", 1e-6)
 
 
 update = jax.jit(dac.update)
@@ -348,9 +344,7 @@ def check_training(golden: Golden) -> None:
 
 
 @jax.jit
-def decide(
-    draws: dac.ActionDraws, state: dac.State, hyper: dac.Hyper, observation: jax.Array
-) -> tuple[jax.Array, ...]:
+def decide(draws: dac.ActionDraws, state: dac.State, hyper: dac.Hyper, observation: jax.Array) -> tuple[jax.Array, ...]:
     """Candidates, their values under every critic, the logits of the choice, and the action chosen."""
     candidates, q = dac.rank_candidates(state, draws.chain, hyper, observation)
     logits = dac.selection_logits(jnp.mean(q, axis=0), hyper.temperature)

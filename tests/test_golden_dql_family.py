@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_tools import Golden, account, assert_close, assert_trees, changed, load, quick_jit, stack
+from golden_tools import Golden, account, assert_close, assert_trees, changed, load, stack
 
 from diffjax import losses
 from diffjax.diffusion.denoisers import add_noise, at_index, epsilon_denoiser, x0_from_epsilon
@@ -214,6 +214,7 @@ class DiffPoGAN(DiffusionQL):
     method = diffpogan.METHOD
     terms = (*DiffusionQL.terms, "actor/generator")
     rate_columns = (*DiffusionQL.rate_columns, "lambda")  # the program carries an idle multiplier along
+    duals = ("lambda",)
 
     def hyper(self, recorded: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -345,7 +346,7 @@ def shared_hyper(golden: Golden) -> Any:
     return hyper_of(golden).replace(max_q_backup=False, target_samples=1)
 
 
-@functools.partial(quick_jit, static_argnames="recipe")
+@functools.partial(jax.jit, static_argnames="recipe")
 def fresh_state(recipe: Any, nets: Tree) -> Any:
     """Recorded networks as a state of ours, with fresh optimisers."""
     return recipe.state_from(nets)
@@ -400,7 +401,7 @@ def check_schedules(golden: Golden) -> None:
             golden.close(f"{at}/{key}", values)
 
 
-@quick_jit
+@jax.jit
 def forward_passes(
     nets: Tree, x: jax.Array, t: jax.Array, noise: jax.Array, hyper: Any, batch: Batch
 ) -> Tree:
@@ -437,7 +438,7 @@ def check_forward(golden: Golden) -> None:
         golden.close(f"forward/{key}", value)
 
 
-@quick_jit
+@jax.jit
 def sample(actor: Tree, noise: Any, hyper: Any, observation: jax.Array) -> tuple[jax.Array, ...]:
     """States of the reverse chain, network outputs along it, and the action."""
     schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
@@ -460,7 +461,7 @@ def check_sampler(golden: Golden) -> None:
         golden.close(f"{at}/action", action)
 
 
-@functools.partial(quick_jit, static_argnames="recipe")
+@functools.partial(jax.jit, static_argnames="recipe")
 def actor_terms(recipe: Any, judged: Any, policy: Any, state: Any, hyper: Any, batch: Batch) -> Tree:
     """All terms of the actor's loss."""
     return recipe.actor_loss(state.core.actor.params, judged, policy, state, hyper, batch)[1]
@@ -477,7 +478,7 @@ def differentiate(terms: Callable[[Tree], Tree], weights: dict[str, Any], params
     return values, grads
 
 
-@functools.partial(quick_jit, static_argnames="recipe")
+@functools.partial(jax.jit, static_argnames="recipe")
 def actor_gradient(
     recipe: Any, weights: Any, judged: Any, policy: Any, state: Any, hyper: Any, batch: Batch
 ) -> tuple[Tree, Tree]:
@@ -491,12 +492,12 @@ def one_of(names: tuple[str, ...], chosen: str) -> dict[str, float]:
     return {name: float(name == chosen) for name in names}
 
 
-@functools.partial(quick_jit, static_argnames="recipe")
+@functools.partial(jax.jit, static_argnames="recipe")
 def judged_of(recipe: Any, draws: Any, state: Any, hyper: Any, batches: Batches) -> Any:
     return recipe.judged(draws, state, hyper, batches)
 
 
-@quick_jit
+@jax.jit
 def critic_losses(draws: Any, state: Any, hyper: Any, batch: Batch) -> tuple[Tree, Tree]:
     """What the critic's loss is made of, and its gradient."""
     core = state.core
@@ -549,7 +550,7 @@ def check_multiplier(golden: Golden) -> None:
     """DiffCPS: the multiplier's loss and slope, also where the multiplier lies outside its bounds."""
     draws, state, _, (batch,) = losses_setting(golden, "hi")
     hyper = shared_hyper(golden)
-    loss_and_slope = quick_jit(jax.value_and_grad(diffcps.multiplier_loss))
+    loss_and_slope = jax.jit(jax.value_and_grad(diffcps.multiplier_loss))
     for at, value in {
         "losses/lambda": golden["params/lambda"],
         "losses/lambda_below": golden["losses/lambda_below/lambda"],
@@ -567,7 +568,7 @@ def check_multiplier(golden: Golden) -> None:
             golden.close(f"{at}/actor_loss", terms["actor/loss"])
 
 
-@quick_jit
+@jax.jit
 def adversary_passes(
     judged: Judged, label: jax.Array, chain: ChainNoise, state: Any, hyper: Any, batch: Batch
 ) -> Tree:
@@ -597,7 +598,7 @@ def adversary_passes(
 DISCRIMINATOR_TERMS = tuple(f"discriminator/{term}" for term in ("loss", "real", "fake", "penalty"))
 
 
-@quick_jit
+@jax.jit
 def discriminator_gradient(
     weights: Any, judged: Judged, label: jax.Array, mixing: jax.Array, discriminator: Tree, hyper: Any
 ) -> tuple[Tree, Tree]:
@@ -669,7 +670,7 @@ def check_divergences(golden: Golden) -> None:
         golden.close(f"{at}/actor_loss", terms["actor/loss"])
 
 
-@functools.partial(quick_jit, static_argnames="recipe")
+@functools.partial(jax.jit, static_argnames="recipe")
 def take_step(
     recipe: Any, draws: Any, step: Any, state: Any, hyper: Any, batches: Any
 ) -> tuple[Any, Any, dict[str, jax.Array]]:
@@ -679,7 +680,7 @@ def take_step(
     return state, metrics, seen
 
 
-update_targets = quick_jit(dp.update_targets)
+update_targets = jax.jit(dp.update_targets)
 
 
 def check_training(golden: Golden) -> None:
@@ -757,7 +758,7 @@ def largest_change(before: Tree, after: Tree) -> float:
     return max(float(np.max(np.abs(np.asarray(x) - np.asarray(y)))) for x, y in pairs)
 
 
-@quick_jit
+@jax.jit
 def decide(draws: dp.ActionDraws, state: Any, hyper: Any, observation: jax.Array) -> dict[str, jax.Array]:
     """One decision by the published rule, and the steps towards it."""
     core = state.core

@@ -110,8 +110,8 @@ def log_logistic_sigma(
     """
     sigma_min, sigma_max, sigma_data = (jnp.asarray(s, uniform.dtype) for s in (sigma_min, sigma_max, sigma_data))
     data_variance = sigma_data**2
-    low = sigma_min**2 / (sigma_min**2 + data_variance)
-    complement_high = data_variance / (sigma_max**2 + data_variance)
-    width = 1.0 - complement_high - low
+    low_total, high_total = sigma_min**2 + data_variance, sigma_max**2 + data_variance
+    low, complement_high = sigma_min**2 / low_total, data_variance / high_total
+    width = data_variance * (sigma_max**2 - sigma_min**2) / low_total / high_total
     log_odds = jnp.log(low + uniform * width) - jnp.log(complement_high + (1.0 - uniform) * width)
     return sigma_data * jnp.exp(0.5 * log_odds)

@@ -1,0 +1,59 @@
+"""Small problems on which every method of the registry is tried."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.methods.base import Method
+from diffjax.methods.registry import METHODS
+from diffjax.settings import resolve
+from diffjax.types import Batch, Spec
+
+SPEC = Spec(observation_dim=5, action_dim=2)
+ALL = [(name, variant) for name, variants in METHODS.items() for variant in variants]
+TINY: dict[str, Any] = {
+    "hidden_dims": (16, 16, 16),
+    "discriminator_hidden_dims": (16, 16),
+    "flow_hidden_dim": 16,
+    "batch_size": 8,
+    "num_critics": 3,
+    "target_samples": 2,
+    "candidates": 6,
+}
+
+
+def tiny(name: str, variant: str, **changes: Any) -> tuple[Method, Any]:
+    """A method and small hyper-parameters for it, as its table and variant have them otherwise."""
+    method = METHODS[name][variant]
+    hyper = resolve(name, "hopper-medium-v2", "paper", variant).hyper
+    known = {field.name for field in dataclasses.fields(hyper)}
+    keep = {"candidates"} if getattr(hyper, "candidates", 0) == 1 else set()
+    values = {key: value for key, value in TINY.items() if key in known - keep} | changes
+    return method, dataclasses.replace(hyper, **values)
+
+
+def random_batch(key: jax.Array, size: int, spec: Spec = SPEC) -> Batch:
+    """A minibatch of random transitions."""
+    keys = jax.random.split(key, 5)
+    return Batch(
+        observation=jax.random.normal(keys[0], (size, spec.observation_dim)),
+        action=jax.random.uniform(keys[1], (size, spec.action_dim), minval=-1.0),
+        reward=jax.random.normal(keys[2], (size,)),
+        next_observation=jax.random.normal(keys[3], (size, spec.observation_dim)),
+        not_done=jax.random.bernoulli(keys[4], 0.8, (size,)).astype(jnp.float32),
+    )
+
+
+def random_batches(method: Method, hyper: Any, seed: int = 0) -> tuple[Batch, ...]:
+    """As many minibatches as one update takes."""
+    keys = jax.random.split(jax.random.key(seed), method.num_batches)
+    return tuple(random_batch(key, hyper.batch_size) for key in keys)
+
+
+def largest_difference(first: Any, second: Any) -> float:
+    """Largest absolute difference of two trees of arrays."""
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    return max(float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)))) for a, b in pairs)

@@ -1,0 +1,241 @@
+"""The benchmarks as a user runs them, and the FLOP counter against counts made by hand."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+
+from diffjax import benchmark
+from diffjax.flops import dot_flops, period, update_flops
+from diffjax.methods.registry import METHODS, get_method
+from diffjax.settings import check_overrides, resolve
+from diffjax.types import Spec
+
+ROOT = Path(__file__).parents[1]
+TINY = ("--set=hidden_dims=16,16,16", "--set=batch_size=8")
+
+
+def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments]
+    variables = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"} | environment
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+
+def read(folder: Path, name: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    assert sorted(path.name for path in folder.iterdir()) == [f"{name}.csv", f"{name}.json"]
+    with open(folder / f"{name}.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return rows, json.loads((folder / f"{name}.json").read_text())
+
+
+def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
+    return x @ y
+
+
+def flops(function: Any, *shapes: tuple[int, ...]) -> int:
+    return dot_flops(jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)))
+
+
+def test_a_matrix_product_is_two_flops_per_multiplication() -> None:
+    assert flops(matmul, (2, 3), (3, 5)) == 60
+    assert flops(matmul, (3,), (3,)) == 6
+    assert flops(lambda x, y: x + y, (2, 3), (2, 3)) == 0
+
+
+def test_the_gradient_of_a_product_is_two_products() -> None:
+    def loss(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.sum(matmul(x, y) ** 2)
+
+    assert flops(jax.grad(loss, argnums=(0, 1)), (2, 3), (3, 5)) == 3 * 60
+
+
+def test_a_scan_counts_as_often_as_it_runs() -> None:
+    def power(x: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda carry, _: (carry @ x, None), x, length=5)[0]
+
+    assert flops(power, (4, 4)) == 5 * 128
+    assert flops(lambda x: jax.lax.fori_loop(0, 7, lambda _, carry: carry @ x, x), (4, 4)) == 7 * 128
+
+
+def test_mapped_jitted_and_rematerialised_products_count() -> None:
+    assert flops(jax.vmap(matmul), (7, 2, 3), (7, 3, 5)) == 7 * 60
+    assert flops(jax.vmap(matmul, in_axes=(0, None)), (7, 2, 3), (3, 5)) == 7 * 60
+    assert flops(jax.jit(matmul), (2, 3), (3, 5)) == 60
+    assert flops(jax.checkpoint(matmul), (2, 3), (3, 5)) == 60
+    function = jax.custom_jvp(matmul)
+    function.defjvp(lambda primals, tangents: (matmul(*primals), matmul(tangents[0], primals[1])))
+    assert flops(function, (2, 3), (3, 5)) == 60
+
+
+def test_a_branch_counts_where_it_is_taken() -> None:
+    @jax.jit
+    def delayed(step: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.lax.cond(step % 3 == 0, lambda: x @ x @ x, lambda: x)
+
+    def mixed(step: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.lax.cond(x[0, 0] > step, lambda: x @ x @ x, lambda: x @ x)
+
+    step, x = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((4, 4), jnp.float32)
+    program = jax.make_jaxpr(delayed)(step, x)
+    assert [dot_flops(program, np.int32(number)) for number in range(7)] == [256, 0, 0, 256, 0, 0, 256]
+    assert dot_flops(program) == 256
+    assert dot_flops(jax.make_jaxpr(mixed)(step, x), np.int32(1)) == 256
+
+
+def test_a_product_in_a_loop_of_unknown_length_is_refused() -> None:
+    def grow(x: jax.Array) -> jax.Array:
+        return jax.lax.while_loop(lambda y: jnp.sum(y) < 9.0, lambda y: y @ x, x)
+
+    with pytest.raises(ValueError, match="unknown length"):
+        flops(grow, (4, 4))
+    assert flops(lambda x: jax.lax.while_loop(lambda y: jnp.sum(y) < 9.0, lambda y: 2.0 * y, x), (4, 4)) == 0
+
+
+def test_period() -> None:
+    assert [period(values) for values in ([5], [5, 5, 5], [5, 3, 5, 3], [5, 3, 3, 5, 3], [1, 2, 3])] == [1, 1, 2, 3, 3]
+
+
+def flops_of(name: str, **settings: str) -> list[int]:
+    settings = {"hidden_dims": "16,16,16", "batch_size": "8"} | settings
+    hyper = resolve(name, "halfcheetah-medium-v2", overrides=check_overrides(name, "", settings)).hyper
+    return update_flops(get_method(name)[0], 0, Spec(17, 6), hyper, 6)
+
+
+def test_flops_of_an_update() -> None:
+    # Behaviour cloning, layers 17-16-16-16-6: forward and weight gradients 2 * 8 * (17*16 + 2*16*16 + 16*6) each,
+    # gradients of the layers' inputs, but the first, 2 * 8 * (2*16*16 + 16*6).
+    assert flops_of("bc") == [2 * 14_080 + 9_728] * 6
+
+
+def test_flops_of_delayed_updates() -> None:
+    full, short, *_ = flops_of("diffcps", policy_interval="3")
+    assert short < full
+    assert flops_of("diffcps", policy_interval="3") == [full, short, short] * 2
+    assert flops_of("diffcps", policy_interval="1") == [full] * 6
+
+
+def chosen(*arguments: str, aspect: Any) -> list[str]:
+    values = flags.FlagValues()
+    benchmark.define_flags(values)
+    values(["benchmark", *arguments])
+    return [case.label for case in benchmark.chosen_cases(values, aspect)]
+
+
+def test_every_method_is_measured_and_a_variant_where_it_differs() -> None:
+    assert chosen(aspect=lambda case: None) == list(METHODS)
+    acting = chosen(aspect=lambda case: (case.method.act_from_draws, case.method.cost(case.hyper)))
+    assert set(acting) - set(METHODS) == {"dtql:one_action"}
+    training = chosen(aspect=lambda case: case.method.phases)
+    assert set(training) - set(METHODS) == {"diffpogan:paper"}
+    assert chosen("--methods=bc,diffpogan:paper", aspect=lambda case: None) == ["bc", "diffpogan:paper"]
+
+
+def test_inference_benchmark(tmp_path: Path) -> None:
+    out, picture = tmp_path / "new" / "out", tmp_path / "latency.png"
+    methods = "--methods=bc,dac,dtql,dtql:one_action"
+    asked = (methods, *TINY, "--batch=1,24", "--calls=20", "--seconds=60", f"--plot={picture}")
+    result = run("inference.py", f"--out={out}", *asked)
+    assert result.returncode == 0, result.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    rows, content = read(out, "inference")
+    stated = [tuple(row[name] for name in ("method", "variant", "batch", "candidates", "slice")) for row in rows]
+    assert stated == [
+        ("bc", "code", "1", "1", "1"),
+        ("bc", "code", "24", "1", "24"),
+        ("dac", "code", "1", "10", "1"),
+        ("dac", "code", "24", "10", "24"),
+        ("dtql", "code", "1", "1024", "1"),
+        ("dtql", "code", "24", "1024", "12"),  # 24 x 1024 are more than are computed at once
+        ("dtql", "one_action", "1", "1", "1"),
+        ("dtql", "one_action", "24", "1", "24"),
+    ]
+    assert {row["network_evaluations"] for row in rows if row["method"] == "dac"} == {"5"}
+    for row in rows:
+        assert (row["observation_dim"], row["action_dim"], row["calls"]) == ("17", "6", "20")
+        assert 0 < float(row["p50_ms"]) <= float(row["p95_ms"])
+        assert float(row["actions_per_s"]) > 0
+        assert float(row["compile_s"]) > 0
+        assert row["selection"] in result.stdout
+    assert content["hyper"]["dtql:one_action"]["hidden_dims"] == [16, 16, 16]
+    assert {"jax", "device", "cpu_count", "diffjax"} <= content["machine"].keys()
+    assert [str(each["p50_ms"]) for each in content["measurements"]] == [row["p50_ms"] for row in rows]
+    assert content["notes"][0] in result.stdout
+
+    before = (out / "inference.json").read_bytes()
+    again = run("inference.py", f"--out={out}", methods, *TINY)
+    assert (again.returncode, again.stdout, len(again.stderr.splitlines())) == (2, "", 1)
+    assert (out / "inference.json").read_bytes() == before
+
+
+def test_training_benchmark(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run(
+        "training.py",
+        f"--out={out}",
+        "--methods=bc,diffcps",
+        *TINY,
+        "--runs=2",
+        "--pairs=2",
+        "--seconds=0.01",
+        "--transitions=50000",
+        "--observation_dim=11",
+        XLA_FLAGS="--xla_force_host_platform_device_count=2",
+    )
+    assert result.returncode == 0, result.stderr
+    rows, content = read(out, "training")
+    assert [(row["method"], row["phase"]) for row in rows] == [("bc", "main"), ("diffcps", "main")]
+    # 50,001 rows of 11 + 6 + 1 floats and a flag, 50,000 row numbers.
+    data_mib = (50_001 * (18 * 4 + 1) + 50_000 * 4) / 2**20
+    for row in rows:
+        assert (row["observation_dim"], row["batch_size"], row["runs"], row["devices"]) == ("11", "8", "2", "2")
+        assert float(row["data_mib"]) == pytest.approx(data_mib)
+        assert float(row["data_copies"]) == pytest.approx(1.0, abs=0.01)
+        assert float(row["arguments_mib_1"]) > data_mib
+        for name in ("ms_per_update_1", "ms_per_update_all", "ratio", "updates_per_s_1", "ceiling_share_1"):
+            assert float(row[name]) > 0
+    # Layers 11-16-16-16-6, counted as above.
+    assert float(rows[0]["gflop_per_update"]) == pytest.approx((2 * 12_544 + 9_728) * 1e-9)
+    assert int(rows[1]["updates"]) % 2 == 0
+    assert max(content["matmul_gflop_per_s"].values()) > 0
+    assert content["machine"]["devices"] == "2"
+    assert "diffcps" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "flag", "named"),
+    [
+        ("inference.py", "--methods=dqcl", "dql"),
+        ("inference.py", "--methods=dtql:two", "variant of dtql"),
+        ("inference.py", "--task=hoper-medium-v2", "hopper-medium-v2"),
+        ("inference.py", "--batch=1,two", "1,64,1024"),
+        ("inference.py", "--batch=0", "1,64,1024"),
+        ("inference.py", "--plot=latency.gif", ".png"),
+        ("inference.py", "--plot=no/where.png", "no does not exist"),
+        ("training.py", "--set=width=3", "width"),
+        ("training.py", "--preset=huge", "paper"),
+        ("training.py", "--runs=1", "--runs"),
+        ("training.py", "--out=", "--out"),
+        ("training.py", "stray", "stray"),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(script: str, flag: str, named: str, tmp_path: Path) -> None:
+    result = run(script, f"--out={tmp_path / 'out'}", flag)
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert named in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", ["inference.py", "training.py"])
+def test_help(script: str) -> None:
+    result = run(script, "--help")
+    assert result.returncode == 0
+    assert f"python benchmarks/{script} --out=" in result.stdout

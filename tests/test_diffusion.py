@@ -1,0 +1,392 @@
+"""Diffusion models by themselves: published constants, exact oracles, finite differences."""
+
+import math
+
+import chex
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffjax.diffusion.denoisers import (
+    add_noise,
+    at_index,
+    edm_denoiser,
+    edm_scales,
+    epsilon_denoiser,
+    gaussian_epsilon,
+    v_denoiser,
+    x0_from_epsilon,
+)
+from diffjax.diffusion.objectives import (
+    DenoisingDraws,
+    EDMDraws,
+    draw_denoising,
+    draw_edm,
+    edm_matching,
+    noise_matching,
+)
+from diffjax.diffusion.samplers import (
+    ChainNoise,
+    ancestral_chain,
+    ancestral_sample,
+    draw_chain_noise,
+    transition_std,
+)
+from diffjax.diffusion.schedules import (
+    cosine_betas,
+    discrete_schedule,
+    linear_betas,
+    log_logistic_sigma,
+    vp_betas,
+)
+
+VP = discrete_schedule("vp", 5)
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected"),
+    [
+        (VP.beta, [0.195875, 0.458818, 0.635781, 0.754878, 0.835031]),
+        (1 - VP.beta, [0.804125, 0.541182, 0.364219, 0.245122, 0.164969]),
+        (VP.alpha_bar, [0.804125, 0.435178, 0.158500, 0.038852, 0.006409]),
+        (VP.alpha_bar_prev, [1, 0.804125, 0.435178, 0.158500, 0.038852]),
+        (np.sqrt(VP.alpha_bar), [0.896730, 0.659680, 0.398121, 0.197109, 0.080058]),
+        (np.sqrt(1 - VP.alpha_bar), [0.442577, 0.751546, 0.917333, 0.980382, 0.996790]),
+        (VP.posterior_coef_x0, [1, 0.728435, 0.498410, 0.312681, 0.165654]),
+        (VP.posterior_coef_xt, [0, 0.255116, 0.405078, 0.433466, 0.392901]),
+        (VP.posterior_variance, [0, 0.159114, 0.426742, 0.660907, 0.807766]),
+        (VP.posterior_log_variance[:1], [math.log(1e-20)]),
+        (transition_std(VP, "posterior"), [0, 0.398890, 0.653255, 0.812962, 0.898758]),
+        (transition_std(VP, "beta"), [0, 0.677361, 0.797359, 0.868837, 0.913801]),
+    ],
+)
+def test_vp_of_five_steps(actual, expected):
+    np.testing.assert_allclose(actual, expected, atol=6e-7, rtol=1e-6)
+
+
+def test_vp_turns_noise_into_samples_by_the_published_factors():
+    """``x_0 = sqrt(1 / alpha_bar) x - sqrt(1 / alpha_bar - 1) epsilon``."""
+    index, one, zero = jnp.arange(5), jnp.ones((5, 1)), jnp.zeros((5, 1))
+    of_x = x0_from_epsilon(VP, one, index, zero)[:, 0]
+    of_epsilon = x0_from_epsilon(VP, zero, index, one)[:, 0]
+    np.testing.assert_allclose(of_x, [1.11516, 1.51589, 2.51180, 5.07334, 12.4909], rtol=5e-6)
+    np.testing.assert_allclose(of_epsilon, [-0.49355, -1.13926, -2.30416, -4.97381, -12.4508], rtol=2e-5)
+
+
+@given(st.integers(1, 300))
+def test_vp_ends_at_the_same_noise_for_every_number_of_steps(steps):
+    assert np.prod(1.0 - vp_betas(steps)) == pytest.approx(math.exp(-5.05), rel=1e-12)
+    assert discrete_schedule("vp", steps).alpha_bar[-1] == pytest.approx(math.exp(-5.05), rel=2e-5)
+
+
+def test_linear_betas_by_hand():
+    np.testing.assert_allclose(linear_betas(3), [1e-4, 0.01005, 0.02])
+
+
+def test_cosine_betas_by_hand():
+    """Angles of T = 2: ``(0.008, 0.508, 1.008) / 1.008 * pi / 2``; the last ratio would leave 1, above the bound."""
+    middle = math.cos(0.508 / 1.008 * math.pi / 2) ** 2
+    first = math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+    np.testing.assert_allclose(cosine_betas(2), [1 - middle / first, 0.999], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["vp", "linear", "cosine"])
+@given(steps=st.integers(1, 60))
+def test_schedules_are_consistent(name, steps):
+    schedule = discrete_schedule(name, steps)
+    assert schedule.num_steps == steps
+    chex.assert_shape(list(schedule), (steps,))
+    chex.assert_type(list(schedule), np.float32)
+    assert np.all((schedule.beta > 0) & (schedule.beta < 1))
+    assert np.all(np.diff(schedule.alpha_bar) < 0)
+    # The posterior mean of a noiseless pair lies on the forward path: c0 + ct sqrt(abar) = sqrt(abar_prev).
+    mean = schedule.posterior_coef_x0 + schedule.posterior_coef_xt * np.sqrt(schedule.alpha_bar)
+    np.testing.assert_allclose(mean, np.sqrt(schedule.alpha_bar_prev), rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("sigmoid", 5), ("vp", 0)])
+def test_impossible_schedules_are_refused(name, steps):
+    with pytest.raises(ValueError, match="schedule"):
+        discrete_schedule(name, steps)
+
+
+def test_unknown_variance_is_refused():
+    with pytest.raises(ValueError, match="neither 'posterior' nor 'beta'"):
+        transition_std(VP, "fixed")
+
+
+def test_indices_pick_per_row():
+    values = np.array([10.0, 20.0, 30.0])
+    np.testing.assert_array_equal(at_index(values, jnp.array([2, 0]), 3), [[[30.0]], [[10.0]]])
+    assert at_index(values, jnp.asarray(1), 2) == 20.0
+
+
+def test_forward_process_by_hand():
+    x_0, noise = jnp.array([[0.5, -1.0], [0.2, 0.0]]), jnp.array([[1.0, 2.0], [-1.0, 0.0]])
+    expected = [
+        [0.659680 * 0.5 + 0.751546, -0.659680 + 0.751546 * 2.0],
+        [0.080058 * 0.2 - 0.996790, 0.0],
+    ]
+    np.testing.assert_allclose(add_noise(VP, x_0, jnp.array([1, 4]), noise), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("parametrisation", ["epsilon", "v"])
+def test_a_perfect_network_recovers_the_clean_sample(parametrisation):
+    x_0, noise = jax.random.normal(jax.random.key(0), (2, 5, 3))
+    index = jnp.arange(5)
+    x = add_noise(VP, x_0, index, noise)
+    alpha_bar = jnp.asarray(VP.alpha_bar)[:, None]
+    velocity = jnp.sqrt(alpha_bar) * noise - jnp.sqrt(1 - alpha_bar) * x_0
+    make, output = {"epsilon": (epsilon_denoiser, noise), "v": (v_denoiser, velocity)}[parametrisation]
+    np.testing.assert_allclose(make(lambda x, index: output, VP)(x, index), x_0, atol=2e-5)
+
+
+def test_v_and_epsilon_denoisers_agree_on_any_network():
+    """``epsilon = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) x`` says the same about the clean sample."""
+    x, v = jax.random.normal(jax.random.key(1), (2, 5, 3))
+    index, alpha_bar = jnp.arange(5), jnp.asarray(VP.alpha_bar)[:, None]
+    epsilon = jnp.sqrt(alpha_bar) * v + jnp.sqrt(1 - alpha_bar) * x
+    by_v = v_denoiser(lambda x, index: v, VP)(x, index)
+    by_epsilon = epsilon_denoiser(lambda x, index: epsilon, VP)(x, index)
+    np.testing.assert_allclose(by_v, by_epsilon, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "c_skip", "c_out", "c_in", "c_noise"),
+    [
+        (0.1, 0.961538, 0.098058, 1.961161, -0.575646),
+        (0.5, 0.5, 0.353553, 1.414214, -0.173287),
+        (1.0, 0.2, 0.447214, 0.894427, 0.0),
+        (5.0, 0.009901, 0.497519, 0.199007, 0.402359),
+    ],
+)
+def test_edm_scales(sigma, c_skip, c_out, c_in, c_noise):
+    np.testing.assert_allclose(edm_scales(jnp.asarray(sigma), 0.5), (c_skip, c_out, c_in, c_noise), atol=6e-7)
+
+
+def test_edm_denoiser_scales_what_enters_and_leaves_the_network():
+    """At sigma 1, data deviation 1/2: ``0.2 x + 0.447214 (10 * 0.894427 x + 0)``, since ``ln 1 = 0``."""
+    denoise = edm_denoiser(lambda x, level: 10.0 * x + level[..., None], 0.5)
+    np.testing.assert_allclose(denoise(jnp.array([[1.0, -2.0]]), jnp.array([1.0])), [[4.2, -8.4]], rtol=1e-6)
+    # At sigma 5 the level ln(5) / 4 enters through c_out = 0.497519.
+    expected = 0.009901 * 2.0 + 0.497519 * (10 * 0.199007 * 2.0 + 0.402359)
+    np.testing.assert_allclose(denoise(jnp.array([2.0]), jnp.asarray(5.0)), [expected], rtol=1e-5)
+
+
+def chain_std(schedule, variance, std):
+    """Deviation of the sample when ``x_0 ~ N(0, std^2)`` is denoised exactly and nothing is clipped.
+
+    The chain is then linear in its independent standard normal numbers: the squares of its derivatives add up.
+    """
+    denoiser = epsilon_denoiser(gaussian_epsilon(schedule, std), schedule)
+    sample = lambda noise: ancestral_sample(denoiser, schedule, noise, variance=variance, clip=None)  # noqa: E731
+    noise = ChainNoise(jnp.zeros(()), jnp.zeros(schedule.num_steps))
+    return math.sqrt(sum(float(jnp.sum(g**2)) for g in jax.jit(jax.grad(sample))(noise)))
+
+
+@pytest.mark.parametrize(("std", "expected"), [(0.5, 0.2954), (0.25, 0.1051), (0.1, 0.0196)])
+def test_five_steps_shrink_a_gaussian_to_the_known_deviation(std, expected):
+    assert chain_std(VP, "posterior", std) == pytest.approx(expected, abs=5e-5)
+
+
+@pytest.mark.parametrize("name", ["vp", "linear", "cosine"])
+@pytest.mark.parametrize("variance", ["posterior", "beta"])
+def test_gaussian_chain_against_the_recursion_of_its_variance(name, variance):
+    """``var <- (c0 k + ct)^2 var + std_i^2`` where ``k x`` is the posterior mean of the clean sample."""
+    schedule, std = discrete_schedule(name, 7), 0.3
+    beta, alpha_bar, previous = (np.float64(x) for x in schedule[:3])
+    added = np.sqrt(beta * (1 - previous) / (1 - alpha_bar) if variance == "posterior" else beta)
+    total = 1.0
+    for i in reversed(range(7)):
+        k = np.sqrt(alpha_bar[i]) * std**2 / (alpha_bar[i] * std**2 + 1 - alpha_bar[i])
+        gain = (beta[i] * np.sqrt(previous[i]) * k + (1 - previous[i]) * np.sqrt(1 - beta[i])) / (1 - alpha_bar[i])
+        total = gain**2 * total + (added[i] ** 2 if i else 0.0)
+    assert chain_std(schedule, variance, std) == pytest.approx(math.sqrt(total), rel=1e-3)
+
+
+def test_many_steps_sample_the_gaussian_itself():
+    assert chain_std(discrete_schedule("vp", 1000), "posterior", 0.5) == pytest.approx(0.5, rel=1e-2)
+
+
+def test_clipped_gaussian_chain_by_monte_carlo():
+    noise = draw_chain_noise(jax.random.key(0), 5, (200_000,))
+    denoiser = epsilon_denoiser(gaussian_epsilon(VP, 0.5), VP)
+    sample = jax.jit(lambda noise: ancestral_sample(denoiser, VP, noise, variance="posterior", clip=1.0))(noise)
+    assert np.std(sample) == pytest.approx(0.2946, abs=2e-3)  # four standard errors
+    assert np.mean(sample) == pytest.approx(0.0, abs=3e-3)
+    assert np.max(np.abs(sample)) <= 1.0
+
+
+def test_chain_uses_its_noise_in_order():
+    """A denoiser that always says 0 leaves ``x <- ct_i x + std_i z``; the last noise is drawn but never added."""
+    noise = draw_chain_noise(jax.random.key(0), 5, (2, 3))
+    chain = ancestral_chain(lambda x, index: jnp.zeros_like(x), VP, noise, variance="beta", clip=None)
+    assert chain.shape == (6, 2, 3)
+    x = expected = noise.start
+    for state, i, z in zip(chain, [4, 3, 2, 1, 0], noise.steps, strict=False):
+        np.testing.assert_allclose(state, expected, atol=1e-6)
+        x = expected
+        expected = VP.posterior_coef_xt[i] * x + (math.sqrt(VP.beta[i]) if i else 0.0) * z
+    np.testing.assert_array_equal(chain[5], np.zeros((2, 3)))
+
+
+def test_chain_tells_the_denoiser_where_it_is():
+    """The clean sample said at index 0 is the result; it is clipped where a bound is given."""
+    noise = draw_chain_noise(jax.random.key(0), 5, (3,))
+    says = lambda x, index: jnp.where(index == 0, 3.0, -100.0) * jnp.ones_like(x)  # noqa: E731
+    for clip, expected in ((None, 3.0), (4.0, 3.0), (0.5, 0.5)):
+        sample = ancestral_sample(says, VP, noise, variance="posterior", clip=clip)
+        np.testing.assert_allclose(sample, [expected] * 3, rtol=1e-6)
+
+
+def test_chain_refuses_noise_of_another_length():
+    noise = draw_chain_noise(jax.random.key(0), 4, (3,))
+    with pytest.raises(AssertionError):
+        ancestral_chain(lambda x, index: x, VP, noise, variance="beta", clip=None)
+
+
+@pytest.mark.parametrize("clip", [None, 0.3])
+def test_gradients_flow_through_the_whole_chain(clip):
+    """Reverse-mode derivatives by weights and noise against central differences in float64."""
+    with jax.enable_x64(True):
+        generator = np.random.default_rng(0)
+        weights = jnp.asarray(generator.normal(size=(3, 2)))
+        noise = ChainNoise(jnp.asarray(generator.normal(size=2)), jnp.asarray(generator.normal(size=(5, 2))))
+
+        def chain(weights, noise):
+            def predict(x, index):
+                return gaussian_epsilon(VP, 0.5)(x, index) + 0.2 * jnp.tanh(jnp.append(x, 0.3 * index) @ weights)
+
+            return ancestral_chain(epsilon_denoiser(predict, VP), VP, noise, variance="posterior", clip=clip)
+
+        flat, unravel = jax.flatten_util.ravel_pytree((weights, noise))
+        value = jax.jit(lambda flat: jnp.sum(jnp.sin(chain(*unravel(flat))[-1] * jnp.array([1.0, -2.0]))))
+        steps = 1e-6 * jnp.eye(len(flat))
+        differences = [(value(flat + step) - value(flat - step)) / 2e-6 for step in steps]
+        gradient = jax.jit(jax.grad(value))(flat)
+        np.testing.assert_allclose(gradient, differences, rtol=1e-6, atol=1e-8)
+        assert not gradient[-2:].any()  # the last noise is never added
+        if clip is None:
+            assert gradient[:-2].all()
+        else:  # one coordinate ends on its bound, the other inside
+            saturated = jnp.abs(chain(weights, noise)[-1]) > clip - 1e-6
+            assert saturated.tolist() == [True, False]
+
+
+def test_no_gradient_where_the_clip_saturates():
+    noise = ChainNoise(jnp.asarray(0.3), jnp.zeros(5))
+    sample = lambda scale: ancestral_sample(  # noqa: E731
+        lambda x, index: scale * jnp.ones_like(x), VP, noise, variance="posterior", clip=1.0
+    )
+    assert jax.grad(sample)(2.0) == 0.0
+    assert jax.grad(sample)(0.5) == pytest.approx(1.0)
+
+
+def test_noise_matching_by_hand():
+    """A network that says 0 loses the mean square of the noise; one that knows the noise loses nothing."""
+    draws = DenoisingDraws(jnp.array([0, 4]), jnp.array([[1.0, 3.0], [0.0, -2.0]]))
+    x_0 = jnp.array([[0.1, 0.2], [0.3, 0.4]])
+    silent = noise_matching(lambda x, index: jnp.zeros_like(x), VP, x_0, draws)
+    np.testing.assert_allclose(silent, [5.0, 2.0])
+
+    def knowing(x, index):
+        alpha_bar = at_index(VP.alpha_bar, index, 2)
+        return (x - jnp.sqrt(alpha_bar) * x_0) / jnp.sqrt(1 - alpha_bar)
+
+    np.testing.assert_allclose(noise_matching(knowing, VP, x_0, draws), [0.0, 0.0], atol=1e-12)
+
+
+def test_edm_matching_by_hand():
+    """``1 / c_out^2`` is 8 at sigma 1/2 and 5 at sigma 1, for data of deviation 1/2."""
+    draws = EDMDraws(jnp.array([0.5, 1.0]), jnp.zeros((2, 2)))
+    x_0 = jnp.array([[0.5, 0.0], [1.0, -1.0]])
+    silent = edm_matching(lambda x, sigma: jnp.zeros_like(x), x_0, draws, 0.5, 1.0)
+    np.testing.assert_allclose(silent, [8 * 0.125, 5 * 1.0], rtol=1e-6)
+    shouting = edm_matching(lambda x, sigma: jnp.full_like(x, 9.0), x_0, draws, 0.5, 1.0)
+    np.testing.assert_allclose(shouting, [8 * 0.625, 5 * 2.0], rtol=1e-6)
+
+
+def test_edm_matching_noises_its_input():
+    draws = EDMDraws(jnp.array([2.0]), jnp.array([[1.0, -3.0]]))
+    seen = []
+    edm_matching(lambda x, sigma: seen.append((x, sigma)) or x, jnp.array([[0.5, 0.5]]), draws, 0.5, 1.0)
+    np.testing.assert_allclose(seen[0][0], [[2.5, -5.5]])
+    np.testing.assert_allclose(seen[0][1], [2.0])
+
+
+def test_edm_matching_sends_gradient_through_target_and_unclipped_output():
+    """``8 (clip(k x) - x)^2`` at sigma 1/2 without noise: slope ``16 (k - 1)^2 x``, or ``-16 (1 - x)`` when clipped."""
+    draws = EDMDraws(jnp.array([0.5]), jnp.zeros((1, 1)))
+
+    def slope(k, x):
+        loss = lambda x: jnp.sum(edm_matching(lambda y, sigma: k * y, x, draws, 0.5, 1.0))  # noqa: E731
+        return jax.grad(loss)(jnp.array([[x]]))[0, 0]
+
+    assert slope(0.5, 0.5) == pytest.approx(16 * 0.25 * 0.5)
+    assert slope(10.0, 0.5) == pytest.approx(-16 * 0.5)
+
+
+def log_logistic_inverse(uniform, low, high, data):
+    """The truncated law inverted in float64."""
+    uniform = np.asarray(uniform, np.float64)
+    cdf = lambda sigma: 1 / (1 + (data / sigma) ** 2)  # noqa: E731
+    v = cdf(low) + uniform * (cdf(high) - cdf(low))
+    return data * np.sqrt(v / (1 - v))
+
+
+TAILS = [0.0, 2.0**-24, 2.0**-20, 1e-3, 0.1, 0.5, 0.9, 0.999, 1 - 2.0**-20, 1 - 2.0**-24]
+
+
+def test_noise_levels_in_single_precision_keep_both_tails():
+    uniform = np.array([*TAILS, *np.random.default_rng(0).random(1000)], np.float32)
+    sigma = jax.jit(log_logistic_sigma)(uniform, 0.002, 80.0, 0.5)
+    assert sigma.dtype == jnp.float32
+    np.testing.assert_allclose(sigma, log_logistic_inverse(uniform, 0.002, 80.0, 0.5), rtol=3e-6)
+
+
+def test_noise_levels_in_double_precision():
+    uniform = np.concatenate([TAILS, np.random.default_rng(1).random(1000)])
+    with jax.enable_x64(True):
+        sigma = jax.jit(log_logistic_sigma)(uniform, 0.002, 80.0, 0.5)
+        assert sigma.dtype == jnp.float64
+        np.testing.assert_allclose(sigma, log_logistic_inverse(uniform, 0.002, 80.0, 0.5), rtol=1e-10)
+
+
+@given(data=st.floats(0.1, 2.0), low=st.floats(1e-3, 0.5), high=st.floats(2.0, 1e3), uniform=st.floats(0, 1, width=32))
+def test_noise_levels_stay_between_their_bounds(data, low, high, uniform):
+    """Bounds in units of the data's deviation."""
+    uniform = jnp.asarray([0.0, uniform, 1.0], jnp.float32)
+    sigma = jax.jit(log_logistic_sigma)(uniform, low * data, high * data, data)
+    np.testing.assert_allclose(sigma[::2], [low * data, high * data], rtol=2e-5)
+    assert sigma[0] <= sigma[1] <= sigma[2]
+
+
+def test_median_noise_level_is_the_deviation_of_the_data():
+    uniform = np.linspace(0, 1, 10_001, dtype=np.float32)
+    assert np.median(jax.jit(log_logistic_sigma)(uniform, 0.002, 80.0, 0.5)) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_draws_follow_their_laws():
+    chain = draw_chain_noise(jax.random.key(0), 3, (4000, 2))
+    assert chain.start.shape == (4000, 2)
+    assert chain.steps.shape == (3, 4000, 2)
+    numbers = np.concatenate([chain.start[None], chain.steps]).reshape(4, -1)
+    np.testing.assert_allclose(np.mean(numbers, axis=1), 0, atol=0.05)
+    np.testing.assert_allclose(np.cov(numbers), np.eye(4), atol=0.06)
+
+    denoising = draw_denoising(jax.random.key(1), 3, (6000, 2))
+    assert denoising.noise.shape == (6000, 2)
+    np.testing.assert_allclose(np.bincount(denoising.time_index, minlength=3), 2000, atol=150)
+    assert np.std(denoising.noise) == pytest.approx(1.0, abs=0.03)
+
+    edm = draw_edm(jax.random.key(2), (6000, 2), 0.002, 80.0, 0.5)
+    assert edm.noise.shape == (6000, 2)
+    assert edm.sigma.shape == (6000,)
+    assert np.all((edm.sigma >= 0.00199) & (edm.sigma <= 80.1))
+    # c_skip = sd^2 / (sigma^2 + sd^2) is uniform under this law
+    quantiles = np.quantile(0.25 / (np.asarray(edm.sigma) ** 2 + 0.25), [0.1, 0.5, 0.9])
+    np.testing.assert_allclose(quantiles, [0.1, 0.5, 0.9], atol=0.025)

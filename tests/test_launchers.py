@@ -1,0 +1,240 @@
+"""Training launchers run as a user runs them: results, resume, bad input."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from diffjax.training.checkpoints import Checkpoints
+
+REPOSITORY = Path(__file__).parents[1]
+TINY = ["--set", "hidden_dims=8,8,8", "--set", "batch_size=8", "--preset=quick"]
+
+
+@pytest.fixture(scope="session")
+def hopper_file(tmp_path_factory):
+    """A small file in D4RL's layout with Hopper's sizes."""
+    rng = np.random.default_rng(0)
+    rows = 300
+    path = tmp_path_factory.mktemp("data") / "hopper_tiny.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"] = rng.normal(size=(rows, 11)).astype(np.float32)
+        file["actions"] = rng.uniform(-1, 1, (rows, 3)).astype(np.float32)
+        file["rewards"] = rng.normal(size=rows).astype(np.float32)
+        file["terminals"] = np.arange(rows) % 50 == 49
+        file["timeouts"] = np.zeros(rows, bool)
+    return path
+
+
+def launch(program: str, *arguments: object, **options: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(REPOSITORY / "experiments" / program), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def hopper(path: Path, out: Path, *more: object) -> list[object]:
+    return [
+        "--task=hopper-medium-v2",
+        f"--dataset={path}",
+        f"--out={out}",
+        "--episodes=2",
+        *TINY,
+        *more,
+    ]
+
+
+def one_line(run: subprocess.CompletedProcess, *words: str) -> None:
+    assert run.returncode == 2, run.stdout + run.stderr
+    lines = [line for line in run.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, run.stderr
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "evaluations.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def final_state(folder: Path):
+    with Checkpoints(folder / "checkpoints" / "0") as checkpoints:
+        number = checkpoints.latest()
+        restored = checkpoints._manager.restore(number)
+        return number, restored["state"]
+
+
+def test_train_writes_a_results_folder_and_resumes_bitwise(hopper_file, tmp_path):
+    import jax
+
+    arguments = ["--method=diffcps", "--steps=6", "--eval_interval=2", "--num_seeds=2"]
+    whole = tmp_path / "whole"
+    run = launch("train.py", *hopper(hopper_file, whole, *arguments))
+    assert run.returncode == 0, run.stderr
+    config = json.loads((whole / "config.json").read_text())
+    assert config["method"] == "diffcps"
+    assert config["tuning"] == "quick"
+    assert config["dataset"]["transitions"] == 299
+    table = rows(whole)
+    assert [(row["seed"], row["step"]) for row in table] == [(s, t) for t in "246" for s in "01"]
+    assert {row["env"] for row in table} == {"Hopper-v4"}
+    assert all(entry["status"] == "complete" for entry in json.loads((whole / "status.json").read_text())["runs"])
+    metrics = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in metrics] == [2, 4, 6]
+    assert all(len(values) == 2 for values in metrics[0]["metrics"].values())
+
+    # A twin that is stopped after its first or second checkpoint, and whose folder then gains rows that no
+    # checkpoint vouches for.
+    stopped = tmp_path / "stopped"
+    command = [sys.executable, str(REPOSITORY / "experiments" / "train.py")]
+    process = subprocess.Popen(
+        [*command, *map(str, hopper(hopper_file, stopped, *arguments))], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 300
+    while not (stopped / "checkpoints" / "0" / "1").is_dir() and time.monotonic() < deadline:
+        assert process.poll() is None, "ended before its first checkpoint was seen"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    with open(stopped / "evaluations.csv", "a") as file:
+        file.write((stopped / "evaluations.csv").read_text().splitlines()[-1].replace(",2,2,", ",4,2,") + "\n")
+    again = launch("train.py", *hopper(hopper_file, stopped, *arguments))
+    one_line(again, "--resume")
+    resumed = launch("train.py", *hopper(hopper_file, stopped, *arguments, "--resume"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert (stopped / "evaluations.csv").read_bytes() == (whole / "evaluations.csv").read_bytes()
+    assert (stopped / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert (stopped / "status.json").read_bytes() == (whole / "status.json").read_bytes()
+    first, second = final_state(whole), final_state(stopped)
+    assert first[0] == second[0] == 3
+    assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), first[1], second[1]))
+
+    other = launch("train.py", *hopper(hopper_file, whole, "--method=bc", "--steps=6", "--eval_interval=2"))
+    one_line(other, "holds another experiment", "method")
+    assert rows(whole) == table
+
+
+def test_sweep_prints_and_writes_the_table(hopper_file, tmp_path):
+    out = tmp_path / "sweep"
+    arguments = hopper(
+        hopper_file, out, "--methods=bc,diffcps", "--steps=4", "--eval_interval=2", "--num_seeds=2", "--grid",
+        "actor_lr=1e-3,1e-4",
+    )  # fmt: skip
+    status = launch("sweep.py", *arguments, "--status")
+    assert status.returncode == 0
+    assert status.stdout.count("not started") == 2
+    assert not out.exists()
+    run = launch("sweep.py", *arguments)
+    assert run.returncode == 0, run.stderr
+    assert "bc (actor_lr=1e-3)" in (out / "table.md").read_text()
+    assert "hopper-medium-v2" in run.stdout
+    again = launch("sweep.py", *arguments, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert "4 complete" in launch("sweep.py", *arguments, "--status").stdout
+
+
+def test_failed_runs_are_reported_and_the_others_go_on(hopper_file, tmp_path):
+    out = tmp_path / "failing"
+    run = launch(
+        "train.py",
+        *hopper(hopper_file, out, "--method=bc", "--steps=40", "--eval_interval=20", "--grid", "actor_lr=1e-3,1e38"),
+    )
+    assert run.returncode == 0, run.stderr
+    assert "failed: non-finite" in run.stderr
+    assert "actor_lr=1e38" in run.stderr
+    statuses = [entry["status"] for entry in json.loads((out / "status.json").read_text())["runs"]]
+    assert statuses[0] == "complete"
+    assert statuses[1].startswith("failed: non-finite loss or parameter at main step")
+    assert {row["setting"] for row in rows(out)} == {"actor_lr=1e-3"}
+
+
+BAD_TRAIN = [
+    (["--method=dacc"], ["unknown method", "dac"]),
+    (["--method=dac", "--variant=papr"], ["variant of dac"]),
+    (["--method=dac", "--task=hoper-medium-v2"], ["unknown task", "hopper-medium-v2"]),
+    (["--method=dac", "--task=walker2d-medium-v2"], ["hopper_tiny.hdf5", "17"]),
+    (["--method=dac", "--num_sees=2"], ["num_sees", "num_seeds"]),
+    (["--method=dac", "--num_seeds=0"], ["num_seeds", "1"]),
+    (["--method=dac", "--preset=papr"], ["preset", "paper"]),
+    (["--method=dac", "--steps=many"], ["steps", "many"]),
+    (["--method=dac", "stray"], ["stray"]),
+    (["--method=dac", "--set", "eta"], ["eta", "name=value"]),
+    (["--method=dac", "--set", "eat=1"], ["eat", "eta"]),
+    (["--method=dac", "--set", "steps=5", "--steps=6"], ["steps"]),
+    (["--method=dac", "--grid", "steps=5,6"], ["--grid", "steps"]),
+    (["--method=dac", "--dataset=/nowhere/x.hdf5"], ["/nowhere/x.hdf5"]),
+    (["--method=dac", "--dataset_source=d4rl"], ["hopper_tiny.hdf5"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD_TRAIN, ids=[" ".join(a) for a, _ in BAD_TRAIN])
+def test_bad_input_is_one_line_and_nothing_is_written(hopper_file, tmp_path, arguments, words):
+    out = tmp_path / "out"
+    one_line(launch("train.py", *hopper(hopper_file, out), *arguments), *words)
+    assert not out.exists()
+
+
+def damaged(kind: str, source: Path, folder: Path) -> Path:
+    path = folder / f"{kind}.hdf5"
+    content = source.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+        return path
+    path.write_bytes(content)
+    with h5py.File(path, "r+") as file:
+        if kind == "nan":
+            file["observations"][7, 3] = np.nan
+        elif kind == "action":
+            actions = file["actions"][()]
+            del file["actions"]
+            file["actions"] = actions[:, :2]
+        elif kind == "missing":
+            del file["rewards"]
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("truncated", ["truncated"]), ("nan", ["observations", "nan"]), ("action", ["2", "3"]), ("missing", ["rewards"])],
+)
+def test_damaged_data_is_one_line(hopper_file, tmp_path, kind, words):
+    path = damaged(kind, hopper_file, tmp_path)
+    out = tmp_path / "out"
+    run = launch("train.py", *hopper(path, out, "--method=bc"))
+    one_line(run, str(path), *words)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--methods=dac,dac"], ["dac"]),
+        (["--methods=bc", "--suite=mini"], ["--suite", "--task"]),
+        (["--methods=bc:paper"], ["variant of bc"]),
+        (["--methods=bc", "--task=walker2d-medium-v2"], ["--dataset", "2"]),
+        (["--methods=bc", "--shard=3/2"], ["--shard=3/2"]),
+        (["--methods=bc", "--executor=cloud"], ["executor", "local"]),
+    ],
+)
+def test_bad_sweeps(hopper_file, tmp_path, arguments, words):
+    out = tmp_path / "out"
+    one_line(launch("sweep.py", *hopper(hopper_file, out), *arguments), *words)
+    assert not out.exists()
+
+
+def test_a_task_without_data_of_its_own_says_so(tmp_path):
+    run = launch("train.py", "--method=bc", "--task=hopper-medium-v2", f"--out={tmp_path / 'out'}")
+    one_line(run, "hopper-medium-v2", "--dataset")
+
+
+@pytest.mark.parametrize("program", ["train.py", "sweep.py"])
+def test_help_is_a_page(program):
+    run = launch(program, "--help", env=os.environ | {"COLUMNS": "100"})
+    assert run.returncode == 0
+    assert "examples:" in run.stdout
+    assert "--resume" in run.stdout

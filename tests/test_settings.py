@@ -1,0 +1,119 @@
+"""Tables of hyper-parameters: every row builds, and the layers merge as each table's head says."""
+
+import dataclasses
+
+import pytest
+
+from diffjax.errors import UserError
+from diffjax.methods.registry import METHODS
+from diffjax.settings import PRESETS, check_overrides, load_tables, parse_setting, resolve
+from diffjax.tasks import tasks
+
+ROWS = [(method, task) for method in METHODS for task in load_tables(method).get("task", {})]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_pair_builds(method):
+    rows = [*load_tables(method).get("task", {}), *tasks(), "door-expert-v1", "maze2d-large-v1", "kitchen-new-v0"]
+    for task in rows:
+        for preset in PRESETS:
+            for variant in METHODS[method]:
+                settings = resolve(method, task, preset, variant)
+                assert settings.protocol.steps > 0
+                assert settings.source
+
+
+@pytest.mark.parametrize(
+    ("method", "task", "expected"),
+    [
+        ("dac", "hopper-medium-expert-v2", {"bc_threshold": 0.05, "rho": 1.5, "eta_lr": 1e-3, "sample_target": "mean"}),
+        ("dac", "antmaze-large-play-v0", {"eta": 0.1, "eta_lr": 0.0, "rho": 1.1, "critic_lr": 1e-3, "sample_target": "max"}),
+        ("dtql", "hopper-medium-v2", {"actor_lr": 1e-4, "alpha": 5.0, "lr_decay_steps": 1e6, "candidates": 1024}),
+        ("dtql", "antmaze-large-diverse-v0", {"alpha": 0.5, "gamma_nll": 1.0, "batch_size": 2048, "expectile": 0.9}),
+        ("dtql", "pen-cloned-v1", {"actor_lr": 1e-5, "alpha": 1500.0, "expectile": 0.7}),
+        ("diffcps", "walker2d-medium-v2", {"kappa": 0.03, "max_grad_norm": 1.0, "policy_interval": 2}),
+        ("diffcps", "antmaze-large-play-v0", {"policy_interval": 4, "lambda_init": 0.5, "lambda_min": 0.3}),
+        ("diffpogan", "antmaze-large-play-v0", {"actor_lr": 1e-4, "policy_interval": 2, "max_q_backup": True}),
+        ("dql", "pen-human-v1", {"eta": 0.15, "actor_lr": 3e-5, "max_grad_norm": 7.0}),
+    ],
+)
+def test_published_rows(method, task, expected):
+    settings = resolve(method, task)
+    assert settings.tuning == "published"
+    assert {name: getattr(settings.hyper, name) for name in expected} == expected
+
+
+def test_rows_stand_in_for_tasks_without_one():
+    assert resolve("dac", "hopper-medium-local").hyper == resolve("dac", "hopper-medium-v2").hyper
+    assert resolve("dtql", "antmaze-umaze-v2").hyper == resolve("dtql", "antmaze-umaze-v0").hyper
+    untuned = resolve("diffcps", "maze2d-umaze-v1")
+    assert untuned.tuning == "untuned"
+    assert untuned.hyper == resolve("diffcps", "antmaze-medium-diverse-v0").hyper
+    assert resolve("dac", "hopper-medium-v2", "quick").tuning == "quick"
+
+
+def test_protocols_follow_the_papers():
+    dac = resolve("dac", "hopper-medium-v2").protocol
+    assert (dac.reward, dac.sampling, dac.eval_interval, dac.episodes, dac.selection) == (
+        "dac_iql_locomotion",
+        "shuffled",
+        10_000,
+        10,
+        "last5",
+    )
+    assert dac.action_clip == pytest.approx(1 - 1e-5, abs=1e-12)
+    dtql = resolve("dtql", "antmaze-umaze-v0").protocol
+    assert (dtql.reward, dtql.pretrain_steps, dtql.steps, dtql.episodes) == ("iql_antmaze", 50_000, 500_000, 100)
+    assert resolve("diffcps", "hopper-medium-v2").protocol.selection == "best"
+
+
+def test_variants():
+    assert resolve("dtql", "hopper-medium-v2", variant="one_action").hyper.candidates == 1
+    paper = resolve("diffpogan", "hopper-medium-v2", variant="paper").hyper
+    assert (paper.divergence, paper.policy_interval) == ("ga", 1)
+
+
+def test_overrides_are_typed():
+    values = check_overrides(
+        "dac",
+        "code",
+        {"eta": "0.5", "num_critics": "1e1", "hidden_dims": "32,16", "guidance": "hard", "steps": "100"},
+    )
+    assert values == {"eta": 0.5, "num_critics": 10, "hidden_dims": (32, 16), "guidance": "hard", "steps": 100}
+    settings = resolve("dac", "hopper-medium-v2", overrides=values)
+    assert settings.hyper.hidden_dims == (32, 16)
+    assert settings.protocol.steps == 100
+    assert parse_setting("eta=0.5;rho=1") == {"eta": "0.5", "rho": "1"}
+    assert parse_setting("") == {}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"et": "1"}, ["setting of dac", "'et'", "eta"]),
+        ({"eta": "much"}, ["eta=much", "a number"]),
+        ({"num_critics": "2.5"}, ["num_critics=2.5", "an integer"]),
+        ({"num_critics": "0"}, ["num_critics", "at least 1"]),
+        ({"guidance": "sof"}, ["guidance", "'sof'", "soft"]),
+        ({"schedule": "vpp"}, ["schedule", "vp"]),
+        ({"steps": "0"}, ["steps", "at least 1"]),
+        ({"reward": "raww"}, ["reward", "raw"]),
+        ({"sampling": "none"}, ["sampling", "uniform"]),
+        ({"eta": "nan"}, ["eta=nan", "finite"]),
+    ],
+)
+def test_bad_overrides_are_one_line(overrides, words):
+    with pytest.raises(UserError) as caught:
+        resolve("dac", "hopper-medium-v2", overrides=check_overrides("dac", "code", overrides))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_plain_fields_are_numbers(method):
+    """Plain fields become traced arrays, so names and shapes must be static."""
+    for variant in METHODS[method].values():
+        for field in dataclasses.fields(variant.hyper):
+            if field.metadata.get("pytree_node", True):
+                assert type(field.default) in (int, float), field.name

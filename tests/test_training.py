@@ -1,0 +1,219 @@
+"""The training program: sharded equals whole, resumed equals uninterrupted, one bad run does not stop the others."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from method_tools import SPEC, largest_difference, tiny
+
+from diffjax.data.transitions import Transitions
+from diffjax.training import program as program_module
+from diffjax.training.program import (
+    NEVER,
+    Program,
+    RunSetup,
+    gather_batch,
+    mean_metrics,
+    run_sharding,
+    stack_setups,
+)
+
+ROWS = 200
+
+
+def random_data(seed: int = 0) -> Transitions:
+    rng = np.random.default_rng(seed)
+    return Transitions(
+        observation=rng.normal(size=(ROWS, SPEC.observation_dim)).astype(np.float32),
+        action=rng.uniform(-1, 1, (ROWS, SPEC.action_dim)).astype(np.float32),
+        reward=rng.normal(size=ROWS).astype(np.float32),
+        terminal=rng.random(ROWS) < 0.1,
+        row=np.arange(ROWS - 1, dtype=np.int32),
+    )
+
+
+def setup_of(hyper, seed: int, offset: int = 0, size: int = ROWS - 1, clip: float = 1.0) -> RunSetup:
+    return RunSetup(
+        key=jax.random.key(seed),
+        offset=jnp.int32(offset),
+        size=jnp.int32(size),
+        reward_scale=jnp.float32(2.0),
+        reward_shift=jnp.float32(-1.0),
+        action_clip=jnp.float32(clip),
+        hyper=hyper,
+    )
+
+
+def train(program, setup, steps, pieces=1, active=None):
+    runs = setup.offset.shape[0]
+    active = jnp.ones(runs, bool) if active is None else active
+    data, state = program.replicate(random_data()), program.init(setup)
+    bounds = np.linspace(0, steps, pieces + 1).astype(int)
+    for first, last in zip(bounds, bounds[1:], strict=False):
+        state, sums = program.advance(
+            len(program.method.phases) - 1, state, int(first), int(last), active, setup, data
+        )
+    return state, sums
+
+
+def test_gather_batch_literals():
+    data = Transitions(
+        observation=np.arange(10, dtype=np.float32)[:, None],
+        action=np.full((10, 1), 0.9, np.float32),
+        reward=np.arange(10, dtype=np.float32),
+        terminal=np.arange(10) == 4,
+        row=np.array([0, 1, 4, 6, 8], np.int32),
+    )
+    run = setup_of(None, 0, offset=1, size=4, clip=0.5)
+    batch = gather_batch(jax.tree.map(jnp.asarray, data), run, jnp.array([0, 1, 3]))
+    np.testing.assert_array_equal(batch.observation[:, 0], [1, 4, 8])
+    np.testing.assert_array_equal(batch.next_observation[:, 0], [2, 5, 9])
+    np.testing.assert_array_equal(batch.reward, [1, 7, 15])
+    np.testing.assert_array_equal(batch.not_done, [1, 0, 1])
+    np.testing.assert_array_equal(batch.action[:, 0], [0.5, 0.5, 0.5])
+
+
+def test_pieces_do_not_matter():
+    method, hyper = tiny("diffcps", "code")
+    setup = stack_setups([setup_of(hyper, seed) for seed in range(2)])
+    program = Program(method, SPEC, "uniform")
+    whole, _ = train(program, setup, 12)
+    cut, _ = train(program, setup, 12, pieces=5)
+    assert largest_difference(whole, cut) == 0.0
+
+
+def test_a_run_is_the_same_whatever_runs_beside_it():
+    method, hyper = tiny("dql", "code")
+    program = Program(method, SPEC, "shuffled")
+    other = dataclasses.replace(hyper, eta=3.0)
+    alone, _ = train(program, stack_setups([setup_of(hyper, 4)]), 10)
+    beside, _ = train(program, stack_setups([setup_of(other, 1), setup_of(hyper, 4)]), 10)
+    assert largest_difference(jax.tree.map(lambda x: x[1:], beside), alone) < 1e-5
+
+
+def test_inactive_runs_stay_as_they_are():
+    method, hyper = tiny("bc", "code")
+    setup = stack_setups([setup_of(hyper, seed) for seed in range(2)])
+    program = Program(method, SPEC, "uniform")
+    fresh = program.init(setup)
+    state, _ = train(program, setup, 5, active=jnp.array([True, False]))
+    first, second = (
+        largest_difference(*(jax.tree.map(lambda x, i=i: x[i], s.method) for s in (state, fresh))) for i in (0, 1)
+    )
+    assert first > 0.0
+    assert second == 0.0
+
+
+def test_a_bad_run_is_found_and_the_others_go_on():
+    method, hyper = tiny("dql", "code")
+    bad = dataclasses.replace(hyper, eta=float("inf"))
+    setup = stack_setups([setup_of(hyper, 0), setup_of(bad, 1), setup_of(hyper, 2)])
+    program = Program(method, SPEC, "uniform")
+    state, sums = train(program, setup, 6)
+    assert np.asarray(state.first_bad_step).tolist() == [NEVER, 0, NEVER]
+    assert np.isfinite(mean_metrics(sums)["critic/loss"][[0, 2]]).all()
+    alone, _ = train(program, stack_setups([setup_of(hyper, 2)]), 6)
+    good = jax.tree.map(lambda x: x[2:], state.method)
+    assert largest_difference(good, alone.method) < 1e-5
+    keys = jax.random.split(jax.random.key(0), (3, 4))
+    action = program.act(state, setup, keys, 0, jnp.ones((3, 4, SPEC.observation_dim)))
+    assert np.all(np.asarray(action[1]) == 0.0)
+    assert np.all(np.asarray(action[0]) != 0.0)
+
+
+def test_metrics_of_delayed_updates_are_means_over_those_that_took_place():
+    method, hyper = tiny("diffcps", "code")
+    setup = stack_setups([setup_of(hyper, 0)])
+    _, sums = train(Program(method, SPEC, "uniform"), setup, 7)
+    assert float(sums["critic/loss"].weight[0]) == 7
+    assert float(sums["actor/loss"].weight[0]) == 4
+    means = mean_metrics(sums)
+    assert means["actor/loss"][0] == pytest.approx(float(sums["actor/loss"].total[0]) / 4)
+
+
+def test_the_compiled_program_holds_the_data_once():
+    """Arguments and temporaries for four runs stay far below two copies of a large data set."""
+    method, hyper = tiny("bc", "code")
+    setup = stack_setups([setup_of(hyper, seed) for seed in range(4)])
+    program = Program(method, SPEC, "uniform")
+    rows = 200_000
+    data = Transitions(*(jnp.zeros((rows, *x.shape[1:]), x.dtype) for x in random_data()))
+    size = sum(x.nbytes for x in data)
+    state = program.init(setup)
+    lowered = program_module._advance.lower(
+        program, 0, state, jnp.array([0, 2], jnp.int32), jnp.ones(4, bool), setup, data
+    )
+    memory = lowered.compile().memory_analysis()
+    assert memory.argument_size_in_bytes + memory.temp_size_in_bytes < 1.2 * size
+    assert "f32[4,200000" not in lowered.compile().as_text()
+
+
+def test_several_seeds_or_rates_compile_once():
+    method, hyper = tiny("bc", "code")
+    program = Program(method, SPEC, "uniform")
+    before = program_module._advance._cache_size()
+    for rate in (1e-3, 1e-4):
+        setup = stack_setups([setup_of(dataclasses.replace(hyper, actor_lr=rate), seed) for seed in (5, 6)])
+        train(program, setup, 3)
+        train(program, setup, 9)
+    assert program_module._advance._cache_size() <= before + 1
+
+
+SHARDED = """
+import sys
+import jax
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+from test_training import largest_difference, setup_of, tiny, train, SPEC
+from diffjax.training.program import Program, run_sharding, stack_setups
+assert jax.local_device_count() == 4
+worst = 0.0
+for name in ("diffcps", "dac"):
+    method, hyper = tiny(name, "code")
+    setup = stack_setups([setup_of(hyper, seed) for seed in range(4)])
+    whole, _ = train(Program(method, SPEC, "uniform"), setup, 50)
+    sharding = run_sharding(4)
+    program = Program(method, SPEC, "uniform", sharding)
+    split, _ = train(program, program.place(setup), 50)
+    kernels = [leaf for leaf in jax.tree.leaves(split.method) if leaf.ndim > 1]
+    assert all(len(leaf.sharding.device_set) == 4 for leaf in kernels)
+    worst = max(worst, largest_difference(whole, split))
+print("largest difference", worst)
+assert worst < 1e-5
+"""
+
+
+def test_four_devices_equal_one():
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    folder = Path(__file__).parent
+    run = subprocess.run(
+        [sys.executable, "-c", SHARDED, str(folder)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=folder.parent,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_one_device_or_an_odd_number_of_runs_is_not_split():
+    assert run_sharding(3) is None or len(jax.local_devices()) > 1
+
+
+def test_config_of_an_experiment_is_json():
+    from diffjax.experiment import Experiment, plan
+
+    planned = plan(Experiment(method="dac", task="hopper-medium-v2", out=Path("x"), settings=("eta=0.5", "eta=1")))
+    assert [run.setting for group in planned.groups for run in group.runs] == ["eta=0.5", "eta=1"]
+    assert len(planned.groups) == 1
+    static = plan(Experiment(method="dac", task="hopper-medium-v2", out=Path("x"), settings=("num_critics=2", "eta=1")))
+    assert len(static.groups) == 2
+    json.dumps(dataclasses.asdict(planned.protocol))
