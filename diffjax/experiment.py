@@ -340,6 +340,8 @@ class _Recorder:
         try:
             for phase, start, stop in self.intervals(position):
                 failed = position.failures
+                if len(failed) == len(group.runs):
+                    break
                 active = np.array([run not in failed for run in range(len(group.runs))])
                 state, sums = self.advance(program, phase, state, start, stop, active, setup, data)
                 failed = failed | self.new_failures(group, phase, state, active)

@@ -178,7 +178,11 @@ DIVERGENCES: dict[str, Divergence] = {
 def gradient_penalty(discriminate: Callable[[jax.Array], jax.Array], points: jax.Array) -> jax.Array:
     """``mean (||grad_x D(x)||_2 - 1)^2`` over rows of ``points``. Source: Gulrajani et al. 2017, arXiv 1704.00028."""
     gradient = jax.grad(lambda x: jnp.sum(discriminate(x)))(points)
-    return jnp.mean((jnp.linalg.norm(gradient, axis=-1) - 1.0) ** 2)
+    # A saturated discriminator has gradient 0, where the norm's own derivative is taken as 0 (as the authors' library
+    # does) and not as 0 / 0.
+    square = jnp.sum(gradient**2, axis=-1)
+    norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    return jnp.mean((norm - 1.0) ** 2)
 
 
 def softmax_selection(values: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:

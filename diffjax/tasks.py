@@ -81,8 +81,8 @@ _MINI = (
     _mini_task(
         "pointmaze-mixed",
         POINTMAZE,
-        ref_min=-100.0,
-        ref_max=-10.0,
+        ref_min=-225.1,
+        ref_max=-9.0,
         ref_source="measured",
         dataset="diffjax/pointmaze/mixed-v0",
     ),

@@ -261,6 +261,18 @@ def policy_gradients(
     return values, grads
 
 
+def nll_factor(golden: Golden, hyper: dtql.Hyper) -> float:
+    """1 if the recording holds the likelihood term bare, gamma if weighted, 0 if the program leaves it out.
+
+    Which of the two it is shows in the recording itself: the policy's loss is the sum of its weighted terms.
+    """
+    if hyper.gamma_nll == 0:
+        return 0.0
+    total, trust, q, term = (float(golden[f"losses/{name}/loss"]) for name in ("policy", "distill", "q", "gamma"))
+    share = total - hyper.alpha * trust - q
+    return hyper.gamma_nll if abs(share - term) < abs(share - hyper.gamma_nll * term) else 1.0
+
+
 def check_policy_loss(golden: Golden) -> None:
     hyper, batch, state = hyper_of(golden), golden.batch("batch"), state_of(golden)
     draws = draws_of(golden, "losses/draws")
@@ -276,11 +288,10 @@ def check_policy_loss(golden: Golden) -> None:
     for name in ("policy", "distill", "q"):
         golden.close(f"losses/{name}/loss", values[name])
         golden.gradients(f"losses/{name}/grads/policy", layers(grads[name]))
-    if hyper.gamma_nll > 0:
-        golden.close("losses/gamma/loss", values["gamma"])
-        golden.gradients("losses/gamma/grads/policy", layers(grads["gamma"]))
-    else:  # the authors' program leaves the term out and records a zero
-        golden.equal("losses/gamma/loss", 0.0)
+    factor = nll_factor(golden, hyper)
+    golden.close("losses/gamma/loss", factor * values["gamma"])
+    if factor:
+        golden.gradients("losses/gamma/grads/policy", jax.tree.map(lambda g: factor * g, layers(grads["gamma"])))
 
 
 update = jax.jit(dtql.update)
@@ -326,8 +337,7 @@ def check_training(golden: Golden) -> None:
 
             for name, metric in METRICS.items():
                 golden.close(f"{at}/metrics/{name}", metrics[metric].total)
-            nll = metrics["actor/nll"].total if hyper.gamma_nll > 0 else 0.0
-            golden.close(f"{at}/metrics/gamma_loss", nll)
+            golden.close(f"{at}/metrics/gamma_loss", nll_factor(golden, hyper) * metrics["actor/nll"].total)
             golden.equal(f"{at}/ema_updated", changed(before, state.target_policy))
 
             ours = networks_to(state)

@@ -312,3 +312,14 @@ def test_an_average_that_does_not_fire_stays_bit_for_bit(seed):
     target, online = target.astype(np.float32), online.astype(np.float32)
     after = jax.jit(lambda: polyak(target, online, ema_rate(jnp.asarray(4), 0.005, 0, 5)))()
     np.testing.assert_array_equal(np.asarray(after).view(np.uint32), target.view(np.uint32))
+
+
+def test_gradient_penalty_of_a_flat_discriminator_has_a_finite_gradient():
+    """A saturated sigmoid sends gradient 0, and the norm has no derivative there."""
+
+    def penalty(weight: jax.Array) -> jax.Array:
+        return losses.gradient_penalty(lambda x: jax.nn.sigmoid(1e6 + x @ weight), jnp.ones((3, 2)))
+
+    value, gradient = jax.value_and_grad(penalty)(jnp.ones(2))
+    assert value == 1.0
+    np.testing.assert_array_equal(gradient, [0.0, 0.0])

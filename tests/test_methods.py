@@ -134,6 +134,7 @@ def test_runs_side_by_side_equal_runs_alone(name, variant):
 def test_a_grid_of_floats_compiles_once(name, variant):
     method, hyper, state = started(name, variant)
     phase = method.phases[-1]
+    chex.clear_trace_counter()
 
     @jax.jit
     @chex.assert_max_traces(n=1)

@@ -126,11 +126,11 @@ def pendulum_expert(key: jax.Array, progress: Progress) -> Policy:
     return policy(actors[int(np.argmax(returns))])
 
 
-NUM_WANDERERS = 600
-WANDER_STEPS = 50
+NUM_WALKS = 1000
+WALK_STEPS = 24
 ERRAND_CELLS = 4
-WANDER_NOISE = 0.5
-ARRIVAL_RADIUS = 0.3  # cells
+WALK_NOISE = 0.5  # standard deviation, per action dimension
+SWAY = 0.45  # cells from the middle of a corridor, at most; another one on every errand
 
 
 class Map(NamedTuple):
@@ -177,60 +177,70 @@ def _cell(maze: Map, position: jax.Array) -> jax.Array:
     return jnp.asarray(maze.index)[row, column]
 
 
-def walk_towards(maze: Map, position: jax.Array, target: jax.Array | int) -> jax.Array:
-    """The action that leads straight to the middle of the next cell on the shortest path to cell ``target``."""
+def walk_towards(
+    maze: Map, position: jax.Array, target: jax.Array | int, sway: jax.Array | float = 0.0
+) -> jax.Array:
+    """The action that leads straight to the next cell on the shortest path to cell ``target``.
+
+    It aims ``sway (2,)`` cells beside the middle of that cell.
+    """
     next_cell = jnp.asarray(maze.towards)[target, _cell(maze, position)]
-    return jnp.clip((jnp.asarray(maze.center)[next_cell] - position) / pointmaze.STEP_LENGTH, -1.0, 1.0)
+    aim = jnp.asarray(maze.center)[next_cell] + sway
+    return jnp.clip((aim - position) / pointmaze.STEP_LENGTH, -1.0, 1.0)
 
 
-class Wanderer(NamedTuple):
-    """One walk while it is recorded."""
+class Errand(NamedTuple):
+    """Where a wanderer is going: to cell ``target``, ``sway (2,)`` cells beside the middle of its way."""
 
-    state: pointmaze.State
     target: jax.Array
-    arrived: jax.Array
+    sway: jax.Array
+
+
+def draw_errand(key: jax.Array, maze: Map, cell: jax.Array) -> Errand:
+    """To a uniformly chosen cell at most :data:`ERRAND_CELLS` cells away from ``cell``."""
+    target_key, sway_key = jax.random.split(key)
+    near = (maze.distance > 0) & (maze.distance <= ERRAND_CELLS)
+    target = jax.random.categorical(target_key, jnp.where(jnp.asarray(near)[cell], 0.0, -jnp.inf))
+    return Errand(target, jax.random.uniform(sway_key, (2,), minval=-SWAY, maxval=SWAY))
 
 
 def wander(key: jax.Array, maze: Map) -> tuple[jax.Array, ...]:
-    """One walk of :data:`WANDER_STEPS` steps from a random cell: short errands that know nothing of the goal.
+    """One walk of :data:`WALK_STEPS` steps from a random place: short errands that know nothing of the goal.
 
-    Each errand leads to a random cell at most :data:`ERRAND_CELLS` cells away, with Gaussian noise on every
-    action. Returns observations ``(steps + 1, 2)``, actions, rewards, terminations; steps after arrival at the
-    goal are padding.
+    Every action has Gaussian noise. Returns observations ``(steps + 1, 2)``, actions, rewards, terminations;
+    what follows arrival at the goal is padding.
     """
-    start_key, offset_key, target_key, walk_key = jax.random.split(key, 4)
-    near = jnp.asarray((maze.distance > 0) & (maze.distance <= ERRAND_CELLS))
-    center = jnp.asarray(maze.center)
+    start_key, place_key, errand_key, walk_key = jax.random.split(key, 4)
 
-    def errand(key: jax.Array, position: jax.Array) -> jax.Array:
-        return jax.random.categorical(key, jnp.where(near[_cell(maze, position)], 0.0, -jnp.inf))
-
-    def step(walk: Wanderer, key: jax.Array) -> tuple[Wanderer, tuple[jax.Array, ...]]:
+    def step(
+        carry: tuple[pointmaze.State, Errand], key: jax.Array
+    ) -> tuple[tuple[pointmaze.State, Errand], tuple[jax.Array, ...]]:
+        state, errand = carry
         noise_key, errand_key = jax.random.split(key)
-        position = walk.state.position
-        noise = WANDER_NOISE * jax.random.normal(noise_key, (2,))
-        action = jnp.clip(walk_towards(maze, position, walk.target) + noise, -1.0, 1.0)
-        state, observation, reward, terminated = pointmaze.step(walk.state, action)
-        there = jnp.sum((state.position - center[walk.target]) ** 2) < ARRIVAL_RADIUS**2
-        target = jnp.where(there, errand(errand_key, state.position), walk.target)
-        return Wanderer(state, target, terminated), (observation, action, reward, terminated)
+        noise = WALK_NOISE * jax.random.normal(noise_key, (2,))
+        action = jnp.clip(walk_towards(maze, state.position, *errand) + noise, -1.0, 1.0)
+        state, observation, reward, terminated = pointmaze.step(state, action)
+        cell = _cell(maze, state.position)
+        renew = partial(jnp.where, cell == errand.target)
+        errand = jax.tree.map(renew, draw_errand(errand_key, maze, cell), errand)
+        return (state, errand), (observation, action, reward, terminated)
 
     # Nobody starts at the goal.
-    away = jnp.sum((center - pointmaze.GOAL) ** 2, axis=1) > 1.0
-    start = jax.random.categorical(start_key, jnp.where(away, 0.0, -jnp.inf))
-    position = center[start] + jax.random.uniform(offset_key, (2,), minval=-0.3, maxval=0.3)
-    walk = Wanderer(pointmaze.State(position), errand(target_key, position), jnp.zeros((), bool))
-    _, (observation, *rest) = jax.lax.scan(step, walk, jax.random.split(walk_key, WANDER_STEPS))
-    return (jnp.concatenate([pointmaze.observe(walk.state)[None], observation]), *rest)
+    start = jax.random.categorical(start_key, jnp.where(maze.center == pointmaze.GOAL, -jnp.inf, 0.0).min(axis=1))
+    place = jax.random.uniform(place_key, (2,), minval=-0.49, maxval=0.49)
+    state = pointmaze.State(jnp.asarray(maze.center)[start] + place)
+    carry = (state, draw_errand(errand_key, maze, start))
+    _, (observation, *rest) = jax.lax.scan(step, carry, jax.random.split(walk_key, WALK_STEPS))
+    return (jnp.concatenate([pointmaze.observe(state)[None], observation]), *rest)
 
 
 def collect_pointmaze(key: jax.Array, progress: Progress) -> list[Episode]:
-    """:data:`NUM_WANDERERS` walks, each ending at the goal if it comes past it."""
+    """:data:`NUM_WALKS` walks, each ending at the goal if it comes past it."""
     maze = chart(pointmaze.WALL)
-    walks = jax.jit(jax.vmap(lambda k: wander(k, maze)))(jax.random.split(key, NUM_WANDERERS))
+    walks = jax.jit(jax.vmap(lambda k: wander(k, maze)))(jax.random.split(key, NUM_WALKS))
     observation, action, reward, terminated = map(np.asarray, walks)
     arrived = terminated.any(axis=1)
-    length = np.where(arrived, terminated.argmax(axis=1) + 1, WANDER_STEPS)
+    length = np.where(arrived, terminated.argmax(axis=1) + 1, WALK_STEPS)
     return [
         Episode(observation[i, : n + 1], action[i, :n], reward[i, :n], bool(arrived[i]))
         for i, n in enumerate(length)
@@ -240,8 +250,9 @@ def collect_pointmaze(key: jax.Array, progress: Progress) -> list[Episode]:
 def pointmaze_expert(key: jax.Array, progress: Progress) -> Policy:
     """Walks the shortest path over the middles of the cells."""
     maze = chart(pointmaze.WALL)
-    goal = int(_cell(maze, pointmaze.GOAL))
-    return lambda _, observation: walk_towards(maze, observation + pointmaze.CENTER, goal)
+    goal = int(_cell(maze, jnp.asarray(pointmaze.GOAL)))
+    scale = pointmaze.OBSERVATION_SCALE
+    return lambda _, observation: walk_towards(maze, observation / scale + pointmaze.CENTER, goal)
 
 
 RECIPES = {
