@@ -267,7 +267,7 @@ class _Recorder:
         for index, group in enumerate(self.plan.groups):
             setup, data, program = self.assemble(group)
             name = f"{self.plan.task.id} {experiment.method}"
-            if self.plan.variant != "code":
+            if experiment.variant:
                 name += f" ({self.plan.variant})"
             with self.checkpoints(index) as checkpoints:
                 state, position = self.begin(program, setup, checkpoints)

@@ -15,6 +15,7 @@ import re
 import sys
 from pathlib import Path
 
+import jax
 from absl import flags
 
 from diffjax import cli, launch
@@ -92,6 +93,7 @@ def main(args: flags.FlagValues) -> None:
         for number, experiment in enumerate(mine, start=1):
             progress.note(f"[{number}/{len(mine)}] {experiment.out}")
             run_experiment(experiment, progress)
+            jax.clear_caches()  # the next experiment compiles programs of its own; these would pile up
     if args.shard is None:
         table = tables.build_table(read_results(experiment.out) for experiment in found)
         formats.print_table(table)

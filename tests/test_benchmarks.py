@@ -149,12 +149,12 @@ def test_inference_benchmark(tmp_path: Path) -> None:
     rows, content = read(out, "inference")
     stated = [tuple(row[name] for name in ("method", "variant", "batch", "candidates", "slice")) for row in rows]
     assert stated == [
-        ("bc", "code", "1", "1", "1"),
-        ("bc", "code", "6", "1", "6"),
-        ("diffusion_bc", "code", "1", "1", "1"),
-        ("diffusion_bc", "code", "6", "1", "6"),
-        ("dtql", "code", "1", "1024", "1"),
-        ("dtql", "code", "6", "1024", "2"),
+        ("bc", "default", "1", "1", "1"),
+        ("bc", "default", "6", "1", "6"),
+        ("diffusion_bc", "default", "1", "1", "1"),
+        ("diffusion_bc", "default", "6", "1", "6"),
+        ("dtql", "default", "1", "1024", "1"),
+        ("dtql", "default", "6", "1024", "2"),
     ]
     assert [row["network_evaluations"] for row in rows] == ["1", "1", "5", "5", "1", "1"]
     for row in rows:
@@ -190,7 +190,7 @@ def test_training_benchmark(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     (row,), content = read(out, "training")
-    assert (row["method"], row["variant"], row["phase"], row["pairs"]) == ("bc", "code", "main", "2")
+    assert (row["method"], row["variant"], row["phase"], row["pairs"]) == ("bc", "default", "main", "2")
     assert (row["observation_dim"], row["batch_size"], row["runs"], row["devices"]) == ("11", "8", "2", "2")
     # 50,001 rows of 11 + 6 + 1 floats and a flag, 50,000 row numbers.
     data_mib = (50_001 * (18 * 4 + 1) + 50_000 * 4) / 2**20

@@ -196,9 +196,9 @@ def test_lowers_for_accelerators(name, variant):
     assert exported.out_avals[0].shape == (SPEC.action_dim,)
 
 
-@pytest.mark.parametrize("name", ["diffcps", "diffpogan"])
-def test_delayed_update_stays_a_branch_under_the_map_over_runs(name):
-    method, hyper, state = started(name, "code")
+@pytest.mark.parametrize(("name", "variant"), [("diffcps", "default"), ("diffpogan", "code")])
+def test_delayed_update_stays_a_branch_under_the_map_over_runs(name, variant):
+    method, hyper, state = started(name, variant)
     phase = method.phases[-1]
     runs = jax.tree.map(lambda x: jnp.stack([x, x]), (state, random_batches(method, hyper)))
 

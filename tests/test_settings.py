@@ -76,7 +76,7 @@ def test_variants():
 def test_overrides_are_typed():
     values = check_overrides(
         "dac",
-        "code",
+        "default",
         {"eta": "0.5", "num_critics": "1e1", "hidden_dims": "32,16", "guidance": "hard", "steps": "100"},
     )
     assert values == {"eta": 0.5, "num_critics": 10, "hidden_dims": (32, 16), "guidance": "hard", "steps": 100}
@@ -104,7 +104,7 @@ def test_overrides_are_typed():
 )
 def test_bad_overrides_are_one_line(overrides, words):
     with pytest.raises(UserError) as caught:
-        resolve("dac", "hopper-medium-v2", overrides=check_overrides("dac", "code", overrides))
+        resolve("dac", "hopper-medium-v2", overrides=check_overrides("dac", "default", overrides))
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message

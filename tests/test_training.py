@@ -81,7 +81,7 @@ def test_gather_batch_literals():
 
 
 def test_pieces_do_not_matter():
-    method, hyper = tiny("diffcps", "code")
+    method, hyper = tiny("diffcps", "default")
     setup = stack_setups([setup_of(hyper, seed) for seed in range(2)])
     program = Program(method, SPEC, "uniform")
     whole, _ = train(program, setup, 12)
@@ -90,7 +90,7 @@ def test_pieces_do_not_matter():
 
 
 def test_a_run_is_the_same_whatever_runs_beside_it():
-    method, hyper = tiny("dql", "code")
+    method, hyper = tiny("dql", "default")
     program = Program(method, SPEC, "shuffled")
     other = dataclasses.replace(hyper, eta=3.0)
     alone, _ = train(program, stack_setups([setup_of(hyper, 4)]), 10)
@@ -99,7 +99,7 @@ def test_a_run_is_the_same_whatever_runs_beside_it():
 
 
 def test_inactive_runs_stay_as_they_are():
-    method, hyper = tiny("bc", "code")
+    method, hyper = tiny("bc", "default")
     setup = stack_setups([setup_of(hyper, seed) for seed in range(2)])
     program = Program(method, SPEC, "uniform")
     fresh = program.init(setup)
@@ -112,7 +112,7 @@ def test_inactive_runs_stay_as_they_are():
 
 
 def test_a_bad_run_is_found_and_the_others_go_on():
-    method, hyper = tiny("dql", "code")
+    method, hyper = tiny("dql", "default")
     bad = dataclasses.replace(hyper, eta=float("inf"))
     setup = stack_setups([setup_of(hyper, 0), setup_of(bad, 1), setup_of(hyper, 2)])
     program = Program(method, SPEC, "uniform")
@@ -129,7 +129,7 @@ def test_a_bad_run_is_found_and_the_others_go_on():
 
 
 def test_metrics_of_delayed_updates_are_means_over_those_that_took_place():
-    method, hyper = tiny("diffcps", "code")
+    method, hyper = tiny("diffcps", "default")
     setup = stack_setups([setup_of(hyper, 0)])
     _, sums = train(Program(method, SPEC, "uniform"), setup, 7)
     assert float(sums["critic/loss"].weight[0]) == 7
@@ -140,7 +140,7 @@ def test_metrics_of_delayed_updates_are_means_over_those_that_took_place():
 
 def test_the_compiled_program_holds_the_data_once():
     """Arguments and temporaries for four runs stay far below two copies of a large data set."""
-    method, hyper = tiny("bc", "code")
+    method, hyper = tiny("bc", "default")
     setup = stack_setups([setup_of(hyper, seed) for seed in range(4)])
     program = Program(method, SPEC, "uniform")
     rows = 200_000
@@ -156,7 +156,7 @@ def test_the_compiled_program_holds_the_data_once():
 
 
 def test_several_seeds_or_rates_compile_once():
-    method, hyper = tiny("bc", "code")
+    method, hyper = tiny("bc", "default")
     program = Program(method, SPEC, "uniform")
     before = program_module._advance._cache_size()
     for rate in (1e-3, 1e-4):
@@ -176,7 +176,7 @@ from diffjax.training.program import Program, run_sharding, stack_setups
 assert jax.local_device_count() == 4
 worst = 0.0
 for name in ("diffcps", "dac"):
-    method, hyper = tiny(name, "code")
+    method, hyper = tiny(name, "default")
     setup = stack_setups([setup_of(hyper, seed) for seed in range(4)])
     whole, _ = train(Program(method, SPEC, "uniform"), setup, 50)
     sharding = run_sharding(4)

@@ -8,6 +8,7 @@ Data is stored once as a local Minari data set; --measure prints the mean return
 (score 0) and of the expert (score 100) and stores nothing.
 """
 
+import itertools
 import sys
 import time
 from collections import deque
@@ -102,7 +103,7 @@ def episodes_of(history: sac.History) -> list[Episode]:
             reward=host.reward[a:b],
             terminal=bool(host.terminated[b - 1]),
         )
-        for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+        for a, b in itertools.pairwise(bounds)
     ]
 
 
@@ -129,18 +130,18 @@ def pendulum_expert(key: jax.Array, progress: Progress) -> Policy:
 NUM_WALKS = 1000
 WALK_STEPS = 24
 ERRAND_CELLS = 4
-WALK_NOISE = 0.5  # standard deviation, per action dimension
+WALK_NOISE = 0.8  # standard deviation, per action dimension
 SWAY = 0.45  # cells from the middle of a corridor, at most; another one on every errand
 
 
 class Map(NamedTuple):
     """Free cells of the maze and the ways between them, ``n`` cells.
 
-    ``index (rows, columns)``: number of a cell, -1 for walls. ``center (n, 2)``: ``(x, y)``.
+    ``number (rows, columns)``: number of a cell, -1 for walls. ``center (n, 2)``: ``(x, y)``.
     ``distance (n, n)``: cells to walk. ``towards (n, n)``: ``towards[to, from]`` is the next cell on the way.
     """
 
-    index: np.ndarray
+    number: np.ndarray
     center: np.ndarray
     distance: np.ndarray
     towards: np.ndarray
@@ -174,7 +175,7 @@ def chart(wall: np.ndarray) -> Map:
 
 def _cell(maze: Map, position: jax.Array) -> jax.Array:
     column, row = jnp.floor(position).astype(int)
-    return jnp.asarray(maze.index)[row, column]
+    return jnp.asarray(maze.number)[row, column]
 
 
 def walk_towards(
@@ -225,8 +226,8 @@ def wander(key: jax.Array, maze: Map) -> tuple[jax.Array, ...]:
         errand = jax.tree.map(renew, draw_errand(errand_key, maze, cell), errand)
         return (state, errand), (observation, action, reward, terminated)
 
-    # Nobody starts at the goal.
-    start = jax.random.categorical(start_key, jnp.where(maze.center == pointmaze.GOAL, -jnp.inf, 0.0).min(axis=1))
+    elsewhere = (maze.center != pointmaze.GOAL).any(axis=1)  # nobody starts at the goal
+    start = jax.random.categorical(start_key, jnp.where(jnp.asarray(elsewhere), 0.0, -jnp.inf))
     place = jax.random.uniform(place_key, (2,), minval=-0.49, maxval=0.49)
     state = pointmaze.State(jnp.asarray(maze.center)[start] + place)
     carry = (state, draw_errand(errand_key, maze, start))
@@ -239,7 +240,7 @@ def collect_pointmaze(key: jax.Array, progress: Progress) -> list[Episode]:
     maze = chart(pointmaze.WALL)
     walks = jax.jit(jax.vmap(lambda k: wander(k, maze)))(jax.random.split(key, NUM_WALKS))
     observation, action, reward, terminated = map(np.asarray, walks)
-    arrived = terminated.any(axis=1)
+    arrived = np.asarray(terminated.any(axis=1))
     length = np.where(arrived, terminated.argmax(axis=1) + 1, WALK_STEPS)
     return [
         Episode(observation[i, : n + 1], action[i, :n], reward[i, :n], bool(arrived[i]))
@@ -358,12 +359,13 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(args: flags.FlagValues) -> None:
     """Collect or measure."""
     task = get_task(args.task)
+    _recipe(task)
     progress = partial(print, file=sys.stderr)
     if args.measure:
         scores = measure_reference_scores(task, progress, args.episodes, args.seed)
         print(f"{task.id}: ref_min {scores.ref_min:.3f} +- {scores.ref_min_error:.3f}, ", end="")
         print(f"ref_max {scores.ref_max:.3f} +- {scores.ref_max_error:.3f} (mean +- standard error)")
-    elif minari_exists(str(_recipe(task) and task.default_dataset)):
+    elif minari_exists(str(task.default_dataset)):
         print(f"{task.default_dataset} is already there")
     else:
         store_dataset(task, progress)

@@ -45,8 +45,8 @@ def _step(running: Running, action: jax.Array, simulator: PureSimulator) -> tupl
             keep(0.0, reward),
         )
 
-    *rest, reward = jax.vmap(one)(*running[:4], action)
-    return Running(*rest, time), reward
+    state, observation, terminated, truncated, reward = jax.vmap(one)(*running[:4], action)
+    return Running(state, observation, terminated, truncated, time), reward
 
 
 class JaxVector:

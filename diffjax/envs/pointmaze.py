@@ -47,7 +47,7 @@ class State(NamedTuple):
 
 def reset(key: jax.Array) -> State:
     """Uniform over the middle 0.6 x 0.6 of the start cell."""
-    return State(START + jax.random.uniform(key, (2,), minval=-0.3, maxval=0.3))
+    return State(jnp.asarray(START) + jax.random.uniform(key, (2,), minval=-0.3, maxval=0.3))
 
 
 def observe(state: State) -> jax.Array:

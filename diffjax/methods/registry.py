@@ -5,13 +5,13 @@ from diffjax.methods import bc, dac, diffcps, diffpogan, diffusion_bc, dql, dtql
 from diffjax.methods.base import Method
 
 METHODS: dict[str, dict[str, Method]] = {
-    "dac": {"code": dac.METHOD},
-    "dtql": {"code": dtql.METHOD, "one_action": dtql.METHOD},
-    "diffcps": {"code": diffcps.METHOD},
+    "dac": {"default": dac.METHOD},
+    "dtql": {"default": dtql.METHOD, "one_action": dtql.METHOD},
+    "diffcps": {"default": diffcps.METHOD},
     "diffpogan": {"code": diffpogan.METHOD, "paper": diffpogan.PAPER},
-    "dql": {"code": dql.METHOD},
-    "diffusion_bc": {"code": diffusion_bc.METHOD},
-    "bc": {"code": bc.METHOD},
+    "dql": {"default": dql.METHOD},
+    "diffusion_bc": {"default": diffusion_bc.METHOD},
+    "bc": {"default": bc.METHOD},
 }
 """Method name -> variant -> functions; the first variant is the default."""
 
