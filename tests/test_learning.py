@@ -54,7 +54,14 @@ def mean_regret(name: str, variant: str, steps: int, **changes: object) -> np.nd
 
 @pytest.mark.parametrize(
     ("name", "variant"),
-    [("dac", "default"), ("dtql", "default"), ("diffcps", "default"), ("diffpogan", "code"), ("diffpogan", "paper"), ("dql", "default")],
+    [
+        ("dac", "default"),
+        ("dtql", "default"),
+        ("diffcps", "default"),
+        ("diffpogan", "code"),
+        ("diffpogan", "paper"),
+        ("dql", "default"),
+    ],
 )
 def test_finds_the_best_action(name, variant):
     regret = mean_regret(name, variant, 1500, actor_lr=1e-3, critic_lr=3e-3, lr_decay_steps=0.0, ema_start=1)

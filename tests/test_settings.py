@@ -27,7 +27,8 @@ def test_every_pair_builds(method):
     ("method", "task", "expected"),
     [
         ("dac", "hopper-medium-expert-v2", {"bc_threshold": 0.05, "rho": 1.5, "eta_lr": 1e-3, "sample_target": "mean"}),
-        ("dac", "antmaze-large-play-v0", {"eta": 0.1, "eta_lr": 0.0, "rho": 1.1, "critic_lr": 1e-3, "sample_target": "max"}),
+        ("dac", "antmaze-large-play-v0", {"eta": 0.1, "eta_lr": 0.0, "rho": 1.1, "critic_lr": 1e-3}),
+        ("dac", "antmaze-umaze-v0", {"rho": 1.0, "critic_lr": 3e-4, "sample_target": "max"}),
         ("dtql", "hopper-medium-v2", {"actor_lr": 1e-4, "alpha": 5.0, "lr_decay_steps": 1e6, "candidates": 1024}),
         ("dtql", "antmaze-large-diverse-v0", {"alpha": 0.5, "gamma_nll": 1.0, "batch_size": 2048, "expectile": 0.9}),
         ("dtql", "pen-cloned-v1", {"actor_lr": 1e-5, "alpha": 1500.0, "expectile": 0.7}),

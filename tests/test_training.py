@@ -1,6 +1,7 @@
 """The training program: sharded equals whole, resumed equals uninterrupted, one bad run does not stop the others."""
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -56,7 +57,7 @@ def train(program, setup, steps, pieces=1, active=None):
     active = jnp.ones(runs, bool) if active is None else active
     data, state = program.replicate(random_data()), program.init(setup)
     bounds = np.linspace(0, steps, pieces + 1).astype(int)
-    for first, last in zip(bounds, bounds[1:], strict=False):
+    for first, last in itertools.pairwise(bounds):
         state, sums = program.advance(
             len(program.method.phases) - 1, state, int(first), int(last), active, setup, data
         )

@@ -11,7 +11,6 @@ Data is stored once as a local Minari data set; --measure prints the mean return
 import itertools
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -22,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from diffjax import cli
-from diffjax.collect import sac
+from diffjax.collect import sac, wanderer
 from diffjax.data.minari_store import Episode, minari_exists, write_minari
 from diffjax.envs import pointmaze
 from diffjax.envs.base import PureSimulator
@@ -128,132 +127,26 @@ def pendulum_expert(key: jax.Array, progress: Progress) -> Policy:
 
 
 NUM_WALKS = 1000
-WALK_STEPS = 24
-ERRAND_CELLS = 4
-WALK_NOISE = 0.8  # standard deviation, per action dimension
-SWAY = 0.45  # cells from the middle of a corridor, at most; another one on every errand
-
-
-class Map(NamedTuple):
-    """Free cells of the maze and the ways between them, ``n`` cells.
-
-    ``number (rows, columns)``: number of a cell, -1 for walls. ``center (n, 2)``: ``(x, y)``.
-    ``distance (n, n)``: cells to walk. ``towards (n, n)``: ``towards[to, from]`` is the next cell on the way.
-    """
-
-    number: np.ndarray
-    center: np.ndarray
-    distance: np.ndarray
-    towards: np.ndarray
-
-
-def chart(wall: np.ndarray) -> Map:
-    """All shortest paths between free cells (4-neighbours) by breadth-first search.
-
-    Raises:
-      ValueError: a free cell cannot be reached.
-    """
-    cells = np.argwhere(~wall)
-    index = np.full(wall.shape, -1)
-    index[~wall] = np.arange(len(cells))
-    distance = np.full((len(cells), len(cells)), -1)
-    towards = np.zeros_like(distance)
-    for target in range(len(cells)):
-        distance[target, target], towards[target, target] = 0, target
-        queue = deque([target])
-        while queue:
-            here = queue.popleft()
-            for step in ((0, 1), (1, 0), (0, -1), (-1, 0)):
-                there = index[tuple(cells[here] + step)]
-                if there >= 0 and distance[target, there] < 0:
-                    distance[target, there], towards[target, there] = distance[target, here] + 1, here
-                    queue.append(there)
-    if (distance < 0).any():
-        raise ValueError("the maze has free cells that cannot be reached")
-    return Map(index, (cells[:, ::-1] + 0.5).astype(np.float32), distance, towards)
-
-
-def _cell(maze: Map, position: jax.Array) -> jax.Array:
-    column, row = jnp.floor(position).astype(int)
-    return jnp.asarray(maze.number)[row, column]
-
-
-def walk_towards(
-    maze: Map, position: jax.Array, target: jax.Array | int, sway: jax.Array | float = 0.0
-) -> jax.Array:
-    """The action that leads straight to the next cell on the shortest path to cell ``target``.
-
-    It aims ``sway (2,)`` cells beside the middle of that cell.
-    """
-    next_cell = jnp.asarray(maze.towards)[target, _cell(maze, position)]
-    aim = jnp.asarray(maze.center)[next_cell] + sway
-    return jnp.clip((aim - position) / pointmaze.STEP_LENGTH, -1.0, 1.0)
-
-
-class Errand(NamedTuple):
-    """Where a wanderer is going: to cell ``target``, ``sway (2,)`` cells beside the middle of its way."""
-
-    target: jax.Array
-    sway: jax.Array
-
-
-def draw_errand(key: jax.Array, maze: Map, cell: jax.Array) -> Errand:
-    """To a uniformly chosen cell at most :data:`ERRAND_CELLS` cells away from ``cell``."""
-    target_key, sway_key = jax.random.split(key)
-    near = (maze.distance > 0) & (maze.distance <= ERRAND_CELLS)
-    target = jax.random.categorical(target_key, jnp.where(jnp.asarray(near)[cell], 0.0, -jnp.inf))
-    return Errand(target, jax.random.uniform(sway_key, (2,), minval=-SWAY, maxval=SWAY))
-
-
-def wander(key: jax.Array, maze: Map) -> tuple[jax.Array, ...]:
-    """One walk of :data:`WALK_STEPS` steps from a random place: short errands that know nothing of the goal.
-
-    Every action has Gaussian noise. Returns observations ``(steps + 1, 2)``, actions, rewards, terminations;
-    what follows arrival at the goal is padding.
-    """
-    start_key, place_key, errand_key, walk_key = jax.random.split(key, 4)
-
-    def step(
-        carry: tuple[pointmaze.State, Errand], key: jax.Array
-    ) -> tuple[tuple[pointmaze.State, Errand], tuple[jax.Array, ...]]:
-        state, errand = carry
-        noise_key, errand_key = jax.random.split(key)
-        noise = WALK_NOISE * jax.random.normal(noise_key, (2,))
-        action = jnp.clip(walk_towards(maze, state.position, *errand) + noise, -1.0, 1.0)
-        state, observation, reward, terminated = pointmaze.step(state, action)
-        cell = _cell(maze, state.position)
-        renew = partial(jnp.where, cell == errand.target)
-        errand = jax.tree.map(renew, draw_errand(errand_key, maze, cell), errand)
-        return (state, errand), (observation, action, reward, terminated)
-
-    elsewhere = (maze.center != pointmaze.GOAL).any(axis=1)  # nobody starts at the goal
-    start = jax.random.categorical(start_key, jnp.where(jnp.asarray(elsewhere), 0.0, -jnp.inf))
-    place = jax.random.uniform(place_key, (2,), minval=-0.49, maxval=0.49)
-    state = pointmaze.State(jnp.asarray(maze.center)[start] + place)
-    carry = (state, draw_errand(errand_key, maze, start))
-    _, (observation, *rest) = jax.lax.scan(step, carry, jax.random.split(walk_key, WALK_STEPS))
-    return (jnp.concatenate([pointmaze.observe(state)[None], observation]), *rest)
 
 
 def collect_pointmaze(key: jax.Array, progress: Progress) -> list[Episode]:
     """:data:`NUM_WALKS` walks, each ending at the goal if it comes past it."""
-    maze = chart(pointmaze.WALL)
-    walks = jax.jit(jax.vmap(lambda k: wander(k, maze)))(jax.random.split(key, NUM_WALKS))
+    maze = wanderer.chart(pointmaze.WALL)
+    walks = jax.jit(jax.vmap(lambda k: wanderer.wander(k, maze)))(jax.random.split(key, NUM_WALKS))
     observation, action, reward, terminated = map(np.asarray, walks)
     arrived = np.asarray(terminated.any(axis=1))
-    length = np.where(arrived, terminated.argmax(axis=1) + 1, WALK_STEPS)
+    length = np.where(arrived, terminated.argmax(axis=1) + 1, wanderer.WALK_STEPS)
     return [
-        Episode(observation[i, : n + 1], action[i, :n], reward[i, :n], bool(arrived[i]))
-        for i, n in enumerate(length)
+        Episode(observation[i, : n + 1], action[i, :n], reward[i, :n], bool(arrived[i])) for i, n in enumerate(length)
     ]
 
 
 def pointmaze_expert(key: jax.Array, progress: Progress) -> Policy:
     """Walks the shortest path over the middles of the cells."""
-    maze = chart(pointmaze.WALL)
-    goal = int(_cell(maze, jnp.asarray(pointmaze.GOAL)))
+    maze = wanderer.chart(pointmaze.WALL)
+    goal = int(wanderer.cell_at(maze, jnp.asarray(pointmaze.GOAL)))
     scale = pointmaze.OBSERVATION_SCALE
-    return lambda _, observation: walk_towards(maze, observation / scale + pointmaze.CENTER, goal)
+    return lambda _, observation: wanderer.walk_towards(maze, observation / scale + pointmaze.CENTER, goal)
 
 
 RECIPES = {
@@ -299,9 +192,7 @@ def random_policy(simulator: PureSimulator) -> Policy:
     return lambda key, _: jax.random.uniform(key, (simulator.action_dim,), minval=-1.0, maxval=1.0)
 
 
-def measure_reference_scores(
-    task: Task, progress: Progress, episodes: int = 1000, seed: int = SEED
-) -> ReferenceScores:
+def measure_reference_scores(task: Task, progress: Progress, episodes: int = 1000, seed: int = SEED) -> ReferenceScores:
     """Mean returns of the uniform-random policy and of the task's expert over ``episodes`` episodes each.
 
     Raises:

@@ -113,9 +113,7 @@ def init(key: jax.Array, simulator: PureSimulator, hyper: Hyper, steps: int) -> 
     )
 
 
-def _interact(
-    key: jax.Array, simulator: PureSimulator, hyper: Hyper, agent: Agent, index: jax.Array
-) -> Agent:
+def _interact(key: jax.Array, simulator: PureSimulator, hyper: Hyper, agent: Agent, index: jax.Array) -> Agent:
     """One environment step into row ``index`` of the replay, with a reset where an episode ends."""
     uniform_key, noise_key, reset_key = jax.random.split(key, 3)
     observation = simulator.observe(agent.simulator_state)

@@ -31,22 +31,21 @@ def _reset(seeds: jax.Array, simulator: PureSimulator) -> Running:
 def _step(running: Running, action: jax.Array, simulator: PureSimulator) -> tuple[Running, jax.Array]:
     time = running.time + 1
 
-    def one(
-        state: Any, observation: jax.Array, terminated: jax.Array, truncated: jax.Array, action: jax.Array
-    ) -> tuple[Any, ...]:
-        finished = terminated | truncated
-        next_state, next_observation, reward, ends = simulator.step(state, action)
-        keep = partial(jnp.where, finished)
-        return (
-            jax.tree.map(keep, state, next_state),
-            keep(observation, next_observation),
-            keep(terminated, ends),
-            keep(truncated, ~ends & (time >= simulator.horizon)),
-            keep(0.0, reward),
-        )
+    finished = running.terminated | running.truncated
+    state, observation, reward, terminated = jax.vmap(simulator.step)(running.state, action)
 
-    state, observation, terminated, truncated, reward = jax.vmap(one)(*running[:4], action)
-    return Running(state, observation, terminated, truncated, time), reward
+    def keep(old: jax.Array, new: jax.Array) -> jax.Array:
+        return jnp.where(finished.reshape(-1, *[1] * (new.ndim - 1)), old, new)
+
+    truncated = ~terminated & (time >= simulator.horizon)
+    running = Running(
+        state=jax.tree.map(keep, running.state, state),
+        observation=keep(running.observation, observation),
+        terminated=keep(running.terminated, terminated),
+        truncated=keep(running.truncated, truncated),
+        time=time,
+    )
+    return running, jnp.where(finished, 0.0, reward)
 
 
 class JaxVector:

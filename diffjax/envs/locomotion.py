@@ -123,9 +123,7 @@ class LocomotionVector:
         :func:`restore_contact_margin`.
     """
 
-    def __init__(
-        self, env_id: str, num_envs: int, num_threads: int = 0, legacy_contact_margin: bool = True
-    ) -> None:
+    def __init__(self, env_id: str, num_envs: int, num_threads: int = 0, legacy_contact_margin: bool = True) -> None:
         self._robot = ROBOTS[env_id]
         model = load_robot(self._robot, legacy_contact_margin)
         threads = num_threads or len(os.sched_getaffinity(0))

@@ -22,7 +22,7 @@ LAYOUT = (
 )
 WALL = np.array([[cell == "#" for cell in row] for row in LAYOUT])
 STEP_LENGTH = 0.9  # cells per step at full action, along each axis; below 1, so no step jumps a wall
-BUMP_COST = 3.0
+BUMP_COST = 3.0  # beside the 1 that every step costs
 GOAL_RADIUS = 0.5  # cells
 CENTER = np.array([WALL.shape[1] / 2, WALL.shape[0] / 2], np.float32)
 MARGIN = 1e-3  # cells kept between the point and a wall
