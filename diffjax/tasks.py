@@ -2,6 +2,7 @@
 
 import csv
 import importlib.resources
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -75,6 +76,7 @@ def _mini_task(
     return Task(task_id, "mini", simulator.name, *sizes, ref_min, ref_max, source, dataset)
 
 
+# Whoever changes a simulator or a recipe gives the data set its next version: stored ones are not made again.
 _MINI = (
     _mini_task(
         "pendulum-mixed",
@@ -146,7 +148,12 @@ def normalized_score(task: Task, return_: np.ndarray | float) -> np.ndarray | fl
     return 100.0 * (return_ - task.ref_min) / (task.ref_max - task.ref_min)
 
 
-def default_dataset(task: Task, progress: Callable[[str], None] = print) -> Dataset:
+def to_stderr(line: str) -> None:
+    """Show one line of progress."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def default_dataset(task: Task, progress: Callable[[str], None] = to_stderr) -> Dataset:
     """The task's own data, collected and stored as a local Minari data set on first use.
 
     Args:

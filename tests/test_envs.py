@@ -110,12 +110,12 @@ _FREE = np.argwhere(~pointmaze.WALL)
 
 @given(
     cell=st.integers(0, len(_FREE) - 1),
-    offset=st.tuples(st.floats(0.002, 0.998, width=32), st.floats(0.002, 0.998, width=32)),
+    offset=st.tuples(st.integers(2, 998), st.integers(2, 998)),
     seed=st.integers(0, 2**32 - 1),
     size=st.sampled_from([1.0, 1e6]),
 )
-def test_walls_hold(cell: int, offset: tuple[float, float], seed: int, size: float):
-    start = _FREE[cell][::-1] + np.array(offset, np.float32)
+def test_walls_hold(cell: int, offset: tuple[int, int], seed: int, size: float):
+    start = _FREE[cell][::-1] + np.array(offset) / 1000  # anywhere in a free cell
     corners = np.random.default_rng(seed).integers(-1, 2, (40, 2))
     inside = np.random.default_rng(seed).uniform(-1, 1, (40, 2))
     actions = size * np.concatenate([corners, inside]).astype(np.float32)
@@ -236,11 +236,13 @@ def test_making_simulators_leaves_no_trace(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for env_id in ROBOTS:
-            envs: tuple[VectorSimulator, ...] = (LocomotionVector(env_id, 2), GymLoop(env_id, 1))
-            for simulator in envs:
-                simulator.reset(np.arange(simulator.num_envs))
-                simulator.step(np.full((simulator.num_envs, simulator.action_dim), np.nan))
-                simulator.close()
+            slow = GymLoop(env_id, 1)
+            slow.reset(np.arange(1))
+            slow.close()
+            fast = LocomotionVector(env_id, 2)
+            fast.reset(np.arange(2))
+            fast.step(np.full((2, fast.action_dim), np.nan))  # MuJoCo warns of that
+            fast.close()
     assert list(tmp_path.iterdir()) == []
     written = capfd.readouterr()
     assert "deprecated" not in written.err + written.out

@@ -28,7 +28,7 @@ from diffjax.envs.base import PureSimulator
 from diffjax.envs.pendulum import PENDULUM
 from diffjax.envs.pointmaze import POINTMAZE
 from diffjax.errors import UserError
-from diffjax.tasks import Task, get_task
+from diffjax.tasks import Task, get_task, to_stderr
 
 Policy = Callable[[jax.Array, jax.Array], jax.Array]
 """``(key, observation) -> action``, one of each."""
@@ -60,7 +60,7 @@ SEED = 0
 NUM_AGENTS = 4
 AGENT_STEPS = 10_000
 EXPERT_STEPS = 20_000
-AGENT = sac.Hyper(width=64, batch_size=64, warmup_steps=1000, lr=1e-3)
+AGENT = sac.Hyper(width=64, batch_size=64, warmup_steps=1000, lr=1e-3, discount=0.99, tau=0.01)
 PIECES = 10  # calls of the learners' program, between which progress is shown
 
 
@@ -122,6 +122,7 @@ def pendulum_expert(key: jax.Array, progress: Progress) -> Policy:
         return lambda _, observation: sac.policy_mean(PENDULUM, AGENT, actor, observation)
 
     actors = [jax.tree.map(lambda x, i=i: x[i], agents.actor) for i in range(NUM_AGENTS)]
+    # One key for all: they are judged from the same starts.
     returns = [play(judge_key, PENDULUM, policy(actor), episodes=100).mean() for actor in actors]
     return policy(actors[int(np.argmax(returns))])
 
@@ -251,15 +252,14 @@ def main(args: flags.FlagValues) -> None:
     """Collect or measure."""
     task = get_task(args.task)
     _recipe(task)
-    progress = partial(print, file=sys.stderr)
     if args.measure:
-        scores = measure_reference_scores(task, progress, args.episodes, args.seed)
+        scores = measure_reference_scores(task, to_stderr, args.episodes, args.seed)
         print(f"{task.id}: ref_min {scores.ref_min:.3f} +- {scores.ref_min_error:.3f}, ", end="")
         print(f"ref_max {scores.ref_max:.3f} +- {scores.ref_max_error:.3f} (mean +- standard error)")
     elif minari_exists(str(task.default_dataset)):
         print(f"{task.default_dataset} is already there")
     else:
-        store_dataset(task, progress)
+        store_dataset(task, to_stderr)
 
 
 if __name__ == "__main__":

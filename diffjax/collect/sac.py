@@ -20,12 +20,12 @@ Params = Any
 class Hyper(NamedTuple):
     """Constants of one agent; ``warmup_steps`` are taken uniformly at random, without updates."""
 
-    width: int = 64
-    batch_size: int = 64
-    warmup_steps: int = 500
-    lr: float = 1e-3
-    discount: float = 0.99
-    tau: float = 0.01
+    width: int
+    batch_size: int
+    warmup_steps: int
+    lr: float
+    discount: float
+    tau: float
 
 
 class MLP(nn.Module):

@@ -69,10 +69,6 @@ ROBOTS = {
 @contextmanager
 def quiet_mujoco() -> Iterator[None]:
     """No warnings of MuJoCo on the terminal inside; none to MUJOCO_LOG.TXT in the current folder, from now on."""
-    if not hasattr(mujoco, "MjLogConfig"):  # MuJoCo 3: a handler replaces both the file and the terminal
-        mujoco.set_mju_user_warning(lambda message: None)
-        yield
-        return
     config = mujoco.MjLogConfig.get()
     console = config.logto_console
     config.logto_file = False
@@ -113,6 +109,13 @@ def load_robot(robot: Robot, legacy_contact_margin: bool = True) -> Any:
     return model
 
 
+def usable_cpus() -> int:
+    """CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class LocomotionVector:
     """``num_envs`` robots; see :class:`diffjax.envs.base.VectorSimulator`. Rewards are float64.
 
@@ -126,8 +129,7 @@ class LocomotionVector:
     def __init__(self, env_id: str, num_envs: int, num_threads: int = 0, legacy_contact_margin: bool = True) -> None:
         self._robot = ROBOTS[env_id]
         model = load_robot(self._robot, legacy_contact_margin)
-        threads = num_threads or len(os.sched_getaffinity(0))
-        self._batch = Batch(model, num_envs, min(threads, num_envs))
+        self._batch = Batch(model, num_envs, min(num_threads or usable_cpus(), num_envs))
         self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
         self._qpos_start = model.qpos0.copy()
         self._dt = model.opt.timestep * self._robot.frame_skip

@@ -1,0 +1,245 @@
+"""Data that the program makes itself: SAC and its history, the wanderer's walks, storing them once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax import cli, tasks
+from diffjax.collect import embedded, sac, wanderer
+from diffjax.data.transitions import Dataset
+from diffjax.envs import pendulum, pointmaze
+from diffjax.envs.pendulum import PENDULUM
+from diffjax.envs.pointmaze import POINTMAZE
+from diffjax.errors import UserError
+from diffjax.tasks import default_dataset, get_task
+
+SMALL = sac.Hyper(width=8, batch_size=8, warmup_steps=20, lr=1e-3, discount=0.99, tau=0.01)
+STEPS = 420
+
+
+def advance(seed: int, pieces: tuple[int, ...]) -> sac.Agent:
+    """Two small agents in the pendulum: warm-up, then ``pieces`` of learning."""
+    keys = jax.random.split(jax.random.key(seed), 2)
+    agents = jax.vmap(lambda key: sac.init(key, PENDULUM, SMALL, STEPS))(keys)
+    start = 0
+    for piece in (SMALL.warmup_steps, *pieces):
+        learning = start >= SMALL.warmup_steps
+        agents = sac.advance(
+            keys, agents, jnp.int32(start), simulator=PENDULUM, hyper=SMALL, length=piece, learning=learning
+        )
+        start += piece
+    return agents
+
+
+@pytest.fixture(scope="module")
+def agents() -> sac.Agent:
+    return advance(0, (200, 200))
+
+
+def test_sac_is_a_function_of_its_seed(agents: sac.Agent):
+    jax.tree.map(np.testing.assert_array_equal, agents.replay, advance(0, (200, 200)).replay)
+    other = advance(1, (200, 200))
+    assert not np.allclose(agents.replay.action, other.replay.action)
+    assert not np.allclose(agents.replay.action[0], agents.replay.action[1])
+
+
+def test_cutting_sac_into_pieces_changes_nothing(agents: sac.Agent):
+    whole = advance(0, (400,))
+    # Two programs: equal while rounding errors have had no time to grow.
+    np.testing.assert_allclose(whole.replay.action[:, :120], agents.replay.action[:, :120], atol=1e-3)
+
+
+def test_history_is_what_the_simulator_does(agents: sac.Agent):
+    history = jax.tree.map(np.asarray, agents.replay)
+    assert np.flatnonzero(history.truncated[0]).tolist() == [199, 399]
+    assert not history.terminated.any()
+    inside = ~history.truncated[:, :-1]
+    np.testing.assert_allclose(history.next_observation[:, :-1][inside], history.observation[:, 1:][inside], atol=1e-6)
+    cos, sin, velocity = np.moveaxis(history.observation, -1, 0)
+    state = pendulum.State(jnp.arctan2(sin, cos), velocity * pendulum.MAX_SPEED)
+    step = jax.vmap(jax.vmap(pendulum.step))
+    _, observation, reward, _ = step(state, jnp.asarray(history.action))
+    np.testing.assert_allclose(observation, history.next_observation, atol=1e-5)
+    np.testing.assert_allclose(reward, history.reward, atol=1e-5)
+
+
+def test_warm_up_is_uniform_and_does_not_learn():
+    keys = jax.random.split(jax.random.key(0), 64)
+    fresh = jax.vmap(lambda key: sac.init(key, PENDULUM, SMALL, 20))(keys)
+    warm = sac.advance(keys, fresh, jnp.int32(0), simulator=PENDULUM, hyper=SMALL, length=20, learning=False)
+    jax.tree.map(np.testing.assert_array_equal, warm.actor, fresh.actor)
+    action = np.sort(np.asarray(warm.replay.action).reshape(-1))
+    ideal = np.linspace(-1, 1, action.size)
+    assert np.abs(action - ideal).max() < 2 * 1.95 / np.sqrt(action.size)  # Kolmogorov-Smirnov, 0.1 %
+
+
+def test_log_probability_of_a_squashed_gaussian():
+    mlp = sac.MLP(8, 4)
+    observation = jnp.array([[0.3, -0.2, 0.5]])
+    params = mlp.init(jax.random.key(0), observation)
+    noise = jnp.array([[1.5, -0.4]])
+    action, log_prob = sac._sample(mlp, params, observation, noise)
+    mean, log_std = np.split(np.asarray(mlp.apply(params, observation), np.float64), 2, axis=-1)
+    raw = mean + np.exp(log_std) * np.asarray(noise)
+    density = np.exp(-0.5 * np.asarray(noise) ** 2) / (np.sqrt(2 * np.pi) * np.exp(log_std))
+    expected = np.log(density / (1 - np.tanh(raw) ** 2)).sum()
+    np.testing.assert_allclose(action, np.tanh(raw), rtol=1e-5)
+    np.testing.assert_allclose(log_prob, [expected], rtol=1e-5)
+
+
+def test_episodes_of_a_history_by_hand():
+    flags = np.array([[0, 0], [1, 0], [0, 1], [0, 0]], bool)  # (terminated, truncated) of four steps
+    history = sac.History(
+        observation=np.array([[0.0], [1.0], [10.0], [20.0]]),
+        action=np.array([[0.1], [0.2], [0.3], [0.4]]),
+        reward=np.array([1.0, 2.0, 3.0, 4.0]),
+        next_observation=np.array([[1.0], [2.0], [11.0], [21.0]]),
+        terminated=flags[:, 0],
+        truncated=flags[:, 1],
+    )
+    first, second, third = embedded.episodes_of(history)
+    assert first.observation.tolist() == [[0.0], [1.0], [2.0]]
+    assert first.action.tolist() == [[0.1], [0.2]]
+    assert first.reward.tolist() == [1.0, 2.0]
+    assert first.terminal
+    assert second.observation.tolist() == [[10.0], [11.0]]
+    assert not second.terminal
+    assert third.observation.tolist() == [[20.0], [21.0]]
+    assert not third.terminal
+
+
+def test_chart_by_hand():
+    # 0 1 2
+    # 3 # 4     from 3 to 4: up, right, right, down
+    maze = wanderer.chart(np.pad([[False, False, False], [False, True, False]], 1, constant_values=True))
+    assert maze.number[1:3, 1:4].tolist() == [[0, 1, 2], [3, -1, 4]]
+    assert maze.distance[3].tolist() == [1, 2, 3, 0, 4]
+    assert [maze.towards[4, cell] for cell in (3, 0, 1, 2, 4)] == [0, 1, 2, 4, 4]
+    assert maze.center[3].tolist() == [1.5, 2.5]
+
+
+def test_chart_refuses_a_cell_that_cannot_be_reached():
+    with pytest.raises(ValueError, match="cannot be reached"):
+        wanderer.chart(np.pad([[False, True, False]], 1, constant_values=True))
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
+    """The embedded tasks' own data sets, collected into an empty folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("minari")))
+        lines: list[str] = []
+        collected = {
+            name: default_dataset(get_task(name), lines.append) for name in ("pendulum-mixed", "pointmaze-mixed")
+        }
+        assert any("s left" in line for line in lines)
+
+        def refuse(*_: object) -> None:
+            raise AssertionError("collected a second time")
+
+        patch.setattr(embedded, "store_dataset", refuse)
+        for name, dataset in collected.items():
+            again = default_dataset(get_task(name))
+            assert again.fingerprint == dataset.fingerprint
+    return collected
+
+
+def test_stored_data_say_what_they_are(stored: dict[str, Dataset]):
+    for name, dataset in stored.items():
+        task = get_task(name)
+        assert dataset.label == "mini"
+        assert dataset.source == task.default_dataset
+        assert dataset.env_id == task.env_id
+        assert (dataset.ref_min, dataset.ref_max) == (task.ref_min, task.ref_max)
+
+
+def test_pendulum_data_are_a_learners_history(stored: dict[str, Dataset]):
+    dataset = stored["pendulum-mixed"]
+    assert len(dataset.transitions.row) == 40_000
+    assert not dataset.transitions.terminal.any()
+    returns = dataset.episode_returns.reshape(4, 50)
+    task = get_task("pendulum-mixed")
+    assert returns[:, :5].mean() < task.ref_min + 10  # starts like the random policy
+    assert returns[:, -15:].mean() > task.ref_max - 6  # ends like the expert
+
+
+def test_pointmaze_data_hold_no_direct_route(stored: dict[str, Dataset]):
+    data = stored["pointmaze-mixed"].transitions
+    assert len(stored["pointmaze-mixed"].episode_returns) == embedded.NUM_WALKS
+    assert 0.1 * embedded.NUM_WALKS < data.terminal.sum() < 0.5 * embedded.NUM_WALKS
+    maze = wanderer.chart(pointmaze.WALL)
+    position = data.observation / pointmaze.OBSERVATION_SCALE + pointmaze.CENTER
+    start, goal = (int(wanderer.cell_at(maze, jnp.asarray(place))) for place in (pointmaze.START, pointmaze.GOAL))
+    cells = np.asarray(jax.vmap(lambda x: wanderer.cell_at(maze, x))(jnp.asarray(position)))
+    assert (cells >= 0).all()  # nobody stands in a wall
+    final = np.setdiff1d(np.arange(len(cells)), data.row)
+    walks = np.split(np.arange(len(cells)), final[:-1] + 1)
+    routes = []
+    for walk in walks:
+        at_start = np.flatnonzero(cells[walk] == start)
+        if data.terminal[walk].any() and at_start.size:
+            routes.append(len(walk) - 1 - at_start[-1])
+    assert maze.distance[start, goal] == 10
+    assert all(steps > 1.5 * 9 for steps in routes)  # the shortest path takes 9 steps
+
+
+def test_pointmaze_data_replay_in_the_simulator(stored: dict[str, Dataset]):
+    data = stored["pointmaze-mixed"].transitions
+    row = data.row
+    state = pointmaze.State(jnp.asarray(data.observation[row] / pointmaze.OBSERVATION_SCALE + pointmaze.CENTER))
+    _, observation, reward, terminal = jax.vmap(pointmaze.step)(state, jnp.asarray(data.action[row]))
+    np.testing.assert_allclose(observation, data.observation[row + 1], atol=1e-4)
+    # A point that stops within rounding of a wall may bump in one and not in the other.
+    assert (np.asarray(reward) != data.reward[row]).mean() < 1e-3
+    assert (np.asarray(terminal) != data.terminal[row]).mean() < 1e-3
+
+
+def test_wandering_is_a_function_of_its_key():
+    maze = wanderer.chart(pointmaze.WALL)
+    walk = jax.jit(lambda key: wanderer.wander(key, maze))
+    first, again, other = (walk(jax.random.key(seed)) for seed in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert not np.array_equal(first[0], other[0])
+    assert first[0].shape == (wanderer.WALK_STEPS + 1, 2)
+
+
+@pytest.mark.parametrize("simulator", [PENDULUM, POINTMAZE], ids=["pendulum", "pointmaze"])
+def test_the_random_policy_scores_nought(simulator):
+    (task,) = [task for task in tasks.tasks().values() if task.env_id == simulator.name]
+    returns = embedded.play(jax.random.key(7), simulator, embedded.random_policy(simulator), 300)
+    assert abs(returns.mean() - task.ref_min) < 4 * returns.std() / np.sqrt(300)
+
+
+def test_the_maze_controller_scores_a_hundred():
+    task = get_task("pointmaze-mixed")
+    scores = embedded.measure_reference_scores(task, lambda line: None, episodes=50)
+    assert scores.ref_max == task.ref_max == -9.0
+    assert scores.ref_max_error == 0.0
+
+
+def test_only_embedded_tasks_can_be_collected():
+    for function in (embedded.store_dataset, embedded.measure_reference_scores):
+        with pytest.raises(UserError, match="pendulum-mixed, pointmaze-mixed"):
+            function(get_task("hopper-medium-v2"), print)
+
+
+def launch(*arguments: str) -> int:
+    return cli.launch(
+        embedded.main,
+        embedded.define_flags,
+        description=embedded.__doc__,
+        required=("task",),
+        argv=["embedded.py", *arguments],
+    )
+
+
+def test_command_line(capsys: pytest.CaptureFixture):
+    assert launch("--help") == 0
+    assert "--measure" in capsys.readouterr().out
+    assert launch("--task=hopper-medium-v2") == 2
+    error = capsys.readouterr().err
+    assert "pendulum-mixed, pointmaze-mixed" in error
+    assert len(error.splitlines()) == 1
+    assert launch("--task=pointmaze-mixed", "--measure", "--episodes=20") == 0
+    assert "ref_max -9.000" in capsys.readouterr().out
