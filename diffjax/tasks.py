@@ -89,8 +89,8 @@ _MINI = (
     _mini_task(
         "pointmaze-mixed",
         POINTMAZE,
-        ref_min=-225.1,
-        ref_max=-9.0,
+        ref_min=0.004,
+        ref_max=1.0,
         expert="a controller that walks the shortest path",
         dataset="diffjax/pointmaze/mixed-v0",
     ),

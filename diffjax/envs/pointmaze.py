@@ -1,4 +1,4 @@
-"""A point in a walled maze as pure functions: reach the goal soon and without bumping into walls."""
+"""A point in a walled maze as pure functions: reach the goal, which alone is rewarded, before time is up."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,6 @@ LAYOUT = (
 )
 WALL = np.array([[cell == "#" for cell in row] for row in LAYOUT])
 STEP_LENGTH = 0.9  # cells per step at full action, along each axis; below 1, so no step jumps a wall
-BUMP_COST = 3.0  # beside the 1 that every step costs
 GOAL_RADIUS = 0.5  # cells
 CENTER = np.array([WALL.shape[1] / 2, WALL.shape[0] / 2], np.float32)
 MARGIN = 1e-3  # cells kept between the point and a wall
@@ -60,33 +59,30 @@ def _is_wall(position: jax.Array) -> jax.Array:
     return jnp.asarray(WALL)[row, column]
 
 
-def _slide(position: jax.Array, distance: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Move along one axis, up to the wall where there is one; and whether there was one."""
+def _slide(position: jax.Array, distance: jax.Array, axis: int) -> jax.Array:
+    """Move along one axis, up to the wall where there is one."""
     moved = position.at[axis].add(distance)
     edge = jnp.floor(moved[axis])
     stop = jnp.where(distance > 0, edge - MARGIN, edge + 1 + MARGIN)
-    bumped = _is_wall(moved)
-    return jnp.where(bumped, position.at[axis].set(stop), moved), bumped
+    return jnp.where(_is_wall(moved), position.at[axis].set(stop), moved)
 
 
 def step(state: State, action: jax.Array) -> tuple[State, jax.Array, jax.Array, jax.Array]:
     """Move by ``0.9 action`` cells, x first, then y; a wall stops the motion along its axis.
 
-    Terminates within 0.5 cells of the goal. Reward 0 on arrival and -1 otherwise, less 3 for bumping into a wall.
+    Terminates within 0.5 cells of the goal, with reward 1; every other step has reward 0.
     """
     motion = STEP_LENGTH * jnp.clip(action, -1.0, 1.0)
-    position, bumped_x = _slide(state.position, motion[0], 0)
-    position, bumped_y = _slide(position, motion[1], 1)
+    position = _slide(_slide(state.position, motion[0], 0), motion[1], 1)
     arrived = jnp.sum((position - GOAL) ** 2) <= GOAL_RADIUS**2
-    reward = jnp.where(arrived, 0.0, -1.0) - jnp.where(bumped_x | bumped_y, BUMP_COST, 0.0)
     state = State(position)
-    return state, observe(state), reward, arrived
+    return state, observe(state), arrived.astype(jnp.float32), arrived
 
 
 POINTMAZE = PureSimulator(
     name="diffjax/PointMaze",
     version="diffjax pointmaze 1",
-    horizon=100,
+    horizon=40,
     observation_dim=2,
     action_dim=2,
     reset=reset,
