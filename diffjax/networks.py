@@ -29,6 +29,26 @@ def _fan_in_uniform(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.
     return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 
 
+def _orthogonal(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Uniformly distributed orthonormal columns, or rows where those are fewer: Gram-Schmidt, every step done twice.
+
+    The result is that of ``nn.initializers.orthogonal``, but no LAPACK is called: two of its factorisations in one
+    program wait for each other for ever when the CPU has two cores (jaxlib 0.10.2).
+    """
+    rows, columns = max(shape), min(shape)
+    gaussian = jax.random.normal(key, (rows, columns))
+
+    def append(column: jax.Array, basis: jax.Array) -> jax.Array:
+        vector = gaussian[:, column]
+        for _ in range(2):
+            inside = jnp.matmul(vector, basis, precision=jax.lax.Precision.HIGHEST)
+            vector = vector - jnp.matmul(basis, inside, precision=jax.lax.Precision.HIGHEST)
+        return basis.at[:, column].set(vector / jnp.linalg.norm(vector))
+
+    basis = jax.lax.fori_loop(0, columns, append, jnp.zeros_like(gaussian))
+    return basis if shape == basis.shape else basis.T
+
+
 def _zeros(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
     return jnp.zeros(shape)
 
@@ -36,7 +56,7 @@ def _zeros(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
 TORCH = Initializer(lambda key, shape: _fan_in_uniform(key, shape, shape[0]), _fan_in_uniform)
 """PyTorch's default: kernel and bias uniform in ``+-1 / sqrt(fan_in)``."""
 GLOROT = Initializer(nn.initializers.xavier_uniform(), _zeros)
-ORTHOGONAL = Initializer(nn.initializers.orthogonal(), _zeros)
+ORTHOGONAL = Initializer(_orthogonal, _zeros)
 SMALL_UNIFORM = Initializer(
     lambda key, shape: jax.random.uniform(key, shape, minval=-0.01, maxval=0.01), _zeros
 )

@@ -55,6 +55,14 @@ def test_seeds_start_differently_and_reproducibly(name, variant):
 
 
 @every_method
+def test_starting_calls_no_lapack(name, variant):
+    """Two LAPACK calls in one program can wait for each other for ever on two CPU cores."""
+    method, hyper, _ = started(name, variant)
+    program = jax.jit(lambda key: method.init(key, SPEC, hyper)).lower(jax.random.key(0)).as_text()
+    assert "lapack" not in program
+
+
+@every_method
 def test_update_keeps_shapes_and_reports_finite_metrics(name, variant):
     method, hyper, state = started(name, variant)
     for phase in phases(name, variant):

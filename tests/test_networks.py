@@ -118,6 +118,9 @@ def test_orthogonal_law(rows, columns):
     gram = kernel.T @ kernel if rows >= columns else kernel @ kernel.T
     np.testing.assert_allclose(gram, np.eye(min(rows, columns)), atol=1e-6)
     assert not bias.any()
+    key = jax.random.key(3)
+    same = nn.initializers.orthogonal()(key, (rows, columns))
+    np.testing.assert_allclose(ORTHOGONAL.kernel(key, (rows, columns)), same, atol=1e-5)
 
 
 def test_each_method_starts_by_its_own_law():
