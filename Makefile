@@ -17,6 +17,7 @@ test: lint
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
 
 slow: $(VENV)/.installed-dev

@@ -111,9 +111,7 @@ def states_at_once(batch: int, candidates: int, rows: int) -> int:
 def act_program(case: Case, spec: Spec, batch: int, at_once: int) -> Any:
     """Jitted ``(state, hyper, key, number, observation (batch, observation_dim)) -> action (batch, action_dim)``."""
 
-    def act(
-        state: Any, hyper: Any, key: jax.Array, number: jax.Array, observation: jax.Array
-    ) -> jax.Array:
+    def act(state: Any, hyper: Any, key: jax.Array, number: jax.Array, observation: jax.Array) -> jax.Array:
         def decide(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
             return case.method.act(inputs[0], spec, state, hyper, inputs[1])
 

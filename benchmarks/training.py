@@ -70,9 +70,7 @@ class Cost(NamedTuple):
 def define_flags(values: flags.FlagValues) -> None:
     """Define this benchmark's flags."""
     benchmark.define_flags(values)
-    flags.DEFINE_integer(
-        "runs", 4, "Runs side by side, compared with a single one.", lower_bound=2, flag_values=values
-    )
+    flags.DEFINE_integer("runs", 4, "Runs side by side, compared with a single one.", lower_bound=2, flag_values=values)
     flags.DEFINE_integer("pairs", 5, "Pairs of chunks that are timed.", lower_bound=1, flag_values=values)
     flags.DEFINE_float(
         "seconds", 1.0, "Least time that a chunk of updates of a single run takes.", lower_bound=0.0, flag_values=values
@@ -117,12 +115,11 @@ def advance(
     state: TrainState,
     start: Any,
     stop: Any,
-    active: jax.Array,
     setup: RunSetup,
     data: Transitions,
 ) -> tuple[TrainState, Any]:
     """``program.advance`` as one function that can be compiled ahead of time."""
-    return program.advance(phase, state, start, stop, active, setup, data)
+    return program.advance(phase, state, start, stop, setup, data)
 
 
 class Memory(NamedTuple):
@@ -157,7 +154,6 @@ class Trainer:
             for seed in range(runs)
         ]
         self.setup = self.program.place(stack_setups(setups))
-        self.active = self.program.place(jnp.ones(runs, bool))
         self.data = self.program.replicate(data)
         self.state = self.program.init(self.setup)
         self.step = 0
@@ -166,16 +162,14 @@ class Trainer:
     def compile(self, data: Any) -> tuple[Any, float]:
         """The program for this data, or data of these shapes."""
         bounds = np.int32(0), np.int32(0)
-        return benchmark.compile_program(
-            advance, self.program, self.phase, self.state, *bounds, self.active, self.setup, data
-        )
+        return benchmark.compile_program(advance, self.program, self.phase, self.state, *bounds, self.setup, data)
 
     def train(self, updates: int) -> float:
         """The next so many updates of every run; seconds that they took."""
 
         def chunk() -> TrainState:
             bounds = np.int32(self.step), np.int32(self.step + updates)
-            self.state, _ = self.compiled(self.state, *bounds, self.active, self.setup, self.data)
+            self.state, _ = self.compiled(self.state, *bounds, self.setup, self.data)
             return self.state
 
         taken = benchmark.seconds(chunk)
@@ -197,9 +191,7 @@ def num_bytes(data: Transitions) -> int:
     return sum(array.nbytes for array in jax.tree.leaves(data))
 
 
-def measure(
-    case: Case, phase: int, spec: Spec, data: Transitions, ceiling: float, args: flags.FlagValues
-) -> Cost:
+def measure(case: Case, phase: int, spec: Spec, data: Transitions, ceiling: float, args: flags.FlagValues) -> Cost:
     """Compile one run and all runs, warm up, and time them in alternation."""
     flops = update_flops(case.method, phase, spec, case.hyper, FLOP_STEPS)
     mean_flops, cycle = sum(flops) / len(flops), period(flops)

@@ -70,9 +70,7 @@ def launch(
         return _complain(program, message, EXIT_USER_ERROR)
 
 
-def help_page(
-    values: flags.FlagValues, program: str, description: str | None, required: Sequence[str] = ()
-) -> str:
+def help_page(values: flags.FlagValues, program: str, description: str | None, required: Sequence[str] = ()) -> str:
     """The page behind ``--help``: what the program does, then each flag with its values and default."""
     needed = " ".join(f"--{name}={_placeholder(values[name])}" for name in required)
     usage = f"usage: python {program}{' ' + needed if needed else ''} [flags]"

@@ -109,19 +109,13 @@ def plan(experiment: Experiment) -> Plan:
     if any(settings.protocol != first.protocol for settings in resolved.values()):
         names = ", ".join(field.name for field in dataclasses.fields(Protocol))
         raise UserError(f"--grid takes hyper-parameters of {experiment.method}; these belong to --set: {names}")
-    runs = [
-        Run(seed, setting, settings.hyper)
-        for setting, settings in resolved.items()
-        for seed in experiment.seeds
-    ]
+    runs = [Run(seed, setting, settings.hyper) for setting, settings in resolved.items() for seed in experiment.seeds]
     by_program: dict[Any, list[Run]] = {}
     for run in runs:
         by_program.setdefault(jax.tree.structure(run.hyper), []).append(run)
     groups = tuple(Group(tuple(members)) for members in by_program.values())
     spec = Spec(task.observation_dim, task.action_dim)
-    return Plan(
-        experiment, method, variant, task, spec, first.protocol, first.tuning, first.source, groups
-    )
+    return Plan(experiment, method, variant, task, spec, first.protocol, first.tuning, first.source, groups)
 
 
 def phase_lengths(method: Method, protocol: Protocol) -> tuple[int, ...]:
@@ -173,11 +167,7 @@ def describe(plan: Plan, dataset: Dataset, simulator_version: str) -> dict[str, 
         "protocol": plain(dataclasses.asdict(protocol)),
         "tuning": plan.tuning,
         "source": plan.source,
-        "hyper": {
-            run.setting: plain(dataclasses.asdict(run.hyper))
-            for group in plan.groups
-            for run in group.runs
-        },
+        "hyper": {run.setting: plain(dataclasses.asdict(run.hyper)) for group in plan.groups for run in group.runs},
         "matmul_precision": experiment.matmul_precision,
         "dataset": {
             "label": dataset.label,
@@ -250,9 +240,7 @@ class _Recorder:
     records how many rows stand. What lies beyond the checkpoint is cut on resume.
     """
 
-    def __init__(
-        self, planned: Plan, dataset: Dataset, folder: ResultsFolder, progress: TrainingProgress
-    ) -> None:
+    def __init__(self, planned: Plan, dataset: Dataset, folder: ResultsFolder, progress: TrainingProgress) -> None:
         self.plan = planned
         self.dataset = dataset
         self.folder = folder
@@ -306,14 +294,10 @@ class _Recorder:
             )
             for run in group.runs
         ]
-        program = Program(
-            planned.method, planned.spec, protocol.sampling, run_sharding(len(group.runs))
-        )
+        program = Program(planned.method, planned.spec, protocol.sampling, run_sharding(len(group.runs)))
         return program.place(stack_setups(single)), program.replicate(self.dataset.transitions), program
 
-    def begin(
-        self, program: Program, setup: RunSetup, checkpoints: Checkpoints
-    ) -> tuple[TrainState, _Position]:
+    def begin(self, program: Program, setup: RunSetup, checkpoints: Checkpoints) -> tuple[TrainState, _Position]:
         """A fresh state, or the newest checkpoint's."""
         state = program.init(setup)
         number = checkpoints.latest()
@@ -342,9 +326,8 @@ class _Recorder:
                 failed = position.failures
                 if len(failed) == len(group.runs):
                     break
-                active = np.array([run not in failed for run in range(len(group.runs))])
-                state, sums = self.advance(program, phase, state, start, stop, active, setup, data)
-                failed = failed | self.new_failures(group, phase, state, active)
+                state, sums = self.advance(program, phase, state, start, stop, setup, data)
+                failed = failed | self.new_failures(group, phase, state, failed)
                 self.append_metrics(group, phase, stop, sums)
                 if phase == last_phase:
                     played = evaluate(program, state, setup, simulator, stop, protocol.episodes)
@@ -378,31 +361,27 @@ class _Recorder:
         state: TrainState,
         start: int,
         stop: int,
-        active: np.ndarray,
         setup: RunSetup,
         data: Transitions,
     ) -> tuple[TrainState, Metrics]:
         """One evaluation interval, in pieces between which progress is shown."""
         state = state._replace(first_bad_step=jnp.full_like(state.first_bad_step, NEVER))
-        marked = program.place(jnp.asarray(active))
         bounds = np.unique(np.linspace(start, stop, PIECES + 1).round().astype(int)).tolist()
         sums: Metrics | None = None
         for first, last in itertools.pairwise(bounds):
-            state, piece = program.advance(phase, state, first, last, marked, setup, data)
+            state, piece = program.advance(phase, state, first, last, setup, data)
             sums = add_metrics(sums, piece)
             jax.block_until_ready(sums)
             self.progress.advance(last - first)
         assert sums is not None
         return state, sums
 
-    def new_failures(
-        self, group: Group, phase: int, state: TrainState, active: np.ndarray
-    ) -> dict[int, str]:
+    def new_failures(self, group: Group, phase: int, state: TrainState, failed: dict[int, str]) -> dict[int, str]:
         """Runs that met a non-finite number in this interval, with the reason; each is said aloud."""
         name = self.plan.method.phases[phase].name
         failures = {}
         for index, step in enumerate(np.asarray(state.first_bad_step).tolist()):
-            if active[index] and step != NEVER:
+            if index not in failed and step != NEVER:
                 failures[index] = f"non-finite loss or parameter at {name} step {step}"
                 run = group.runs[index]
                 setting = f" ({run.setting})" if run.setting else ""
@@ -465,6 +444,4 @@ class _Recorder:
             reason = failed.get(index)
             status = f"failed: {reason}" if reason else ("complete" if complete else "running")
             self.status[run.seed, run.setting] = status
-        self.folder.write_status(
-            RunStatus(seed, setting, status) for (seed, setting), status in self.status.items()
-        )
+        self.folder.write_status(RunStatus(seed, setting, status) for (seed, setting), status in self.status.items())

@@ -13,9 +13,7 @@ import jax
 import jax.numpy as jnp
 
 
-def td_target(
-    reward: jax.Array, discount: jax.Array | float, not_done: jax.Array, next_value: jax.Array
-) -> jax.Array:
+def td_target(reward: jax.Array, discount: jax.Array | float, not_done: jax.Array, next_value: jax.Array) -> jax.Array:
     """``reward + discount * not_done * next_value``, ``(batch,)``, constant with respect to gradients."""
     chex.assert_equal_shape([reward, not_done, next_value])
     return jax.lax.stop_gradient(reward + discount * not_done * next_value)
@@ -92,9 +90,7 @@ class Guidance(NamedTuple):
     scale: jax.Array
 
 
-def q_guidance(
-    value: Callable[[jax.Array], jax.Array], noisy_action: jax.Array, data_value: jax.Array
-) -> Guidance:
+def q_guidance(value: Callable[[jax.Array], jax.Array], noisy_action: jax.Array, data_value: jax.Array) -> Guidance:
     """``grad_x mean_h Q_h(s, x) / (mean_{h,b} |Q_h(s, a)| + 1e-6)`` at the noisy action ``x``; a constant.
 
     Args:
@@ -160,17 +156,11 @@ DIVERGENCES: dict[str, Divergence] = {
         lambda p: _cross_entropy(p, 0.0),
         lambda p: _cross_entropy(p, 0.9),
     ),
-    "lsgan": Divergence(
-        lambda p, u: 0.5 * (p - 0.9) ** 2, lambda p: 0.5 * p**2, lambda p: 0.5 * (p - 0.9) ** 2
-    ),
+    "lsgan": Divergence(lambda p, u: 0.5 * (p - 0.9) ** 2, lambda p: 0.5 * p**2, lambda p: 0.5 * (p - 0.9) ** 2),
     "kl": Divergence(lambda p, u: -p, lambda p: jnp.exp(p - 1.0), lambda p: -p),
     "rkl": Divergence(lambda p, u: jnp.exp(p), lambda p: -p - 1.0, lambda p: p + 1.0),
-    "hellinger": Divergence(
-        lambda p, u: jnp.exp(-p), lambda p: jnp.exp(p) - 2.0, lambda p: jnp.exp(-p)
-    ),
-    "tv": Divergence(
-        lambda p, u: -0.5 * jnp.tanh(p), lambda p: 0.5 * jnp.tanh(p), lambda p: -0.5 * jnp.tanh(p)
-    ),
+    "hellinger": Divergence(lambda p, u: jnp.exp(-p), lambda p: jnp.exp(p) - 2.0, lambda p: jnp.exp(-p)),
+    "tv": Divergence(lambda p, u: -0.5 * jnp.tanh(p), lambda p: 0.5 * jnp.tanh(p), lambda p: -0.5 * jnp.tanh(p)),
 }
 """The eight of DiffPoGAN, agents/diffpogan.py (``f_div``)."""
 

@@ -58,9 +58,7 @@ TORCH = Initializer(lambda key, shape: _fan_in_uniform(key, shape, shape[0]), _f
 """PyTorch's default: kernel and bias uniform in ``+-1 / sqrt(fan_in)``."""
 GLOROT = Initializer(nn.initializers.xavier_uniform(), _zeros)
 ORTHOGONAL = Initializer(_orthogonal, _zeros)
-SMALL_UNIFORM = Initializer(
-    lambda key, shape: jax.random.uniform(key, shape, minval=-0.01, maxval=0.01), _zeros
-)
+SMALL_UNIFORM = Initializer(lambda key, shape: jax.random.uniform(key, shape, minval=-0.01, maxval=0.01), _zeros)
 """Kernel uniform in ``+-0.01``, bias zero (DiffPoGAN's flow)."""
 
 
@@ -219,9 +217,7 @@ class NoiseNetwork(nn.Module):
     def setup(self) -> None:
         self.time_0 = Dense(self.time_hidden_dims[0], self.initializer)
         self.time_1 = Dense(self.time_hidden_dims[1], self.initializer)
-        self.trunk = MLP(
-            self.hidden_dims, self.action_dim, mish, self.initializer, linear_first=self.linear_first
-        )
+        self.trunk = MLP(self.hidden_dims, self.action_dim, mish, self.initializer, linear_first=self.linear_first)
 
     def embed_time(self, time: jax.Array) -> jax.Array:
         """Learned time features ``(*time, time_hidden_dims[1])``."""

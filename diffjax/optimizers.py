@@ -51,9 +51,7 @@ def polyak(target: Tree, online: Tree, rate: jax.Array | float) -> Tree:
     return optax.incremental_update(online, target, rate)
 
 
-def ema_rate(
-    step: jax.Array, rate: jax.Array | float, start: jax.Array | int, interval: jax.Array | int
-) -> jax.Array:
+def ema_rate(step: jax.Array, rate: jax.Array | float, start: jax.Array | int, interval: jax.Array | int) -> jax.Array:
     """``rate`` on steps that are at least ``start`` and divisible by ``interval``, else 0.
 
     A rate of zero leaves the average bitwise as it was, so no branch is needed and both numbers may be traced.

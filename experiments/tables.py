@@ -29,9 +29,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "DIR[,DIR]: Results folders, or folders with results somewhere below; nothing in them is changed.",
         flag_values=values,
     )
-    flags.DEFINE_enum(
-        "format", "markdown", tuple(formats.FORMATS), "How the table is written.", flag_values=values
-    )
+    flags.DEFINE_enum("format", "markdown", tuple(formats.FORMATS), "How the table is written.", flag_values=values)
     flags.DEFINE_integer(
         "last",
         5,
@@ -39,9 +37,7 @@ def define_flags(values: flags.FlagValues) -> None:
         lower_bound=1,
         flag_values=values,
     )
-    flags.DEFINE_string(
-        "out", None, "FILE: Where the table is written; the terminal if not given.", flag_values=values
-    )
+    flags.DEFINE_string("out", None, "FILE: Where the table is written; the terminal if not given.", flag_values=values)
     flags.DEFINE_string(
         "plot",
         None,

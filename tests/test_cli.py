@@ -66,9 +66,7 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(script: Path, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     pipes: dict = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.run(
-        [sys.executable, str(script), *arguments], env=environment, text=True, check=False, **pipes
-    )
+    return subprocess.run([sys.executable, str(script), *arguments], env=environment, text=True, check=False, **pipes)
 
 
 def complaint(result: subprocess.CompletedProcess[str], status: int = 2) -> str:
@@ -79,9 +77,7 @@ def complaint(result: subprocess.CompletedProcess[str], status: int = 2) -> str:
 
 
 def test_flags_reach_main(launcher: Path) -> None:
-    result = run(
-        launcher, "--out=a", "--steps", "7", "--preset=quick", "--resume", "--set", "eta=1,2", "--set=rho=0"
-    )
+    result = run(launcher, "--out=a", "--steps", "7", "--preset=quick", "--resume", "--set", "eta=1,2", "--set=rho=0")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == "a 7 0.5 quick True {'eta': '1,2', 'rho': '0'}\n"
 

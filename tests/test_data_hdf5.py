@@ -127,9 +127,7 @@ def test_old_dtypes_and_columns_read_the_same(tmp_path):
     old = {key: value.astype(np.float64) for key, value in content.items()}
     old |= {key: old[key][:, None] for key in ("rewards", "terminals", "timeouts")}
     old["rewards"] = old["rewards"].astype(np.int64)
-    for kept, again in zip(
-        new.transitions, load_hdf5(write(tmp_path / "old.hdf5", old)).transitions, strict=True
-    ):
+    for kept, again in zip(new.transitions, load_hdf5(write(tmp_path / "old.hdf5", old)).transitions, strict=True):
         assert kept.dtype == again.dtype
         np.testing.assert_array_equal(kept, again)
 
@@ -156,9 +154,7 @@ def test_fingerprint_is_the_hash_of_shapes_dtypes_and_bytes(tmp_path):
 def test_fingerprint_sees_every_array(tmp_path, key):
     content = arrays()
     before = load_hdf5(write(tmp_path / "a.hdf5", content)).fingerprint
-    content[key].flat[5] = (
-        not content[key].flat[5] if content[key].dtype == bool else content[key].flat[5] / 2
-    )
+    content[key].flat[5] = not content[key].flat[5] if content[key].dtype == bool else content[key].flat[5] / 2
     assert load_hdf5(write(tmp_path / "b.hdf5", content)).fingerprint != before
 
 
@@ -306,9 +302,7 @@ def test_kitchen_files_record_no_timeouts(tmp_path):
 def test_dataset_source_is_checked(tmp_path):
     source = write(tmp_path / "a.hdf5", arrays())
     assert "dataset source 'D4RL' is unknown" in error_of(load_dataset, source, dataset_source="D4RL")
-    assert "needs the path of a D4RL HDF5 file" in error_of(
-        load_dataset, "D4RL/pen/human-v2", dataset_source="d4rl"
-    )
+    assert "needs the path of a D4RL HDF5 file" in error_of(load_dataset, "D4RL/pen/human-v2", dataset_source="d4rl")
 
 
 # Defects
@@ -466,9 +460,7 @@ def test_a_defect_deep_in_a_long_file_is_found(tmp_path):
     )
     content["rewards"][140_001] = 0
     content["actions"][131_073, 1] = 3
-    assert "'actions' reach 3 in size at row 131073" in error_of(
-        load_dataset, write(tmp_path / "b.hdf5", content)
-    )
+    assert "'actions' reach 3 in size at row 131073" in error_of(load_dataset, write(tmp_path / "b.hdf5", content))
 
 
 def test_transitions_are_a_pytree(tmp_path):

@@ -299,9 +299,7 @@ def test_empty_data_are_not_written():
     assert "episode 0: has no steps" in error_of(store, episodes=[none])
 
 
-@pytest.mark.parametrize(
-    "dataset_id", ["toy", "toy/medium", "a b/c-v0", "../toy-v0", "/toy-v0", "x/toy-v0", ""]
-)
+@pytest.mark.parametrize("dataset_id", ["toy", "toy/medium", "a b/c-v0", "../toy-v0", "/toy-v0", "x/toy-v0", ""])
 def test_malformed_ids(dataset_id):
     assert "an id reads namespace/name-v0" in error_of(store, dataset_id)
 
@@ -384,8 +382,7 @@ def test_every_damaged_array_is_one_line(key, value, defect):
 def test_sizes_must_be_the_tasks():
     store()
     assert error_of(load_dataset, ID, Spec(observation_dim=11, action_dim=3)) == (
-        f"{ID}: observations have size 3 and actions 2, but the task needs 11 and 3: "
-        "this is the data of another robot"
+        f"{ID}: observations have size 3 and actions 2, but the task needs 11 and 3: this is the data of another robot"
     )
     assert "the two arrays are exchanged" in error_of(load_dataset, ID, Spec(2, 3))
 

@@ -124,9 +124,7 @@ class DiffusionQL:
     def judged(self, draws: Any, state: Any, hyper: Any, batches: Batches) -> Any:
         """What the actor's loss needs and does not depend on the actor."""
 
-    def actor_loss(
-        self, actor: Tree, judged: Any, policy: dp.PolicyDraws, state: Any, hyper: Any, batch: Batch
-    ) -> Any:
+    def actor_loss(self, actor: Tree, judged: Any, policy: dp.PolicyDraws, state: Any, hyper: Any, batch: Batch) -> Any:
         return dql.actor_loss(actor, state.core.critic.params, policy, hyper, batch)
 
     def metrics(self, m: dict[str, jax.Array], hyper: Any) -> dict[str, jax.Array]:
@@ -172,12 +170,8 @@ class DiffCPS(DiffusionQL):
     def draws(self, golden: Golden, at: str, policy: dp.PolicyDraws, repeats: int | None) -> Any:
         return diffcps.Draws(golden.chain_noise(f"{at}/draws/target_", repeats), policy)
 
-    def actor_loss(
-        self, actor: Tree, judged: Any, policy: dp.PolicyDraws, state: Any, hyper: Any, batch: Batch
-    ) -> Any:
-        return diffcps.actor_loss(
-            actor, state.core.critic.params, state.multiplier.params, policy, hyper, batch
-        )
+    def actor_loss(self, actor: Tree, judged: Any, policy: dp.PolicyDraws, state: Any, hyper: Any, batch: Batch) -> Any:
+        return diffcps.actor_loss(actor, state.core.critic.params, state.multiplier.params, policy, hyper, batch)
 
     def metrics(self, m: dict[str, jax.Array], hyper: Any) -> dict[str, jax.Array]:
         return {
@@ -265,9 +259,7 @@ class DiffPoGAN(DiffusionQL):
             diffpogan.negative_log_likelihood(state.flow, hyper, data),
         )
 
-    def actor_loss(
-        self, actor: Tree, judged: Any, policy: dp.PolicyDraws, state: Any, hyper: Any, batch: Batch
-    ) -> Any:
+    def actor_loss(self, actor: Tree, judged: Any, policy: dp.PolicyDraws, state: Any, hyper: Any, batch: Batch) -> Any:
         critic, discriminator = state.core.critic.params, state.discriminator.params
         real_mean, next_action = jnp.mean(judged.real_score), judged.next_fake.action
         return diffpogan.actor_loss(
@@ -402,9 +394,7 @@ def check_schedules(golden: Golden) -> None:
 
 
 @jax.jit
-def forward_passes(
-    nets: Tree, x: jax.Array, t: jax.Array, noise: jax.Array, hyper: Any, batch: Batch
-) -> Tree:
+def forward_passes(nets: Tree, x: jax.Array, t: jax.Array, noise: jax.Array, hyper: Any, batch: Batch) -> Tree:
     """Networks, forward process and posterior under the recorded names."""
     core = core_from(nets)
     network = dp.actor_network(hyper, x.shape[-1])
@@ -569,9 +559,7 @@ def check_multiplier(golden: Golden) -> None:
 
 
 @jax.jit
-def adversary_passes(
-    judged: Judged, label: jax.Array, chain: ChainNoise, state: Any, hyper: Any, batch: Batch
-) -> Tree:
+def adversary_passes(judged: Judged, label: jax.Array, chain: ChainNoise, state: Any, hyper: Any, batch: Batch) -> Tree:
     """What discriminator and flow make of the recorded batches, under the recorded names."""
     flow, score = diffpogan.flow_network(hyper), functools.partial(judge, state.discriminator.params, hyper)
     pair = jnp.concatenate([batch.observation, batch.action], axis=-1)

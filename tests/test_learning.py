@@ -43,9 +43,8 @@ def mean_regret(name: str, variant: str, steps: int, **changes: object) -> np.nd
     ]
     program, setup = Program(method, SPEC, "uniform"), stack_setups(setups)
     data, state = program.replicate(bandit()), program.init(setup)
-    active = jnp.ones(RUNS, bool)
     for phase in range(len(method.phases)):
-        state, _ = program.advance(phase, state, 0, steps, active, setup, data)
+        state, _ = program.advance(phase, state, 0, steps, setup, data)
     keys = jax.random.split(jax.random.key(9), (RUNS, EPISODES))
     observation = jnp.linspace(-1, 1, EPISODES)[None, :, None].repeat(RUNS, 0)
     action = program.act(state, setup, keys, 0, observation)

@@ -66,9 +66,7 @@ def test_starting_calls_no_lapack(name, variant):
 def test_update_keeps_shapes_and_reports_finite_metrics(name, variant):
     method, hyper, state = started(name, variant)
     for phase in phases(name, variant):
-        after, metrics = jitted(name, variant, phase)(
-            jax.random.key(1), 0, state, hyper, random_batches(method, hyper)
-        )
+        after, metrics = jitted(name, variant, phase)(jax.random.key(1), 0, state, hyper, random_batches(method, hyper))
         chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
         chex.assert_tree_all_finite(after)
         assert metrics
@@ -117,9 +115,7 @@ def test_runs_side_by_side_equal_runs_alone(name, variant):
     phase = method.phases[-1]
     keys = jax.random.split(jax.random.key(7), 3)
     state = jax.vmap(lambda key: method.init(key, SPEC, hyper))(keys)
-    batches = jax.tree.map(
-        lambda *xs: jnp.stack(xs), *(random_batches(method, hyper, seed) for seed in range(3))
-    )
+    batches = jax.tree.map(lambda *xs: jnp.stack(xs), *(random_batches(method, hyper, seed) for seed in range(3)))
 
     def update(step, key, state, batches):
         return phase.update(phase.draw(key, SPEC, hyper), step, state, hyper, batches)[0]
@@ -131,8 +127,7 @@ def test_runs_side_by_side_equal_runs_alone(name, variant):
     for step in range(2):
         joint = together(step, keys, joint, batches)
         single = [
-            alone(keys[i], step, single[i], hyper, jax.tree.map(lambda x, i=i: x[i], batches))[0]
-            for i in range(3)
+            alone(keys[i], step, single[i], hyper, jax.tree.map(lambda x, i=i: x[i], batches))[0] for i in range(3)
         ]
     for i in range(3):
         assert largest_difference(jax.tree.map(lambda x, i=i: x[i], joint), single[i]) < 1e-5
@@ -166,9 +161,7 @@ def test_actions(name, variant):
     alone = jnp.stack([act(key, observed) for key, observed in zip(keys, observation, strict=True)])
     assert alone.shape == (4, SPEC.action_dim)
     assert np.all(np.abs(np.asarray(alone)) <= 1.0)
-    together = jax.jit(jax.vmap(lambda key, observed: method.act(key, SPEC, state, hyper, observed)))(
-        keys, observation
-    )
+    together = jax.jit(jax.vmap(lambda key, observed: method.act(key, SPEC, state, hyper, observed)))(keys, observation)
     np.testing.assert_allclose(together, alone, atol=1e-5)
     cost = method.cost(hyper)
     assert cost.candidates >= 1
@@ -198,9 +191,7 @@ def test_lowers_for_accelerators(name, variant):
         return method.act(jax.random.wrap_key_data(data), SPEC, state, hyper, observation)
 
     observation = jax.ShapeDtypeStruct((SPEC.observation_dim,), jnp.float32)
-    exported = jax.export.export(jax.jit(act), platforms=["tpu", "cuda"])(
-        key, like(state), like(hyper), observation
-    )
+    exported = jax.export.export(jax.jit(act), platforms=["tpu", "cuda"])(key, like(state), like(hyper), observation)
     assert exported.out_avals[0].shape == (SPEC.action_dim,)
 
 

@@ -48,6 +48,7 @@ EXTRAS = distributions(
     [each for extra, group in PROJECT["optional-dependencies"].items() if extra != "dev" for each in group]
 )
 
+
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
     """Each module that the file names, and whether importing the file imports it too."""
     waiting: list[tuple[ast.AST, bool]] = [(ast.parse(path.read_text()), True)]
@@ -92,9 +93,7 @@ for module in MODULES:
 
 def test_every_module_imports_quietly_from_the_base_install(tmp_path: Path) -> None:
     paths = [path for path in files(ROOT / "diffjax") if path.suffix == ".py"]
-    modules = sorted(
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths
-    )
+    modules = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths)
     assert "diffjax.types" in modules
     named = {name for path in paths for name, at_once in imports(path) if at_once}
     libraries = sorted(name for name in named if name.partition(".")[0] != "diffjax")

@@ -40,10 +40,7 @@ def test_a_pass_meets_every_row_once_and_the_next_is_another():
     key = jax.random.key(3)
     passes = [
         np.concatenate(
-            [
-                np.asarray(shuffled_positions(key, jnp.int32(number * 10 + i), batch, jnp.int32(size)))
-                for i in range(10)
-            ]
+            [np.asarray(shuffled_positions(key, jnp.int32(number * 10 + i), batch, jnp.int32(size))) for i in range(10)]
         )
         for number in range(2)
     ]

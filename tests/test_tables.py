@@ -116,9 +116,7 @@ def table_of(*paths: Path, last: int = 2) -> Table:
 def block(table: Table, protocol: int = 0) -> list[list[str]]:
     """The cells of one block of the markdown table, without header and rule."""
     lines = render(table, "markdown").split("### ")[1 + protocol].splitlines()
-    rows = [
-        [cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines if line.startswith("|")
-    ]
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines if line.startswith("|")]
     return [rows[0], *rows[2:]]
 
 
@@ -155,9 +153,7 @@ def test_deviation_is_of_the_sample_and_does_not_move(values: list[float], shift
     mean, std, count = summarize(values)
     assert std is not None
     assert count == len(values)
-    assert math.isclose(
-        std**2 * (count - 1), sum((v - mean) ** 2 for v in values), abs_tol=1e-6, rel_tol=1e-9
-    )
+    assert math.isclose(std**2 * (count - 1), sum((v - mean) ** 2 for v in values), abs_tol=1e-6, rel_tol=1e-9)
     assert math.isclose(summarize([v + shift for v in values])[1] or 0.0, std, abs_tol=1e-6)
 
 
@@ -258,8 +254,7 @@ def test_failed_runs_are_counted_and_left_out(tmp_path: Path) -> None:
     table = table_of(path, last=1)
     assert block(table)[1] == ["maze", "mini", "30.0 ± 14.1 (2 of 4 failed)"]
     assert table.notes[-1] == (
-        "Failed: dac on maze: seed 1: non-finite critic/loss at step 150; "
-        "seed 3: non-finite score at step 200."
+        "Failed: dac on maze: seed 1: non-finite critic/loss at step 150; seed 3: non-finite score at step 200."
     )
 
 
@@ -271,9 +266,7 @@ def test_failed_runs_are_counted_and_left_out(tmp_path: Path) -> None:
         ([], "complete", "no evaluations"),
     ],
 )
-def test_a_cell_without_a_number_says_why(
-    tmp_path: Path, scores: list[float], status: str, text: str
-) -> None:
+def test_a_cell_without_a_number_says_why(tmp_path: Path, scores: list[float], status: str, text: str) -> None:
     table = table_of(write(tmp_path / "a", {(0, ""): scores}, status={(0, ""): status}))
     assert block(table)[1:] == [["maze", "mini", text], ["mini average", "mini", "0 of 1 rows"]]
 
@@ -384,8 +377,7 @@ def test_csv_is_tidy(two_tasks: list[Path]) -> None:
     (dac,) = [
         line
         for line in lines
-        if (line["task"], line["method"], line["preset"], line["protocol"])
-        == ("swing", "dac", "paper", "last")
+        if (line["task"], line["method"], line["preset"], line["protocol"]) == ("swing", "dac", "paper", "last")
     ]
     assert dac == {
         "suite": "mini",
@@ -419,9 +411,7 @@ def test_csv_is_tidy(two_tasks: list[Path]) -> None:
 
 def test_latex_compiles_in_form(tmp_path: Path) -> None:
     table = table_of(
-        write(
-            tmp_path / "a", {(0, "max_q=1"): [-1.0], (1, "max_q=1"): [-3.0]}, dataset="50% & #1 ~^\\{}$_<|>"
-        ),
+        write(tmp_path / "a", {(0, "max_q=1"): [-1.0], (1, "max_q=1"): [-3.0]}, dataset="50% & #1 ~^\\{}$_<|>"),
         write(tmp_path / "b", {(0, ""): [1.0]}, method="bc", task="swing", preset="quick"),
     )
     text = render(table, "latex")
@@ -469,9 +459,7 @@ def test_curve_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("name", "magic"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.pdf", b"%PDF")])
-def test_curves_are_a_function_of_the_table(
-    two_tasks: list[Path], tmp_path: Path, name: str, magic: bytes
-) -> None:
+def test_curves_are_a_function_of_the_table(two_tasks: list[Path], tmp_path: Path, name: str, magic: bytes) -> None:
     table = table_of(*two_tasks)
     curves.plot_curves(table, tmp_path / name)
     content = (tmp_path / name).read_bytes()
@@ -494,9 +482,7 @@ def test_curves_refuse(two_tasks: list[Path], tmp_path: Path, monkeypatch: pytes
     with pytest.raises(UserError, match="no run has been evaluated yet"):
         curves.plot_curves(empty, tmp_path / "a.png")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(
-        UserError, match=r"needs matplotlib; install it with pip install \"diffjax\[plots\]\""
-    ):
+    with pytest.raises(UserError, match=r"needs matplotlib; install it with pip install \"diffjax\[plots\]\""):
         curves.plot_curves(table_of(*two_tasks), tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
 

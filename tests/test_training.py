@@ -52,15 +52,11 @@ def setup_of(hyper, seed: int, offset: int = 0, size: int = ROWS - 1, clip: floa
     )
 
 
-def train(program, setup, steps, pieces=1, active=None):
-    runs = setup.offset.shape[0]
-    active = jnp.ones(runs, bool) if active is None else active
+def train(program, setup, steps, pieces=1):
     data, state = program.replicate(random_data()), program.init(setup)
     bounds = np.linspace(0, steps, pieces + 1).astype(int)
     for first, last in itertools.pairwise(bounds):
-        state, sums = program.advance(
-            len(program.method.phases) - 1, state, int(first), int(last), active, setup, data
-        )
+        state, sums = program.advance(len(program.method.phases) - 1, state, int(first), int(last), setup, data)
     return state, sums
 
 
@@ -97,19 +93,6 @@ def test_a_run_is_the_same_whatever_runs_beside_it():
     alone, _ = train(program, stack_setups([setup_of(hyper, 4)]), 10)
     beside, _ = train(program, stack_setups([setup_of(other, 1), setup_of(hyper, 4)]), 10)
     assert largest_difference(jax.tree.map(lambda x: x[1:], beside), alone) < 1e-5
-
-
-def test_inactive_runs_stay_as_they_are():
-    method, hyper = tiny("bc", "default")
-    setup = stack_setups([setup_of(hyper, seed) for seed in range(2)])
-    program = Program(method, SPEC, "uniform")
-    fresh = program.init(setup)
-    state, _ = train(program, setup, 5, active=jnp.array([True, False]))
-    first, second = (
-        largest_difference(*(jax.tree.map(lambda x, i=i: x[i], s.method) for s in (state, fresh))) for i in (0, 1)
-    )
-    assert first > 0.0
-    assert second == 0.0
 
 
 def test_a_bad_run_is_found_and_the_others_go_on():

@@ -154,9 +154,7 @@ def d4rl_label(source: str, task_id: str | None = None) -> str:
     elif missing := published.shapes.keys() - shapes.keys():
         defect = f"it lacks {', '.join(map(repr, sorted(missing)))}"
     # Old files store vectors as (rows, 1).
-    elif wrong := [
-        key for key, shape in published.shapes.items() if (shapes[key] or (1,)) != (shape or (1,))
-    ]:
+    elif wrong := [key for key, shape in published.shapes.items() if (shapes[key] or (1,)) != (shape or (1,))]:
         defect = f"rows of {wrong[0]!r} have shape {shapes[wrong[0]]}, not {published.shapes[wrong[0]]}"
     else:
         return f"D4RL {published.task_id.rpartition('-')[2]}"
@@ -215,9 +213,7 @@ class _Opened:
             raise UserError(f"{self._source}: does not fit into memory ({one_line(error)})") from error
 
     def _damaged(self, error: Exception) -> UserError:
-        return UserError(
-            f"{self._source}: is a damaged or truncated HDF5 file ({one_line(error)}); copy it again"
-        )
+        return UserError(f"{self._source}: is a damaged or truncated HDF5 file ({one_line(error)}); copy it again")
 
 
 def _check_path(source: str, path: Path) -> None:
@@ -229,9 +225,7 @@ def _check_path(source: str, path: Path) -> None:
         with path.open("rb"):
             pass
     except OSError as error:
-        raise UserError(
-            f"{source}: cannot be read ({error.strerror}); give a file that you may read"
-        ) from error
+        raise UserError(f"{source}: cannot be read ({error.strerror}); give a file that you may read") from error
     if not h5py.is_hdf5(path):
         raise UserError(f"{source}: is not an HDF5 file; an HDF5 file in D4RL's layout is needed")
 
@@ -242,9 +236,7 @@ def _find(source: str, file: h5py.File, key: str) -> h5py.Dataset:
         try:
             _ = item.dtype
         except (TypeError, ValueError) as error:
-            raise UserError(
-                f"{source}: {key!r} has a dtype without NumPy equivalent; float32 is right"
-            ) from error
+            raise UserError(f"{source}: {key!r} has a dtype without NumPy equivalent; float32 is right") from error
         return item
     if item is not None:
         raise UserError(f"{source}: {key!r} is a group; an array is needed")
@@ -270,8 +262,7 @@ def _check_shapes(source: str, shapes: dict[str, tuple[int, ...] | None]) -> Non
         first, second = shapes[key] or (0, 0)
         if first != needed and second == needed:
             raise UserError(
-                f"{source}: {key!r} has shape {(first, second)}, its axes exchanged; "
-                f"{(second, first)} is needed"
+                f"{source}: {key!r} has shape {(first, second)}, its axes exchanged; {(second, first)} is needed"
             )
     if len(set(rows.values())) > 1:
         lengths = ", ".join(f"{key} {length}" for key, length in rows.items())

@@ -202,9 +202,7 @@ def _read_metadata(source: str, data: Path) -> dict[str, Any]:
             "delete the folder and fetch or make it again"
         ) from error
     if not isinstance(metadata, dict) or not isinstance(metadata.get("dataset_id"), str):
-        raise UserError(
-            f"{source}: {data / 'metadata.json'} names no data set; delete the folder, make it again"
-        )
+        raise UserError(f"{source}: {data / 'metadata.json'} names no data set; delete the folder, make it again")
     if not _counts(metadata):
         raise UserError(f"{source}: holds no episodes (half-written); delete the folder and make it again")
     return metadata
@@ -235,9 +233,7 @@ def _check_space(source: str, kind: str, metadata: dict[str, Any]) -> None:
             "only flat arrays are supported, concatenate its entries into one array"
         )
     if space.get("type") != "Box":
-        raise UserError(
-            f"{source}: {kind}s come from a {space.get('type')} space; a Box of numbers is needed"
-        )
+        raise UserError(f"{source}: {kind}s come from a {space.get('type')} space; a Box of numbers is needed")
 
 
 def _check_episode(
@@ -316,9 +312,7 @@ def _env_id(metadata: dict[str, Any]) -> str | None:
 
 def _counts(metadata: dict[str, Any]) -> bool:
     # Minari counts the episodes last, so positive counts say that they were all written.
-    return all(
-        isinstance(metadata.get(key), int) and metadata[key] > 0 for key in ("total_episodes", "total_steps")
-    )
+    return all(isinstance(metadata.get(key), int) and metadata[key] > 0 for key in ("total_episodes", "total_steps"))
 
 
 def _is_complete(folder: Path) -> bool:
@@ -345,9 +339,7 @@ def _last_only(steps: int, flag: bool) -> np.ndarray:
     return values
 
 
-def _create(
-    dataset_id: str, episodes: Sequence[Episode], algorithm: str, description: str
-) -> minari.MinariDataset:
+def _create(dataset_id: str, episodes: Sequence[Episode], algorithm: str, description: str) -> minari.MinariDataset:
     buffers: list[EpisodeBuffer] = [
         EpisodeBuffer(  # Minari declares lists and stores arrays
             id=index,
@@ -425,9 +417,7 @@ def _move(temporary: Path, dataset_id: str, target: Path) -> bool:
         if _is_complete(target):
             return False
         if not target.is_dir() or any(entry.name != "data" for entry in target.iterdir()):
-            raise UserError(
-                f"{dataset_id}: {target} holds something else; choose another version or delete it"
-            )
+            raise UserError(f"{dataset_id}: {target} holds something else; choose another version or delete it")
         half_written = temporary / "half-written"
         with suppress(FileNotFoundError):  # another process moved it first
             os.rename(target, half_written)

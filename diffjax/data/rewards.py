@@ -147,8 +147,7 @@ def _terminal(transitions: Transitions) -> np.ndarray:
 def _standardize(name: str, mean: float, std: float) -> Affine:
     if not std > 0:
         raise UserError(
-            f"reward transform {name!r} divides by the standard deviation of the rewards, but all are equal; "
-            "use 'raw'"
+            f"reward transform {name!r} divides by the standard deviation of the rewards, but all are equal; use 'raw'"
         )
     return float(1.0 / std), float(-mean / std)
 

@@ -241,6 +241,4 @@ def _check_range(source: str, action: np.ndarray, locate: Callable[[int], str]) 
         if size.max() > largest:
             largest, where = float(size.max()), begin + int(size.argmax())
     if largest > MAX_ACTION + ACTION_TOLERANCE:
-        raise UserError(
-            f"{source}: 'actions' reach {largest:.6g} in size at {locate(where)}; they must lie in [-1, 1]"
-        )
+        raise UserError(f"{source}: 'actions' reach {largest:.6g} in size at {locate(where)}; they must lie in [-1, 1]")

@@ -26,9 +26,7 @@ def draw_denoising(key: jax.Array, num_steps: int, shape: tuple[int, ...]) -> De
     )
 
 
-def noise_matching(
-    predict: Predictor, schedule: DiscreteSchedule, x_0: jax.Array, draws: DenoisingDraws
-) -> jax.Array:
+def noise_matching(predict: Predictor, schedule: DiscreteSchedule, x_0: jax.Array, draws: DenoisingDraws) -> jax.Array:
     """Simplified DDPM loss ``mean_dims (predict(x_i, i) - noise)^2``, ``(batch,)``.
 
     Source: Ho et al. 2020, arXiv 2006.11239, eq. 14, with the mean over dimensions that all the authors' programs take.
@@ -45,9 +43,7 @@ class EDMDraws(NamedTuple):
     noise: jax.Array
 
 
-def draw_edm(
-    key: jax.Array, shape: tuple[int, ...], sigma_min: float, sigma_max: float, sigma_data: float
-) -> EDMDraws:
+def draw_edm(key: jax.Array, shape: tuple[int, ...], sigma_min: float, sigma_max: float, sigma_data: float) -> EDMDraws:
     """Log-logistic noise levels for the leading axis of ``shape`` and standard normal noise of ``shape``."""
     sigma_key, noise_key = jax.random.split(key)
     uniform = jax.random.uniform(sigma_key, shape[:1])

@@ -69,9 +69,7 @@ class Method(NamedTuple):
     act_from_draws: Callable[[Draws, State, Hyper, jax.Array], jax.Array]
     cost: Callable[[Hyper], ActingCost]
 
-    def act(
-        self, key: jax.Array, spec: Spec, state: State, hyper: Hyper, observation: jax.Array
-    ) -> jax.Array:
+    def act(self, key: jax.Array, spec: Spec, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
         """One action for one observation: :attr:`act_from_draws` behind a key."""
         return self.act_from_draws(self.draw_action(key, spec, hyper), state, hyper, observation)
 

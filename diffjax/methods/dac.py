@@ -90,9 +90,7 @@ class Draws(NamedTuple):
 def actor_network(hyper: Hyper, action_dim: int) -> NoiseNetwork:
     """The noise predictor: input ``[observation, action, time]``, cosines first, time ``1..T``."""
     order = ("observation", "action", "time")
-    return NoiseNetwork(
-        action_dim, hyper.hidden_dims, GLOROT, order, time_hidden_dims=(32, 32), cos_first=True
-    )
+    return NoiseNetwork(action_dim, hyper.hidden_dims, GLOROT, order, time_hidden_dims=(32, 32), cos_first=True)
 
 
 def critic_network(hyper: Hyper) -> MLP:
@@ -135,9 +133,7 @@ def q_values(critic: Params, hyper: Hyper, observation: jax.Array, action: jax.A
     return ensemble_apply(critic_network(hyper), critic, observation, action)[..., 0]
 
 
-def predict_noise(
-    actor: Params, hyper: Hyper, x: jax.Array, index: jax.Array, observation: jax.Array
-) -> jax.Array:
+def predict_noise(actor: Params, hyper: Hyper, x: jax.Array, index: jax.Array, observation: jax.Array) -> jax.Array:
     """``epsilon_theta(x, s, t)``; the network counts time from 1, the schedule's index from 0."""
     return actor_network(hyper, x.shape[-1]).apply(actor, x, index + 1, observation)
 
@@ -244,9 +240,7 @@ def update(
     rate = ema_rate(step, hyper.tau, hyper.ema_start, hyper.ema_interval)
     target_actor = polyak(state.target_actor, actor.params, rate)
     metrics = {"critic/grad_norm": critic_norm, "actor/grad_norm": actor_norm, "dual/eta": state.eta}
-    return State(actor, target_actor, critic, target_critic, eta), weigh(
-        critic_metrics | actor_metrics | metrics
-    )
+    return State(actor, target_actor, critic, target_critic, eta), weigh(critic_metrics | actor_metrics | metrics)
 
 
 class ActionDraws(NamedTuple):

@@ -227,18 +227,12 @@ def update(
     real_mean = jnp.mean(judge(state.discriminator.params, hyper, real))
     next_actions = dp.sample_next_actions(core.target_actor, draws.next_action, batch.next_observation, hyper)
     next_action = first_sample(next_actions)
-    own_action = first_sample(
-        dp.sample_next_actions(core.target_actor, draws.action, batch.observation, hyper)
-    )
+    own_action = first_sample(dp.sample_next_actions(core.target_actor, draws.action, batch.observation, hyper))
     fake = join(Samples(batch.observation, own_action), Samples(batch.next_observation, next_action))
-    discriminator, discriminator_metrics = update_discriminator(
-        state.discriminator, real, fake, draws, hyper
-    )
+    discriminator, discriminator_metrics = update_discriminator(state.discriminator, real, fake, draws, hyper)
 
     target = dp.critic_target(core.target_critic, next_actions, hyper, batch)
-    critic, critic_metrics = dp.update_critic(
-        core.critic, target, step, hyper, batch, CRITIC_CALLS_PER_BLOCK
-    )
+    critic, critic_metrics = dp.update_critic(core.critic, target, step, hyper, batch, CRITIC_CALLS_PER_BLOCK)
 
     def update_policy(actor: Learner) -> tuple[Learner, Scalars]:
         grads, metrics = jax.grad(actor_loss, has_aux=True)(
@@ -311,16 +305,12 @@ def paper_update(
     actor, policy_metrics = every(hyper.policy_interval, step, update_policy, core.actor)
 
     real = join(Samples(batch.observation, batch.action), Samples(extra.observation, extra.action))
-    own_action = first_sample(
-        dp.sample_next_actions(core.target_actor, draws.action, batch.observation, hyper)
-    )
+    own_action = first_sample(dp.sample_next_actions(core.target_actor, draws.action, batch.observation, hyper))
     fake = join(
         Samples(batch.observation, own_action),
         Samples(batch.next_observation, first_sample(next_actions)),
     )
-    discriminator, discriminator_metrics = update_discriminator(
-        state.discriminator, real, fake, draws, hyper
-    )
+    discriminator, discriminator_metrics = update_discriminator(state.discriminator, real, fake, draws, hyper)
 
     core = dp.update_targets(core._replace(actor=actor, critic=critic), step, hyper)
     return State(core, discriminator, None), weigh(critic_metrics | discriminator_metrics) | policy_metrics

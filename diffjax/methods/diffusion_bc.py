@@ -35,9 +35,7 @@ def draw(key: jax.Array, spec: Spec, hyper: Hyper) -> DenoisingDraws:
     return draw_denoising(key, hyper.diffusion_steps, (hyper.batch_size, spec.action_dim))
 
 
-def actor_loss(
-    actor: Params, draws: DenoisingDraws, hyper: Hyper, batch: Batch
-) -> tuple[jax.Array, Scalars]:
+def actor_loss(actor: Params, draws: DenoisingDraws, hyper: Hyper, batch: Batch) -> tuple[jax.Array, Scalars]:
     """``L_d``."""
     loss = jnp.mean(dp.denoising_loss(actor, draws, hyper, batch))
     return loss, {"actor/bc": loss}

@@ -138,9 +138,7 @@ def critic_target(target_critic: Params, next_action: jax.Array, hyper: Hyper, b
     return losses.td_target(batch.reward, hyper.discount, batch.not_done, losses.ensemble_min(next_q))
 
 
-def critic_loss(
-    critic: Params, target: jax.Array, hyper: Hyper, batch: Batch
-) -> tuple[jax.Array, Scalars]:
+def critic_loss(critic: Params, target: jax.Array, hyper: Hyper, batch: Batch) -> tuple[jax.Array, Scalars]:
     """``mean (Q_1 - y)^2 + mean (Q_2 - y)^2``."""
     q = q_values(critic, hyper, batch.observation, batch.action)
     loss = jnp.sum(losses.squared_error(q, target))

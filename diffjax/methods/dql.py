@@ -77,9 +77,7 @@ def update(
     target = dp.critic_target(core.target_critic, next_action, hyper, batch)
     critic, critic_metrics = dp.update_critic(core.critic, target, step, hyper, batch)
 
-    grads, metrics = jax.grad(actor_loss, has_aux=True)(
-        core.actor.params, critic.params, draws.policy, hyper, batch
-    )
+    grads, metrics = jax.grad(actor_loss, has_aux=True)(core.actor.params, critic.params, draws.policy, hyper, batch)
     rate = hyper.actor_lr * dp.block_cosine(step, hyper.lr_decay_epochs)
     actor, norm = descend(core.actor, grads, rate, hyper.max_grad_norm)
 

@@ -124,9 +124,7 @@ def init(key: jax.Array, spec: Spec, hyper: Hyper) -> State:
     policy_key, behavior_key, q_key, v_key = jax.random.split(key, 4)
     observation, action = jnp.zeros(spec.observation_dim), jnp.zeros(spec.action_dim)
     policy = policy_network(hyper, spec.action_dim).init(policy_key, observation)
-    behavior = behavior_network(hyper, spec.action_dim).init(
-        behavior_key, action, jnp.zeros(()), observation
-    )
+    behavior = behavior_network(hyper, spec.action_dim).init(behavior_key, action, jnp.zeros(()), observation)
     critic = Critic(
         ensemble_init(q_network(hyper), q_key, NUM_CRITICS, observation, action),
         v_network(hyper).init(v_key, observation),
@@ -176,9 +174,7 @@ def policy_action(mean: jax.Array, log_std: jax.Array, noise: jax.Array, hyper: 
     return jnp.clip(action, -hyper.max_action, hyper.max_action)
 
 
-def denoise(
-    behavior: Params, hyper: Hyper, x: jax.Array, sigma: jax.Array, observation: jax.Array
-) -> jax.Array:
+def denoise(behavior: Params, hyper: Hyper, x: jax.Array, sigma: jax.Array, observation: jax.Array) -> jax.Array:
     """``D_phi(x, sigma, s)``, not yet clipped."""
     network = behavior_network(hyper, x.shape[-1])
     predict = lambda scaled, level: network.apply(behavior, scaled, level, observation)  # noqa: E731
@@ -226,9 +222,7 @@ def policy_loss(
     return loss, {"actor/loss": loss, "actor/trust_region": trust, "actor/q": q, "actor/nll": nll}
 
 
-def update_critic(
-    state: Learner, rate: jax.Array | float, hyper: Hyper, batch: Batch
-) -> tuple[Learner, Scalars]:
+def update_critic(state: Learner, rate: jax.Array | float, hyper: Hyper, batch: Batch) -> tuple[Learner, Scalars]:
     """One unclipped Adam step of both Q networks and V."""
     grads, metrics = jax.grad(critic_loss, has_aux=True)(state.params, hyper, batch)
     state, norm = descend(state, grads, rate)
@@ -239,9 +233,7 @@ def update_behavior(
     state: Learner, rate: jax.Array | float, draws: EDMDraws, hyper: Hyper, batch: Batch
 ) -> tuple[Learner, Scalars]:
     """One unclipped Adam step of the behaviour model."""
-    loss, grads = jax.value_and_grad(denoising_loss)(
-        state.params, batch.action, draws, hyper, batch.observation
-    )
+    loss, grads = jax.value_and_grad(denoising_loss)(state.params, batch.action, draws, hyper, batch.observation)
     state, norm = descend(state, grads, rate)
     return state, {"behavior/loss": loss, "behavior/grad_norm": norm}
 
@@ -251,9 +243,7 @@ def pretrain(
 ) -> tuple[State, Metrics]:
     """One pretraining step: behaviour model, then critic; policy and targets stay."""
     (batch,) = batches
-    behavior, behavior_metrics = update_behavior(
-        state.behavior, hyper.actor_lr, draws.behavior, hyper, batch
-    )
+    behavior, behavior_metrics = update_behavior(state.behavior, hyper.actor_lr, draws.behavior, hyper, batch)
     critic, critic_metrics = update_critic(state.critic, hyper.critic_lr, hyper, batch)
     return state._replace(behavior=behavior, critic=critic), weigh(behavior_metrics | critic_metrics)
 
@@ -266,9 +256,7 @@ def update(
     decay = cosine_decay(step, hyper.lr_decay_steps)
 
     critic, critic_metrics = update_critic(state.critic, hyper.critic_lr * decay, hyper, batch)
-    behavior, behavior_metrics = update_behavior(
-        state.behavior, hyper.actor_lr * decay, draws.behavior, hyper, batch
-    )
+    behavior, behavior_metrics = update_behavior(state.behavior, hyper.actor_lr * decay, draws.behavior, hyper, batch)
     grads, policy_metrics = jax.grad(policy_loss, has_aux=True)(
         state.policy.params, behavior.params, critic.params, draws, hyper, batch
     )

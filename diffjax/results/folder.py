@@ -123,9 +123,7 @@ class ResultsFolder:
 
     def rows(self) -> Rows:
         """The complete rows that stand now: what a checkpoint records."""
-        return Rows(
-            len(_complete_lines(self.path / EVALUATIONS)) - 1, len(_complete_lines(self.path / METRICS))
-        )
+        return Rows(len(_complete_lines(self.path / EVALUATIONS)) - 1, len(_complete_lines(self.path / METRICS)))
 
     def truncate(self, rows: Rows) -> None:
         """Cut the growing files back to ``rows``; raises ``UserError`` if one holds fewer."""
@@ -229,9 +227,7 @@ def read_results(path: str | Path) -> Results:
             raise UserError(f"{where}: {_run_name(row.seed, row.setting)} is not in {STATUS}")
         key = (row.seed, row.setting, row.step, row.selection, row.candidates, row.network_evaluations)
         if key in seen:
-            raise UserError(
-                f"{where}: {_run_name(row.seed, row.setting)} is evaluated at step {row.step} twice"
-            )
+            raise UserError(f"{where}: {_run_name(row.seed, row.setting)} is evaluated at step {row.step} twice")
         seen.add(key)
     return Results(folder, config, tuple(evaluations), tuple(runs))
 
@@ -275,9 +271,7 @@ def read_evaluations(path: str | Path) -> list[Evaluation]:
         raise UserError(f"{file}: not CSV ({error})") from None
     if not records or tuple(records[0]) != Evaluation._fields:
         raise UserError(f"{file}: the first line must be {','.join(Evaluation._fields)}")
-    return [
-        _evaluation(f"{file} line {number}", record) for number, record in enumerate(records[1:], start=2)
-    ]
+    return [_evaluation(f"{file} line {number}", record) for number, record in enumerate(records[1:], start=2)]
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

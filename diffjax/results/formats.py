@@ -146,10 +146,7 @@ def print_table(table: Table, console: Console | None = None) -> None:
     start = 1
     while start < len(widths):
         end = start + 1
-        while (
-            end < len(widths)
-            and sum(width + 2 for width in [widths[0], *widths[start : end + 1]]) <= console.width
-        ):
+        while end < len(widths) and sum(width + 2 for width in [widths[0], *widths[start : end + 1]]) <= console.width:
             end += 1
         grid = RichTable(box=None, padding=(0, 2, 0, 0), show_header=False)
         for index in range(end - start + 1):

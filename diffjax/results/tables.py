@@ -173,9 +173,7 @@ def column_labels(columns: Sequence[Column]) -> dict[Column, str]:
 def row_labels(rows: Sequence[Row]) -> dict[Row, str]:
     """The data label of each row, with its fingerprint where two data sets of a task share a label."""
     sharing = Counter(row[:3] for row in rows)
-    return {
-        row: f"{row.dataset} #{row.fingerprint[:8]}" if sharing[row[:3]] > 1 else row.dataset for row in rows
-    }
+    return {row: f"{row.dataset} #{row.fingerprint[:8]}" if sharing[row[:3]] > 1 else row.dataset for row in rows}
 
 
 def _label(column: Column) -> str:
@@ -196,9 +194,7 @@ def _cells(results: Results) -> dict[tuple[Row, Column], Cell]:
     rules = list(dict.fromkeys(map(_rule, results.evaluations))) or [""]
     evaluations: dict[tuple[int, str, str], list[Evaluation]] = {}
     for evaluation in results.evaluations:
-        evaluations.setdefault((evaluation.seed, evaluation.setting, _rule(evaluation)), []).append(
-            evaluation
-        )
+        evaluations.setdefault((evaluation.seed, evaluation.setting, _rule(evaluation)), []).append(evaluation)
     cells: dict[tuple[Row, Column], Cell] = {}
     for run in results.runs:
         for rule in rules:
@@ -223,12 +219,8 @@ def _run_cell(seed: int, status: str, evaluations: Sequence[Evaluation]) -> Cell
         return Cell(failures=((seed, status.removeprefix("failed: ")),), tunings=tunings)
     if broken:
         return Cell(failures=((seed, f"non-finite score at step {broken[0]}"),), tunings=tunings)
-    history = History(
-        seed, tuple(item.step for item in evaluations), tuple(item.score for item in evaluations)
-    )
-    return Cell(
-        histories=(history,) if evaluations else (), running=int(status == "running"), tunings=tunings
-    )
+    history = History(seed, tuple(item.step for item in evaluations), tuple(item.score for item in evaluations))
+    return Cell(histories=(history,) if evaluations else (), running=int(status == "running"), tunings=tunings)
 
 
 def _merge(first: Cell, second: Cell) -> Cell:
@@ -305,9 +297,7 @@ def _notes(table: Table, folders: Sequence[Results]) -> list[str]:
     present = {mark for row, column in table.cells for mark in marks(table, row, column, table.protocols[0])}
     notes += [f"{mark} {name}: {text}" for mark, (name, text) in LEGEND.items() if mark in present]
     if other := [label for label in dict.fromkeys(row.dataset for row in table.rows) if label != COMPARABLE]:
-        notes.append(
-            f"Data {', '.join(other)}: not {COMPARABLE}, so not comparable with published D4RL scores."
-        )
+        notes.append(f"Data {', '.join(other)}: not {COMPARABLE}, so not comparable with published D4RL scores.")
     notes.append(
         f"Updates: {_span(folder.config['steps'] for folder in folders)}; evaluated every "
         f"{_span(folder.config['eval_interval'] for folder in folders)} updates on "

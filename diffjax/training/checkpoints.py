@@ -50,9 +50,7 @@ class Checkpoints:
           UserError: if it cannot be read.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        restored = self._restore(
-            number, state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
-        )
+        restored = self._restore(number, state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore())
         return restored["state"], restored["record"]
 
     def _restore(self, number: int, **arguments: Any) -> Any:

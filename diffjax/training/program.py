@@ -105,16 +105,15 @@ class Program(NamedTuple):
         state: TrainState,
         start: int,
         stop: int,
-        active: jax.Array,
         setup: RunSetup,
         data: Transitions,
     ) -> tuple[TrainState, Metrics]:
-        """Steps ``start .. stop - 1`` of a phase for the runs marked in ``active (runs,)``; others stay as they are.
+        """Steps ``start .. stop - 1`` of a phase, of all runs, also of those that met a non-finite number before.
 
         The old state is consumed. Metrics come as sums with weights, ``(runs,)`` each.
         """
         bounds = jnp.asarray([start, stop], jnp.int32)
-        return _advance(self, phase, state, bounds, active, setup, data)
+        return _advance(self, phase, state, bounds, setup, data)
 
     def act(
         self, state: TrainState, setup: RunSetup, episode_key: jax.Array, time: int, observation: jax.Array
@@ -148,9 +147,7 @@ def _update_run(
         gather_batch(data, run, positions(key, step, run.hyper.batch_size, run.size))
         for key in jax.random.split(stream(BATCH_STREAM), method.num_batches)
     )
-    draws = method.phases[phase].draw(
-        jax.random.fold_in(stream(DRAW_STREAM), step), program.spec, run.hyper
-    )
+    draws = method.phases[phase].draw(jax.random.fold_in(stream(DRAW_STREAM), step), program.spec, run.hyper)
     return method.phases[phase].update(draws, step, state, run.hyper, batches)
 
 
@@ -160,7 +157,6 @@ def _advance(
     phase: int,
     state: TrainState,
     bounds: jax.Array,
-    active: jax.Array,
     setup: RunSetup,
     data: Transitions,
 ) -> tuple[TrainState, Metrics]:
@@ -171,36 +167,26 @@ def _advance(
     def body(step: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         before, sums = carry
         after, metrics = update(step, before.method, setup)
-        finite = functools.reduce(
-            jnp.logical_and, [jnp.isfinite(metric.total) for metric in metrics.values()]
-        )
-        new_bad = (before.first_bad_step == NEVER) & ~finite & active
+        finite = functools.reduce(jnp.logical_and, [jnp.isfinite(metric.total) for metric in metrics.values()])
+        new_bad = (before.first_bad_step == NEVER) & ~finite
         first_bad_step = jnp.where(new_bad, step, before.first_bad_step)
         return TrainState(after, first_bad_step), jax.tree.map(jnp.add, sums, metrics)
 
     _, shapes = jax.eval_shape(update, start, state.method, setup)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     after, sums = jax.lax.fori_loop(start, stop, body, (state, zeros))
-    kept = jax.tree.map(
-        lambda new, old: jnp.where(active.reshape(active.shape + (1,) * (new.ndim - 1)), new, old),
-        after.method,
-        state.method,
-    )
-    unfinished = (after.first_bad_step == NEVER) & ~finite_runs(kept) & active
-    first_bad_step = jnp.where(unfinished, stop - 1, after.first_bad_step)
-    return TrainState(kept, first_bad_step), sums
+    new_bad = (after.first_bad_step == NEVER) & ~finite_runs(after.method)
+    return after._replace(first_bad_step=jnp.where(new_bad, stop - 1, after.first_bad_step)), sums
 
 
 def finite_runs(tree: Any) -> jax.Array:
     """Whether all floats of a run are finite, ``(runs,)``."""
-    return functools.reduce(
-        jnp.logical_and,
-        [
-            jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
-            for leaf in jax.tree.leaves(tree)
-            if jnp.issubdtype(leaf.dtype, jnp.floating)
-        ],
-    )
+    largest = [
+        jnp.max(jnp.abs(leaf), axis=tuple(range(1, leaf.ndim)))  # NaN where there is one
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    return jnp.isfinite(functools.reduce(jnp.maximum, largest))
 
 
 @functools.partial(jax.jit, static_argnums=0)
