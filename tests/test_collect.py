@@ -190,7 +190,7 @@ def test_pointmaze_data_replay_in_the_simulator(stored: dict[str, Dataset]):
     state = pointmaze.State(jnp.asarray(data.observation[row] / pointmaze.OBSERVATION_SCALE + pointmaze.CENTER))
     _, observation, reward, terminal = jax.vmap(pointmaze.step)(state, jnp.asarray(data.action[row]))
     np.testing.assert_allclose(observation, data.observation[row + 1], atol=1e-4)
-    # A point that stops within rounding of a wall may bump in one and not in the other.
+    # A point within rounding of the goal's edge may arrive in one and not in the other.
     assert (np.asarray(reward) != data.reward[row]).mean() < 1e-3
     assert (np.asarray(terminal) != data.terminal[row]).mean() < 1e-3
 
@@ -208,13 +208,14 @@ def test_wandering_is_a_function_of_its_key():
 def test_the_random_policy_scores_nought(simulator):
     (task,) = [task for task in tasks.tasks().values() if task.env_id == simulator.name]
     returns = embedded.play(jax.random.key(7), simulator, embedded.random_policy(simulator), 300)
-    assert abs(returns.mean() - task.ref_min) < 4 * returns.std() / np.sqrt(300)
+    deviation = max(returns.std(), np.sqrt(abs(task.ref_min)))  # of a reward that comes rarely, too
+    assert abs(returns.mean() - task.ref_min) < 4 * deviation / np.sqrt(300)
 
 
 def test_the_maze_controller_scores_a_hundred():
     task = get_task("pointmaze-mixed")
     scores = embedded.measure_reference_scores(task, lambda line: None, episodes=50)
-    assert scores.ref_max == task.ref_max == -9.0
+    assert scores.ref_max == task.ref_max == 1.0
     assert scores.ref_max_error == 0.0
 
 
@@ -242,4 +243,4 @@ def test_command_line(capsys: pytest.CaptureFixture):
     assert "pendulum-mixed, pointmaze-mixed" in error
     assert len(error.splitlines()) == 1
     assert launch("--task=pointmaze-mixed", "--measure", "--episodes=20") == 0
-    assert "ref_max -9.000" in capsys.readouterr().out
+    assert "ref_max 1.000" in capsys.readouterr().out

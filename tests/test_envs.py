@@ -55,14 +55,16 @@ def test_pendulum_is_gymnasiums():
         np.testing.assert_allclose(our_reward * pendulum.MAX_COST, reward, atol=2e-3)
 
 
-@pytest.mark.parametrize(("simulator", "least"), [(PENDULUM, -1.0), (POINTMAZE, -4.0)], ids=["pendulum", "pointmaze"])
-def test_rewards_stay_within_their_bounds(simulator: PureSimulator, least: float):
+@pytest.mark.parametrize(
+    ("simulator", "least", "most"), [(PENDULUM, -1.0, 0.0), (POINTMAZE, 0.0, 1.0)], ids=["pendulum", "pointmaze"]
+)
+def test_rewards_stay_within_their_bounds(simulator: PureSimulator, least: float, most: float):
     envs = JaxVector(simulator, 4)
     envs.reset(SEEDS)
     random = np.random.default_rng(0)
     for _ in range(simulator.horizon):
         _, reward, *_ = envs.step(random.uniform(-1, 1, (4, simulator.action_dim)))
-        assert ((reward >= least) & (reward <= 0)).all()
+        assert ((reward >= least) & (reward <= most)).all()
 
 
 def test_pointmaze_moves_and_slides_by_hand():
@@ -71,13 +73,13 @@ def test_pointmaze_moves_and_slides_by_hand():
     moved = pointmaze.START + np.array([0.25 * pointmaze.STEP_LENGTH, 0.0])
     np.testing.assert_allclose(state.position, moved, rtol=1e-6)
     np.testing.assert_allclose(observation, pointmaze.OBSERVATION_SCALE * (moved - pointmaze.CENTER), rtol=1e-6)
-    assert reward == -1.0
+    assert reward == 0.0
     assert not terminated
-    # The start cell has walls above and to the left: the point stops just before them, and pays 1 + 3.
+    # The start cell has walls above and to the left: the point stops just before them.
     state = start
     for _ in range(3):
         state, _, reward, _ = pointmaze.step(state, jnp.array([-1.0, -1.0]))
-        assert reward == -4.0
+        assert reward == 0.0
     np.testing.assert_allclose(state.position, np.floor(pointmaze.START) + pointmaze.MARGIN, rtol=1e-6)
 
 
@@ -85,7 +87,7 @@ def test_pointmaze_ends_at_the_goal():
     near = pointmaze.State(jnp.asarray(pointmaze.GOAL) - jnp.array([0.9, 0.0]))
     state, _, reward, terminated = pointmaze.step(near, jnp.array([1.0, 0.0]))
     assert terminated
-    assert reward == 0.0
+    assert reward == 1.0
     assert np.linalg.norm(state.position - pointmaze.GOAL) <= pointmaze.GOAL_RADIUS
 
 
