@@ -131,9 +131,7 @@ def test_the_compiled_program_holds_the_data_once():
     data = Transitions(*(jnp.zeros((rows, *x.shape[1:]), x.dtype) for x in random_data()))
     size = sum(x.nbytes for x in data)
     state = program.init(setup)
-    lowered = program_module._advance.lower(
-        program, 0, state, jnp.array([0, 2], jnp.int32), jnp.ones(4, bool), setup, data
-    )
+    lowered = program_module._advance.lower(program, 0, state, jnp.array([0, 2], jnp.int32), setup, data)
     memory = lowered.compile().memory_analysis()
     assert memory.argument_size_in_bytes + memory.temp_size_in_bytes < 1.2 * size
     assert "f32[4,200000" not in lowered.compile().as_text()
