@@ -5,14 +5,14 @@ import importlib.resources
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 
 from diffjax.data.minari_store import minari_exists
 from diffjax.data.transitions import Dataset, load_dataset
 from diffjax.envs.base import PureSimulator, VectorSimulator
-from diffjax.envs.jax_vector import JaxVector
+from diffjax.envs.make import make_vector
 from diffjax.envs.pendulum import PENDULUM
 from diffjax.envs.pointmaze import POINTMAZE
 from diffjax.errors import UserError, unknown_name
@@ -24,7 +24,8 @@ class Task:
     """A simulator with reference scores; learning it needs data, which only some tasks bring along.
 
     ``ref_min`` and ``ref_max`` are the returns that score 0 and 100, ``ref_source`` says where they come from.
-    ``default_dataset`` is the Minari id of data that the program makes itself on first use.
+    ``default_dataset`` is the Minari id of data that the program makes itself on first use, ``level`` what it
+    consists of where a robot has several.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Task:
     ref_max: float
     ref_source: str
     default_dataset: str | None = None
+    level: str = ""
 
 
 _ROBOTS = {"halfcheetah": ("HalfCheetah-v4", 17, 6), "hopper": ("Hopper-v4", 11, 3), "walker2d": ("Walker2d-v4", 17, 6)}
@@ -49,6 +51,7 @@ _LEVELS = {
     "full-replay": "locomotion-other",
 }
 """Data sets of each robot; suite ``locomotion`` holds those that the papers' tables report."""
+LOCAL_LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert")
 
 
 @cache
@@ -65,13 +68,32 @@ def _d4rl_task(task_id: str, suite: str, env_id: str, observation_dim: int, acti
     return Task(task_id, suite, env_id, observation_dim, action_dim, horizon, ref_min, ref_max, source)
 
 
+def _local_task(robot: str, level: str) -> Task:
+    """The robot of D4RL, with data of our own; D4RL's references hold, as the simulator is the same."""
+    env_id, observation_dim, action_dim = _ROBOTS[robot]
+    ref_min, ref_max = reference_scores()[f"{robot}-medium-v2"]
+    return Task(
+        f"{robot}-{level}-local",
+        "local",
+        env_id,
+        observation_dim,
+        action_dim,
+        1000,
+        ref_min,
+        ref_max,
+        "D4RL, d4rl/infos.py",
+        f"diffjax/{robot}/{level}-v0",
+        level,
+    )
+
+
 def _mini_task(
     task_id: str, simulator: PureSimulator, ref_min: float, ref_max: float, expert: str, dataset: str
 ) -> Task:
     sizes = (simulator.observation_dim, simulator.action_dim, simulator.horizon)
     source = (
         f"measured: mean return over 1000 episodes of the uniform-random policy and of {expert} "
-        f"(python -m diffjax.collect.embedded --task={task_id} --measure)"
+        f"(python experiments/collect.py --task={task_id} --measure)"
     )
     return Task(task_id, "mini", simulator.name, *sizes, ref_min, ref_max, source, dataset)
 
@@ -82,7 +104,7 @@ _MINI = (
         "pendulum-mixed",
         PENDULUM,
         ref_min=-76.1,
-        ref_max=-9.2,
+        ref_max=-9.1,
         expert="the best of four SAC agents after 20000 steps",
         dataset="diffjax/pendulum/mixed-v0",
     ),
@@ -105,7 +127,8 @@ def tasks() -> dict[str, Task]:
         for level, suite in _LEVELS.items()
         for robot, simulator in _ROBOTS.items()
     ]
-    return {task.id: task for task in (*_MINI, *locomotion)}
+    local = [_local_task(robot, level) for level in LOCAL_LEVELS for robot in ("hopper", "halfcheetah", "walker2d")]
+    return {task.id: task for task in (*_MINI, *locomotion, *local)}
 
 
 def get_task(task_id: str) -> Task:
@@ -140,7 +163,7 @@ def suite_tasks(suite: str) -> tuple[str, ...]:
 
 def make_simulator(task: Task, num_envs: int) -> VectorSimulator:
     """``num_envs`` simulators of the task side by side; their physics is imported here, not before."""
-    return _SIMULATORS[task.env_id](num_envs)
+    return make_vector(task.env_id, num_envs)
 
 
 def normalized_score(task: Task, return_: np.ndarray | float) -> np.ndarray | float:
@@ -165,20 +188,7 @@ def default_dataset(task: Task, progress: Callable[[str], None] = to_stderr) -> 
     if task.default_dataset is None:
         raise UserError(f"task {task.id} brings no data along; give --dataset=FILE.hdf5 or --dataset=MINARI_ID")
     if not minari_exists(task.default_dataset):
-        from diffjax.collect.embedded import store_dataset
+        from diffjax.collect.store import store_dataset
 
         store_dataset(task, progress)
     return load_dataset(task.default_dataset, Spec(task.observation_dim, task.action_dim), task.suite)
-
-
-def _locomotion(env_id: str, num_envs: int) -> VectorSimulator:
-    from diffjax.envs.locomotion import LocomotionVector
-
-    return LocomotionVector(env_id, num_envs)
-
-
-_SIMULATORS: dict[str, Callable[[int], VectorSimulator]] = {
-    PENDULUM.name: partial(JaxVector, PENDULUM),
-    POINTMAZE.name: partial(JaxVector, POINTMAZE),
-    **{env_id: partial(_locomotion, env_id) for env_id, _, _ in _ROBOTS.values()},
-}

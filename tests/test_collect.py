@@ -1,12 +1,15 @@
 """Data that the program makes itself: SAC and its history, the wanderer's walks, storing them once."""
 
+import runpy
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffjax import cli, tasks
-from diffjax.collect import embedded, sac, wanderer
+from diffjax.collect import embedded, sac, sac_pure, store, wanderer
 from diffjax.data.transitions import Dataset
 from diffjax.envs import pendulum, pointmaze
 from diffjax.envs.pendulum import PENDULUM
@@ -18,14 +21,14 @@ SMALL = sac.Hyper(width=8, batch_size=8, warmup_steps=20, lr=1e-3, discount=0.99
 STEPS = 420
 
 
-def advance(seed: int, pieces: tuple[int, ...]) -> sac.Agent:
+def advance(seed: int, pieces: tuple[int, ...]) -> sac_pure.Agent:
     """Two small agents in the pendulum: warm-up, then ``pieces`` of learning."""
     keys = jax.random.split(jax.random.key(seed), 2)
-    agents = jax.vmap(lambda key: sac.init(key, PENDULUM, SMALL, STEPS))(keys)
+    agents = jax.vmap(lambda key: sac_pure.init(key, PENDULUM, SMALL, STEPS))(keys)
     start = 0
     for piece in (SMALL.warmup_steps, *pieces):
         learning = start >= SMALL.warmup_steps
-        agents = sac.advance(
+        agents = sac_pure.advance(
             keys, agents, jnp.int32(start), simulator=PENDULUM, hyper=SMALL, length=piece, learning=learning
         )
         start += piece
@@ -33,24 +36,24 @@ def advance(seed: int, pieces: tuple[int, ...]) -> sac.Agent:
 
 
 @pytest.fixture(scope="module")
-def agents() -> sac.Agent:
+def agents() -> sac_pure.Agent:
     return advance(0, (200, 200))
 
 
-def test_sac_is_a_function_of_its_seed(agents: sac.Agent):
+def test_sac_is_a_function_of_its_seed(agents: sac_pure.Agent):
     jax.tree.map(np.testing.assert_array_equal, agents.replay, advance(0, (200, 200)).replay)
     other = advance(1, (200, 200))
     assert not np.allclose(agents.replay.action, other.replay.action)
     assert not np.allclose(agents.replay.action[0], agents.replay.action[1])
 
 
-def test_cutting_sac_into_pieces_changes_nothing(agents: sac.Agent):
+def test_cutting_sac_into_pieces_changes_nothing(agents: sac_pure.Agent):
     whole = advance(0, (400,))
     # Two programs: equal while rounding errors have had no time to grow.
     np.testing.assert_allclose(whole.replay.action[:, :120], agents.replay.action[:, :120], atol=1e-3)
 
 
-def test_history_is_what_the_simulator_does(agents: sac.Agent):
+def test_history_is_what_the_simulator_does(agents: sac_pure.Agent):
     history = jax.tree.map(np.asarray, agents.replay)
     assert np.flatnonzero(history.truncated[0]).tolist() == [199, 399]
     assert not history.terminated.any()
@@ -66,9 +69,9 @@ def test_history_is_what_the_simulator_does(agents: sac.Agent):
 
 def test_warm_up_is_uniform_and_does_not_learn():
     keys = jax.random.split(jax.random.key(0), 64)
-    fresh = jax.vmap(lambda key: sac.init(key, PENDULUM, SMALL, 20))(keys)
-    warm = sac.advance(keys, fresh, jnp.int32(0), simulator=PENDULUM, hyper=SMALL, length=20, learning=False)
-    jax.tree.map(np.testing.assert_array_equal, warm.actor, fresh.actor)
+    fresh = jax.vmap(lambda key: sac_pure.init(key, PENDULUM, SMALL, 20))(keys)
+    warm = sac_pure.advance(keys, fresh, jnp.int32(0), simulator=PENDULUM, hyper=SMALL, length=20, learning=False)
+    jax.tree.map(np.testing.assert_array_equal, warm.learner, fresh.learner)
     action = np.sort(np.asarray(warm.replay.action).reshape(-1))
     ideal = np.linspace(-1, 1, action.size)
     assert np.abs(action - ideal).max() < 2 * 1.95 / np.sqrt(action.size)  # Kolmogorov-Smirnov, 0.1 %
@@ -79,7 +82,7 @@ def test_log_probability_of_a_squashed_gaussian():
     observation = jnp.array([[0.3, -0.2, 0.5]])
     params = mlp.init(jax.random.key(0), observation)
     noise = jnp.array([[1.5, -0.4]])
-    action, log_prob = sac._sample(mlp, params, observation, noise)
+    action, log_prob = sac.squash(*sac.policy(params, observation, 8, 2), noise)
     mean, log_std = np.split(np.asarray(mlp.apply(params, observation), np.float64), 2, axis=-1)
     raw = mean + np.exp(log_std) * np.asarray(noise)
     density = np.exp(-0.5 * np.asarray(noise) ** 2) / (np.sqrt(2 * np.pi) * np.exp(log_std))
@@ -138,7 +141,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
         def refuse(*_: object) -> None:
             raise AssertionError("collected a second time")
 
-        patch.setattr(embedded, "store_dataset", refuse)
+        patch.setattr(store, "store_dataset", refuse)
         for name, dataset in collected.items():
             again = default_dataset(get_task(name))
             assert again.fingerprint == dataset.fingerprint
@@ -214,33 +217,45 @@ def test_the_random_policy_scores_nought(simulator):
 
 def test_the_maze_controller_scores_a_hundred():
     task = get_task("pointmaze-mixed")
-    scores = embedded.measure_reference_scores(task, lambda line: None, episodes=50)
+    scores = embedded.measure_reference_scores(task.id, lambda line: None, episodes=50, seed=0)
     assert scores.ref_max == task.ref_max == 1.0
     assert scores.ref_max_error == 0.0
 
 
-def test_only_embedded_tasks_can_be_collected():
-    for function in (embedded.store_dataset, embedded.measure_reference_scores):
-        with pytest.raises(UserError, match="pendulum-mixed, pointmaze-mixed"):
-            function(get_task("hopper-medium-v2"), print)
+def test_only_some_tasks_have_data_of_their_own():
+    with pytest.raises(UserError, match="pendulum-mixed, pointmaze-mixed"):
+        embedded.measure_reference_scores("hopper-medium-v2", print, 2, 0)
+    with pytest.raises(UserError, match="mini, local"):
+        store.recipe_of(get_task("hopper-medium-v2"))
 
 
 def launch(*arguments: str) -> int:
-    return cli.launch(
-        embedded.main,
-        embedded.define_flags,
-        description=embedded.__doc__,
-        required=("task",),
-        argv=["embedded.py", *arguments],
-    )
+    launcher = runpy.run_path(str(Path(__file__).parent.parent / "experiments" / "collect.py"))
+    main, define_flags = launcher["main"], launcher["define_flags"]
+    return cli.launch(main, define_flags, description=launcher["__doc__"], argv=["collect.py", *arguments])
 
 
 def test_command_line(capsys: pytest.CaptureFixture):
     assert launch("--help") == 0
     assert "--measure" in capsys.readouterr().out
-    assert launch("--task=hopper-medium-v2") == 2
-    error = capsys.readouterr().err
-    assert "pendulum-mixed, pointmaze-mixed" in error
-    assert len(error.splitlines()) == 1
     assert launch("--task=pointmaze-mixed", "--measure", "--episodes=20") == 0
     assert "ref_max 1.000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--task=ID or --env=ID"),
+        (("--task=hopper-medium-v2",), "mini, local"),
+        (("--task=hopper-medium-v2", "--measure"), "pendulum-mixed, pointmaze-mixed"),
+        (("--env=Hopper-v4",), "--level=NAME or --learn=STEPS"),
+        (("--env=Hopper-v4", "--learn=100"), "missing --out"),
+        (("--env=Hoper-v4", "--learn=100", "--out=x"), "Hopper-v4"),
+        (("--task=pointmaze-mixed", "--format=hdf5"), "missing --out"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture):
+    assert launch(*arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1

@@ -31,11 +31,11 @@ def test_the_papers_nine_tasks_in_their_order():
 
 
 def test_every_task_is_in_one_suite():
-    assert suites() == ("mini", "locomotion", "locomotion-other")
+    assert suites() == ("mini", "locomotion", "locomotion-other", "local")
     assert suite_tasks("mini") == ("pendulum-mixed", "pointmaze-mixed")
     members = [task for suite in suites() for task in suite_tasks(suite)]
     assert sorted(members) == sorted(tasks())
-    assert len(members) == 2 + 3 * 6
+    assert len(members) == 2 + 3 * 6 + 3 * 5
 
 
 @pytest.mark.parametrize(

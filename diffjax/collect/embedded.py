@@ -1,15 +1,6 @@
-"""Collect the embedded tasks' data, or measure their reference scores again.
-
-Examples:
-  python -m diffjax.collect.embedded --task=pendulum-mixed
-  python -m diffjax.collect.embedded --task=pointmaze-mixed --measure
-
-Data is stored once as a local Minari data set; --measure prints the mean returns of the uniform-random policy
-(score 0) and of the expert (score 100) and stores nothing.
-"""
+"""The embedded tasks: how their data are made, and who their experts are."""
 
 import itertools
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,21 +9,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
-from diffjax import cli
-from diffjax.collect import sac, wanderer
-from diffjax.data.minari_store import Episode, minari_exists, write_minari
+from diffjax.collect import sac, sac_pure, wanderer
+from diffjax.collect.recipe import Progress, Recipe
+from diffjax.data.minari_store import Episode
 from diffjax.envs import pointmaze
 from diffjax.envs.base import PureSimulator
 from diffjax.envs.pendulum import PENDULUM
 from diffjax.envs.pointmaze import POINTMAZE
 from diffjax.errors import UserError
-from diffjax.tasks import Task, get_task, to_stderr
 
 Policy = Callable[[jax.Array, jax.Array], jax.Array]
 """``(key, observation) -> action``, one of each."""
-Progress = Callable[[str], None]
 
 
 class ReferenceScores(NamedTuple):
@@ -44,8 +32,8 @@ class ReferenceScores(NamedTuple):
     ref_max_error: float
 
 
-class Recipe(NamedTuple):
-    """How the data of one task is made, and who its expert is."""
+class Embedded(NamedTuple):
+    """One embedded task: its simulator, how its data are made, and who its expert is."""
 
     simulator: PureSimulator
     algorithm: str
@@ -54,9 +42,6 @@ class Recipe(NamedTuple):
     expert: Callable[[jax.Array, Progress], Policy]
 
 
-SEED = 0
-"""Of every data set; another machine may differ in the last bit and then in more."""
-
 NUM_AGENTS = 4
 AGENT_STEPS = 10_000
 EXPERT_STEPS = 20_000
@@ -64,13 +49,13 @@ AGENT = sac.Hyper(width=64, batch_size=64, warmup_steps=1000, lr=1e-3, discount=
 PIECES = 10  # calls of the learners' program, between which progress is shown
 
 
-def learn(key: jax.Array, simulator: PureSimulator, steps: int, progress: Progress) -> sac.Agent:
+def learn(key: jax.Array, simulator: PureSimulator, steps: int, progress: Progress) -> sac_pure.Agent:
     """:data:`NUM_AGENTS` agents that learn from scratch side by side, with the history of all their steps."""
     init_key, step_key = jax.random.split(key)
     init_keys = jax.random.split(init_key, NUM_AGENTS)
     keys = jax.random.split(step_key, NUM_AGENTS)
-    agents = jax.jit(jax.vmap(lambda k: sac.init(k, simulator, AGENT, steps)))(init_keys)
-    advance = partial(sac.advance, simulator=simulator, hyper=AGENT)
+    agents = jax.jit(jax.vmap(lambda k: sac_pure.init(k, simulator, AGENT, steps)))(init_keys)
+    advance = partial(sac_pure.advance, simulator=simulator, hyper=AGENT)
     agents = advance(keys, agents, jnp.int32(0), length=AGENT.warmup_steps, learning=False)
     piece = (steps - AGENT.warmup_steps) // PIECES
     if piece * PIECES != steps - AGENT.warmup_steps:
@@ -119,9 +104,9 @@ def pendulum_expert(key: jax.Array, progress: Progress) -> Policy:
     agents = learn(learn_key, PENDULUM, EXPERT_STEPS, progress)
 
     def policy(actor: sac.Params) -> Policy:
-        return lambda _, observation: sac.policy_mean(PENDULUM, AGENT, actor, observation)
+        return lambda _, observation: sac_pure.policy_mean(PENDULUM, AGENT, actor, observation)
 
-    actors = [jax.tree.map(lambda x, i=i: x[i], agents.actor) for i in range(NUM_AGENTS)]
+    actors = [jax.tree.map(lambda x, i=i: x[i], agents.learner.actor) for i in range(NUM_AGENTS)]
     # One key for all: they are judged from the same starts.
     returns = [play(judge_key, PENDULUM, policy(actor), episodes=100).mean() for actor in actors]
     return policy(actors[int(np.argmax(returns))])
@@ -150,15 +135,15 @@ def pointmaze_expert(key: jax.Array, progress: Progress) -> Policy:
     return lambda _, observation: wanderer.walk_towards(maze, observation / scale + pointmaze.CENTER, goal)
 
 
-RECIPES = {
-    "pendulum-mixed": Recipe(
+TASKS = {
+    "pendulum-mixed": Embedded(
         PENDULUM,
         "SAC (history of four agents while learning)",
         "Pendulum swing-up: all 10000 steps of each of four SAC agents learning from scratch.",
         collect_pendulum,
         pendulum_expert,
     ),
-    "pointmaze-mixed": Recipe(
+    "pointmaze-mixed": Embedded(
         POINTMAZE,
         "scripted wanderer",
         "Point maze: noisy walks between nearby random cells, from random cells, without knowledge of the goal.",
@@ -193,74 +178,31 @@ def random_policy(simulator: PureSimulator) -> Policy:
     return lambda key, _: jax.random.uniform(key, (simulator.action_dim,), minval=-1.0, maxval=1.0)
 
 
-def measure_reference_scores(task: Task, progress: Progress, episodes: int = 1000, seed: int = SEED) -> ReferenceScores:
+def recipe(task_id: str) -> Recipe:
+    """How the data of an embedded task are made.
+
+    Raises:
+      UserError: the task is not an embedded one.
+    """
+    embedded = _get(task_id)
+    return Recipe(embedded.algorithm, embedded.description, embedded.simulator.version, {}, embedded.collect)
+
+
+def measure_reference_scores(task_id: str, progress: Progress, episodes: int, seed: int) -> ReferenceScores:
     """Mean returns of the uniform-random policy and of the task's expert over ``episodes`` episodes each.
 
     Raises:
       UserError: the task is not an embedded one.
     """
-    recipe = _recipe(task)
+    embedded = _get(task_id)
     random_key, expert_key, play_key = jax.random.split(jax.random.key(seed), 3)
-    random = play(random_key, recipe.simulator, random_policy(recipe.simulator), episodes)
-    expert = play(play_key, recipe.simulator, recipe.expert(expert_key, progress), episodes)
+    random = play(random_key, embedded.simulator, random_policy(embedded.simulator), episodes)
+    expert = play(play_key, embedded.simulator, embedded.expert(expert_key, progress), episodes)
     error = 1.0 / np.sqrt(episodes)
     return ReferenceScores(random.mean(), random.std() * error, expert.mean(), expert.std() * error)
 
 
-def store_dataset(task: Task, progress: Progress) -> None:
-    """Collect the task's own data and store it as a local Minari data set.
-
-    Raises:
-      UserError: the task is not an embedded one, or its data cannot be stored.
-    """
-    recipe = _recipe(task)
-    dataset_id = str(task.default_dataset)
-    progress(f"collecting {dataset_id} (once)")
-    begin = time.perf_counter()
-    episodes = recipe.collect(jax.random.key(SEED), progress)
-    folder = write_minari(
-        dataset_id,
-        episodes,
-        env_id=task.env_id,
-        algorithm=recipe.algorithm,
-        description=recipe.description,
-        ref_min=task.ref_min,
-        ref_max=task.ref_max,
-        provenance={"simulator": recipe.simulator.version, "seed": SEED},
-        exist_ok=True,
-    )
-    steps = sum(len(episode.reward) for episode in episodes)
-    seconds = time.perf_counter() - begin
-    progress(f"collected {steps} transitions in {len(episodes)} episodes in {seconds:.0f} s: {folder}")
-
-
-def _recipe(task: Task) -> Recipe:
-    if task.id not in RECIPES:
-        raise UserError(f"task {task.id} is not an embedded one; one of: {', '.join(RECIPES)}")
-    return RECIPES[task.id]
-
-
-def define_flags(values: flags.FlagValues) -> None:
-    """The command line."""
-    flags.DEFINE_string("task", None, "ID: An embedded task.", flag_values=values)
-    flags.DEFINE_bool("measure", False, "Measure the reference scores; store nothing.", flag_values=values)
-    flags.DEFINE_integer("episodes", 1000, "Episodes per policy with --measure.", lower_bound=2, flag_values=values)
-    flags.DEFINE_integer("seed", SEED, "Seed with --measure.", lower_bound=0, flag_values=values)
-
-
-def main(args: flags.FlagValues) -> None:
-    """Collect or measure."""
-    task = get_task(args.task)
-    _recipe(task)
-    if args.measure:
-        scores = measure_reference_scores(task, to_stderr, args.episodes, args.seed)
-        print(f"{task.id}: ref_min {scores.ref_min:.3f} +- {scores.ref_min_error:.3f}, ", end="")
-        print(f"ref_max {scores.ref_max:.3f} +- {scores.ref_max_error:.3f} (mean +- standard error)")
-    elif minari_exists(str(task.default_dataset)):
-        print(f"{task.default_dataset} is already there")
-    else:
-        store_dataset(task, to_stderr)
-
-
-if __name__ == "__main__":
-    sys.exit(cli.launch(main, define_flags, description=__doc__, required=("task",)))
+def _get(task_id: str) -> Embedded:
+    if task_id not in TASKS:
+        raise UserError(f"task {task_id} is not an embedded one; one of: {', '.join(TASKS)}")
+    return TASKS[task_id]

@@ -1,0 +1,21 @@
+"""What it takes to make a data set."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from diffjax.data.minari_store import Episode
+
+Progress = Callable[[str], None]
+"""Takes a line of text now and then."""
+
+
+class Recipe(NamedTuple):
+    """How a data set is made: ``algorithm`` and ``description`` in words, the simulator's version, ``provenance``."""
+
+    algorithm: str
+    description: str
+    simulator: str
+    provenance: dict[str, Any]
+    collect: Callable[[jax.Array, Progress], list[Episode]]
