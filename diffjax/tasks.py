@@ -172,9 +172,9 @@ def default_dataset(task: Task, progress: Callable[[str], None] = to_stderr) -> 
 
 
 def _locomotion(env_id: str, num_envs: int) -> VectorSimulator:
-    from diffjax.envs.locomotion import LocomotionVector
+    from diffjax.envs.make import make_vector
 
-    return LocomotionVector(env_id, num_envs)
+    return make_vector(env_id, num_envs)
 
 
 _SIMULATORS: dict[str, Callable[[int], VectorSimulator]] = {

@@ -47,7 +47,7 @@ class D4RLReward(gymnasium.Wrapper):
         """One step; the reward before is gymnasium-robotics'."""
         observation, reward, _, truncated, info = self.env.step(action)
         if self._task.palm_to_object is not None:
-            reward -= 2.0 * PALM_COST * np.linalg.norm(self._task.palm_to_object(observation))
+            reward = float(reward) - 2.0 * PALM_COST * np.linalg.norm(self._task.palm_to_object(observation))
         return observation, reward, self._task.terminated(observation), truncated, info
 
 

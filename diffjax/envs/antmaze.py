@@ -7,7 +7,7 @@ from one stream; actions are scaled in float32, D4RL in float64. In ``-v0`` D4RL
 process; here ``goal_seed`` names it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -141,34 +141,39 @@ def load_model(layout: str) -> Any:
         return mujoco.MjModel.from_xml_string(maze_xml(layout))
 
 
-def antmaze(layout: str, goal_per_episode: bool = True, goal_seed: int = 0) -> MujocoEnvironment:
-    """The maze of a layout; observation ``qpos, qvel`` (29 numbers, the first two x and y).
+def antmaze(layout: str) -> MujocoEnvironment:
+    """The maze of a layout as in ``-v2``: every episode draws a goal.
 
-    Reward 1 within 0.5 m of the goal after the step, which ends the episode, else 0.
-
-    Args:
-      goal_per_episode: draw a goal in every episode (``-v2``); otherwise ``goal_seed`` draws one for all (``-v0``).
+    Observation ``qpos, qvel`` (29 numbers, the first two x and y). Reward 1 within 0.5 m of the goal after the step,
+    which ends the episode, else 0.
     """
+    return _environment(layout, partial(sample_goal, layout))
+
+
+def antmaze_fixed_goal(layout: str, goal_seed: int = 0) -> MujocoEnvironment:
+    """The maze of a layout as in ``-v0``: one goal for all episodes, which ``goal_seed`` draws."""
+    goal = sample_goal(layout, np.random.default_rng(goal_seed))
+    return _environment(layout, lambda random: goal)
+
+
+def _environment(layout: str, draw_goal: Callable[[np.random.Generator], np.ndarray]) -> MujocoEnvironment:
     model = load_model(layout)
-    fixed_goal = None if goal_per_episode else sample_goal(layout, np.random.default_rng(goal_seed))
+
+    def reset(random: np.random.Generator) -> Start:
+        goal = draw_goal(random)
+        qpos = model.qpos0 + random.uniform(-RESET_NOISE, RESET_NOISE, model.nq)
+        return Start(qpos, RESET_NOISE * random.standard_normal(model.nv), goal)
+
     return MujocoEnvironment(
         model=model,
         frame_skip=FRAME_SKIP,
         horizon=HORIZONS[layout],
-        reset=partial(_reset, layout, model.qpos0.copy(), model.nv, fixed_goal),
+        reset=reset,
         observe=_observe,
         reward=_reward,
         terminated=_arrived,
         action_scale=MAX_CONTROL,
     )
-
-
-def _reset(
-    layout: str, qpos0: np.ndarray, nv: int, fixed_goal: np.ndarray | None, random: np.random.Generator
-) -> Start:
-    goal = sample_goal(layout, random) if fixed_goal is None else fixed_goal
-    qpos = qpos0 + random.uniform(-RESET_NOISE, RESET_NOISE, len(qpos0))
-    return Start(qpos, RESET_NOISE * random.standard_normal(nv), goal)
 
 
 def _observe(state: State) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Any Gymnasium environment, stepped one by one or in Python threads: slow, and the reference of the fast ones."""
 
+import importlib.metadata
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ def make_gymnasium(env_id: str, **kwargs: Any) -> gymnasium.Env:
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
-        except (gymnasium.error.Error, TypeError) as error:
+        except (gymnasium.error.Error, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"Gymnasium cannot make {env_id} with {kwargs or 'no arguments'}: {reason}") from error
 
@@ -68,13 +69,14 @@ class GymLoop:
     ) -> None:
         arguments = dict(kwargs or {}) if horizon is None else {**(kwargs or {}), "max_episode_steps": horizon}
         self._envs = [make(env_id, **arguments) for _ in range(num_envs)]
-        contacts = ""
-        for env in self._envs:
-            model = getattr(env.unwrapped, "model", None)
-            if isinstance(model, mujoco.MjModel):
-                contacts = f" mujoco {mujoco.__version__}, {'legacy' if legacy_contact_margin else 'current'}"
-                contacts += " contact margin"
-                if legacy_contact_margin:
+        package = type(self._envs[0].unwrapped).__module__.partition(".")[0]
+        self.version = f"{package.replace('_', '-')} {importlib.metadata.version(package)}"
+        models = [getattr(env.unwrapped, "model", None) for env in self._envs]
+        if isinstance(models[0], mujoco.MjModel):
+            margin = "legacy" if legacy_contact_margin else "current"
+            self.version += f", mujoco {mujoco.__version__}, {margin} contact margin"
+            if legacy_contact_margin:
+                for model in models:
                     restore_contact_margin(model)
         spec, actions = self._envs[0].spec, self._envs[0].action_space
         if spec is None or spec.max_episode_steps is None or not isinstance(actions, gymnasium.spaces.Box):
@@ -83,7 +85,6 @@ class GymLoop:
         self.horizon = spec.max_episode_steps
         self.observation_dim = _observation_dim(env_id, self._envs[0].observation_space)
         self.action_dim = int(np.prod(actions.shape))
-        self.version = f"gymnasium {gymnasium.__version__}{contacts}"
         threads = min(num_threads or usable_cpus(), num_envs)
         self._threads = ThreadPoolExecutor(threads) if threads > 1 else None
         self._observation = np.zeros((num_envs, self.observation_dim), np.float32)

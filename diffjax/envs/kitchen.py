@@ -35,8 +35,11 @@ GOALS: dict[str, tuple[slice, tuple[float, ...]]] = {
     "microwave": (slice(13, 14), (-0.75,)),
     "kettle": (slice(14, 21), (-0.23, 0.75, 1.62, 0.99, 0.0, 0.0, -0.06)),
 }
-COMPLETE = PARTIAL = ("microwave", "kettle", "light switch", "slide cabinet")
-MIXED = ("microwave", "kettle", "bottom burner", "light switch")
+TASKS = {
+    "complete": ("microwave", "kettle", "light switch", "slide cabinet"),
+    "partial": ("microwave", "kettle", "light switch", "slide cabinet"),
+    "mixed": ("microwave", "kettle", "bottom burner", "light switch"),
+}
 
 # Amplitudes of the noise on the kitchen's joints, from the robot's configuration file in D4RL.
 OBJECT_NOISE = np.repeat([0.005, 0.0005, 0.005, 0.1, 0.005, 0.1, 0.005], [2, 6, 3, 3, 3, 3, 1])
@@ -48,7 +51,7 @@ def _current_robot() -> Iterator[None]:
     import_robotics()
     from gymnasium_robotics.envs.franka_kitchen import kitchen_env
 
-    published = kitchen_env.FrankaRobot
+    published: Any = kitchen_env.FrankaRobot
 
     class FrankaRobot(published):
         def _get_obs(self) -> np.ndarray:
@@ -107,15 +110,15 @@ class D4RLKitchen(gymnasium.Wrapper):
         return np.concatenate([robot, world.data.qpos[ROBOT_JOINTS:] + noise, self._goal])
 
 
-def kitchen(tasks: Sequence[str], num_envs: int, horizon: int | None = None, num_threads: int = 0) -> GymLoop:
-    """``num_envs`` of D4RL's kitchens with these tasks.
+def kitchen(tasks: str, num_envs: int, horizon: int | None = None, num_threads: int = 0) -> GymLoop:
+    """``num_envs`` of D4RL's kitchens with the four tasks of a key of :data:`TASKS`.
 
     Raises:
       UserError: gymnasium-robotics is not installed.
     """
 
     def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
-        return D4RLKitchen(make_kitchen(env_id, robot_noise_ratio=NOISE_RATIO, **kwargs), tasks)
+        return D4RLKitchen(make_kitchen(env_id, robot_noise_ratio=NOISE_RATIO, **kwargs), TASKS[tasks])
 
     return GymLoop(ENV_ID, num_envs, horizon=horizon or HORIZON, num_threads=num_threads, make=make)
 

@@ -191,9 +191,7 @@ class MujocoVector:
         self._environment, self._model = environment, model
         threads = min(num_threads or usable_cpus(), num_envs)
         keep_data = environment.read is not None
-        self._physics: _Physics = (
-            _Native(model, num_envs, threads, keep_data) if native else _Loop(model, num_envs)
-        )
+        self._physics: _Physics = _Native(model, num_envs, threads, keep_data) if native else _Loop(model, num_envs)
         start = environment.reset(np.random.default_rng(0))
         self._goal = np.tile(start.goal, (num_envs, 1))
         self._reading = np.zeros((num_envs, 0))
