@@ -51,8 +51,8 @@ class D4RLReward(gymnasium.Wrapper):
         return observation, reward, self._task.terminated(observation), truncated, info
 
 
-def adroit(task: str, num_envs: int, horizon: int | None = None) -> GymLoop:
-    """``num_envs`` environments of a task of :data:`TASKS`.
+def adroit(task: str, num_envs: int, horizon: int | None = None, num_threads: int = 0) -> GymLoop:
+    """``num_envs`` environments of a task of :data:`TASKS`; most of a step is MuJoCo's, so threads pay.
 
     Raises:
       UserError: gymnasium-robotics is not installed.
@@ -63,4 +63,4 @@ def adroit(task: str, num_envs: int, horizon: int | None = None) -> GymLoop:
     def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
         return D4RLReward(make_gymnasium(env_id, **kwargs), chosen)
 
-    return GymLoop(chosen.env_id, num_envs, horizon=horizon or chosen.horizon, make=make)
+    return GymLoop(chosen.env_id, num_envs, horizon=horizon or chosen.horizon, num_threads=num_threads, make=make)
