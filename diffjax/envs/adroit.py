@@ -3,7 +3,7 @@
 Observations and dynamics are D4RL's; restored here are the sign of the palm's distance in the reward of door, hammer
 and relocate (D4RL pays -0.1 |palm - object|, gymnasium-robotics +0.1), the end of a pen episode when the pen drops
 (object below 0.075 m), and the horizon of pen (100). What differs from D4RL (d4rl/hand_manipulation_suite): the
-version of MuJoCo, contacts as before 3.5 (exactly restored: all parts share a margin).
+version of MuJoCo (contacts as before 3.5: all moving parts share a margin).
 """
 
 from collections.abc import Callable
