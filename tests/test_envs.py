@@ -6,7 +6,6 @@ from pathlib import Path
 import gymnasium
 import jax
 import jax.numpy as jnp
-import mujoco
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,7 +15,8 @@ from diffjax.envs import pendulum, pointmaze
 from diffjax.envs.base import PureSimulator, VectorSimulator
 from diffjax.envs.gym_loop import GymLoop
 from diffjax.envs.jax_vector import JaxVector
-from diffjax.envs.locomotion import ROBOTS, LocomotionVector, load_robot
+from diffjax.envs.locomotion import ROBOTS
+from diffjax.envs.make import make_vector
 from diffjax.envs.pendulum import PENDULUM
 from diffjax.envs.pointmaze import POINTMAZE
 
@@ -137,29 +137,8 @@ def rollout(envs: VectorSimulator, steps: int, seed: int = 0) -> tuple[np.ndarra
     return np.concatenate([first[None], observation]), *rest
 
 
-@pytest.mark.parametrize("env_id", sorted(ROBOTS))
-@pytest.mark.parametrize("legacy", [True, False])
-def test_native_robots_are_gymnasiums_to_the_bit(env_id: str, legacy: bool):
-    fast = LocomotionVector(env_id, len(SEEDS), num_threads=2, legacy_contact_margin=legacy)
-    slow = GymLoop(env_id, len(SEEDS), legacy_contact_margin=legacy)
-    assert (fast.horizon, fast.observation_dim, fast.action_dim) == (1000, slow.observation_dim, slow.action_dim)
-    assert slow.horizon == 1000
-    for ours, theirs in zip(rollout(fast, 80), rollout(slow, 80), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    fast.close()
-    slow.close()
-
-
-def test_robots_terminate_as_gymnasium_does():
-    fast = LocomotionVector("Hopper-v4", len(SEEDS))
-    slow = GymLoop("Hopper-v4", len(SEEDS))
-    terminated = rollout(fast, 80)[2]
-    assert terminated[-1].all()  # random actions make a hopper fall within 80 steps
-    np.testing.assert_array_equal(terminated, rollout(slow, 80)[2])
-
-
 def test_time_limit_truncates_and_does_not_terminate():
-    envs = LocomotionVector("HalfCheetah-v4", 1)
+    envs = make_vector("HalfCheetah-v4", 1)
     envs.reset(SEEDS[:1])
     for _ in range(999):
         _, _, terminated, truncated = envs.step(np.zeros((1, 6)))
@@ -172,7 +151,7 @@ def test_time_limit_truncates_and_does_not_terminate():
 def make(kind: str, num_envs: int) -> VectorSimulator:
     """A simulator in which random actions end an episode soon, or at all."""
     if kind == "hopper":
-        return LocomotionVector("Hopper-v4", num_envs)
+        return make_vector("Hopper-v4", num_envs)
     if kind == "hopper loop":
         return GymLoop("Hopper-v4", num_envs)
     return JaxVector({"pendulum": PENDULUM, "pointmaze": POINTMAZE}[kind], num_envs)
@@ -216,21 +195,6 @@ def test_wrong_shapes_are_refused(kind: str):
         envs.step(np.zeros((2, envs.action_dim + 1)))
 
 
-def test_legacy_margin_touches_the_floor_later():
-    def contacts(legacy: bool) -> int:
-        model = load_robot(ROBOTS["Hopper-v4"], legacy)
-        data = mujoco.MjData(model)
-        mujoco.mj_forward(model, data)
-        foot = model.geom("foot_geom").id
-        lowest = data.geom_xpos[foot][2] - model.geom_size[foot][0]
-        data.qpos[1] += 0.0015 - lowest  # 1.5 mm above the floor; every margin of the file is 1 mm
-        mujoco.mj_forward(model, data)
-        return data.ncon
-
-    assert contacts(legacy=True) == 0
-    assert contacts(legacy=False) > 0
-
-
 def test_making_simulators_leaves_no_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ):
@@ -241,7 +205,7 @@ def test_making_simulators_leaves_no_trace(
             slow = GymLoop(env_id, 1)
             slow.reset(np.arange(1))
             slow.close()
-            fast = LocomotionVector(env_id, 2)
+            fast = make_vector(env_id, 2)
             fast.reset(np.arange(2))
             fast.step(np.full((2, fast.action_dim), np.nan))  # MuJoCo warns of that
             fast.close()

@@ -1,45 +1,92 @@
-"""Any Gymnasium environment with flat observations, stepped one by one: slow, and the reference of the fast ones."""
+"""Any Gymnasium environment, stepped one by one or in Python threads: slow, and the reference of the fast ones."""
 
+import importlib.metadata
 import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import gymnasium
 import mujoco
 import numpy as np
 
 from diffjax.envs.base import check_action, check_seeds
-from diffjax.envs.locomotion import quiet_mujoco, restore_contact_margin
+from diffjax.envs.goal_observation import flatten_goal_observation
+from diffjax.envs.mujoco_vector import quiet_mujoco, restore_contact_margin, usable_cpus
+from diffjax.envs.robotics import require_registered
+from diffjax.errors import UserError
+
+_GOAL_KEYS = {"achieved_goal", "observation", "desired_goal"}
+
+
+def make_gymnasium(env_id: str, **kwargs: Any) -> gymnasium.Env:
+    """``gymnasium.make`` for the ids of Gymnasium and gymnasium-robotics, without advice on newer versions.
+
+    Raises:
+      UserError: the id is unknown, or the environment does not start with these arguments.
+    """
+    require_registered(env_id)
+    with quiet_mujoco(), warnings.catch_warnings():
+        # Gymnasium advises against every id that has a newer version; the older one is meant here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
+        except (gymnasium.error.Error, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"Gymnasium cannot make {env_id} with {kwargs or 'no arguments'}: {reason}") from error
 
 
 class GymLoop:
-    """``num_envs`` environments of one id in a Python loop; see :class:`diffjax.envs.base.VectorSimulator`.
+    """``num_envs`` environments of one id; see :class:`diffjax.envs.base.VectorSimulator`.
+
+    Observations that are mappings of ``achieved_goal``, ``observation`` and ``desired_goal`` come flat, as
+    :func:`diffjax.envs.goal_observation.flatten_goal_observation` lays them. Actions go to the environment as they
+    are.
 
     Args:
-      env_id: an id of Gymnasium with a time limit and Box spaces.
-      legacy_contact_margin: see :func:`diffjax.envs.locomotion.restore_contact_margin`; MuJoCo only.
+      env_id: an id of Gymnasium or gymnasium-robotics.
+      kwargs: arguments of the environment.
+      horizon: most steps of an episode; None: as registered.
+      num_threads: steps environments at a time in Python threads; 0 for as many as the process may use. Pays where
+        most of a step is spent outside of Python.
+      legacy_contact_margin: see :func:`diffjax.envs.mujoco_vector.restore_contact_margin`; MuJoCo only.
+      make: makes one environment from ``env_id`` and arguments, instead of :func:`make_gymnasium`.
+
+    Raises:
+      UserError: the id is unknown, the arguments are wrong, or the environment has no time limit, or spaces that are
+        not flat.
     """
 
-    def __init__(self, env_id: str, num_envs: int, legacy_contact_margin: bool = True) -> None:
-        with quiet_mujoco(), warnings.catch_warnings():
-            # Gymnasium advises against every id that has a newer version; the older one is meant here.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self._envs = [gymnasium.make(env_id) for _ in range(num_envs)]
-        contacts = ""
-        for env in self._envs:
-            model = getattr(env.unwrapped, "model", None)
-            if isinstance(model, mujoco.MjModel):
-                contacts = f" mujoco {mujoco.__version__}, {'legacy' if legacy_contact_margin else 'current'}"
-                contacts += " contact margin"
-                if legacy_contact_margin:
+    def __init__(
+        self,
+        env_id: str,
+        num_envs: int,
+        kwargs: Mapping[str, Any] | None = None,
+        horizon: int | None = None,
+        num_threads: int = 1,
+        legacy_contact_margin: bool = True,
+        make: Callable[..., gymnasium.Env] = make_gymnasium,
+    ) -> None:
+        arguments = dict(kwargs or {}) if horizon is None else {**(kwargs or {}), "max_episode_steps": horizon}
+        self._envs = [make(env_id, **arguments) for _ in range(num_envs)]
+        package = type(self._envs[0].unwrapped).__module__.partition(".")[0]
+        self.version = f"{package.replace('_', '-')} {importlib.metadata.version(package)}"
+        models = [getattr(env.unwrapped, "model", None) for env in self._envs]
+        if isinstance(models[0], mujoco.MjModel):
+            margin = "legacy" if legacy_contact_margin else "current"
+            self.version += f", mujoco {mujoco.__version__}, {margin} contact margin"
+            if legacy_contact_margin:
+                for model in models:
                     restore_contact_margin(model)
-        spec, observations = self._envs[0].spec, self._envs[0].observation_space
-        actions = self._envs[0].action_space
-        if spec is None or spec.max_episode_steps is None or not observations.shape or not actions.shape:
-            raise ValueError(f"{env_id} needs a time limit and flat spaces, not {observations} and {actions}")
+        spec, actions = self._envs[0].spec, self._envs[0].action_space
+        if spec is None or spec.max_episode_steps is None or not isinstance(actions, gymnasium.spaces.Box):
+            raise UserError(f"{env_id} cannot be simulated: it needs a time limit and actions that are vectors")
         self.num_envs = num_envs
         self.horizon = spec.max_episode_steps
-        self.observation_dim = observations.shape[0]
-        self.action_dim = actions.shape[0]
-        self.version = f"gymnasium {gymnasium.__version__}{contacts}"
+        self.observation_dim = _observation_dim(env_id, self._envs[0].observation_space)
+        self.action_dim = int(np.prod(actions.shape))
+        threads = min(num_threads or usable_cpus(), num_envs)
+        self._threads = ThreadPoolExecutor(threads) if threads > 1 else None
         self._observation = np.zeros((num_envs, self.observation_dim), np.float32)
         self._terminated = np.zeros(num_envs, bool)
         self._truncated = np.zeros(num_envs, bool)
@@ -47,7 +94,7 @@ class GymLoop:
     def reset(self, seeds: np.ndarray) -> np.ndarray:
         """Begin an episode per seed; see the protocol."""
         for index, seed in enumerate(check_seeds(seeds, self.num_envs)):
-            self._observation[index] = self._envs[index].reset(seed=int(seed))[0]
+            self._observation[index] = _flat(self._envs[index].reset(seed=int(seed))[0])
         self._terminated[:] = False
         self._truncated[:] = False
         return self._observation.copy()
@@ -56,14 +103,37 @@ class GymLoop:
         """Apply one action per environment; see the protocol."""
         action = check_action(action, self.num_envs, self.action_dim)
         reward = np.zeros(self.num_envs)
-        for index in np.flatnonzero(~(self._terminated | self._truncated)):
+
+        def step_one(index: int) -> None:
             observation, reward[index], terminated, truncated, _ = self._envs[index].step(action[index])
-            self._observation[index] = observation
+            self._observation[index] = _flat(observation)
             self._terminated[index] = terminated
             self._truncated[index] = truncated and not terminated
+
+        running = np.flatnonzero(~(self._terminated | self._truncated)).tolist()
+        for _ in self._threads.map(step_one, running) if self._threads else map(step_one, running):
+            pass
         return self._observation.copy(), reward, self._terminated.copy(), self._truncated.copy()
 
     def close(self) -> None:
-        """Close every environment."""
+        """Close every environment and release the threads."""
+        if self._threads:
+            self._threads.shutdown()
         for env in self._envs:
             env.close()
+
+
+def _flat(observation: Any) -> np.ndarray:
+    if isinstance(observation, Mapping):
+        return flatten_goal_observation(
+            observation["achieved_goal"], observation["observation"], observation["desired_goal"]
+        )
+    return observation
+
+
+def _observation_dim(env_id: str, space: gymnasium.Space) -> int:
+    goal = isinstance(space, gymnasium.spaces.Dict) and set(space.spaces) == _GOAL_KEYS
+    vector = isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1
+    if not goal and not vector:
+        raise UserError(f"{env_id} cannot be simulated: its observations are neither vectors nor goal mappings")
+    return gymnasium.spaces.flatdim(space)

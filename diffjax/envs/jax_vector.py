@@ -51,7 +51,9 @@ def _step(running: Running, action: jax.Array, simulator: PureSimulator) -> tupl
 class JaxVector:
     """``num_envs`` copies of a pure simulator; see :class:`diffjax.envs.base.VectorSimulator`."""
 
-    def __init__(self, simulator: PureSimulator, num_envs: int) -> None:
+    def __init__(self, simulator: PureSimulator, num_envs: int, horizon: int | None = None) -> None:
+        if horizon is not None:
+            simulator = simulator._replace(horizon=horizon)
         self.num_envs = num_envs
         self.horizon = simulator.horizon
         self.observation_dim = simulator.observation_dim

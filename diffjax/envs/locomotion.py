@@ -1,32 +1,32 @@
-"""Hopper, HalfCheetah and Walker2d as Gymnasium's ``-v4`` defines them, many at once in MuJoCo's native threads.
+"""Hopper, HalfCheetah, Walker2d and Ant as Gymnasium's ``-v4`` defines them, which D4RL's ``-v2`` data was made in.
 
 Observations, rewards and terminations are those of Gymnasium to the bit (``gym_loop`` is the reference). The robots'
 XML files are the ones in the installed Gymnasium.
 
-Acting with NumPy matrix products between steps starts BLAS threads that compete with these; act through a jitted
-function, or set OPENBLAS_NUM_THREADS=1.
+Where this differs from D4RL (``-v2`` environments, MuJoCo 1.5 to 2.0): the version of MuJoCo, whose contacts are
+restored as far as :func:`diffjax.envs.mujoco_vector.restore_contact_margin` can, and for Ant MuJoCo 4's Runge-Kutta
+step of free joints. D4RL's Ant observes contact forces (111 numbers: ``use_contact_forces``), which MuJoCo 2.0 left
+at zero; here they are the real ones, and are charged in the reward. D4RL's ``ref_min`` of Hopper and Ant is not the
+return of random actions (19 and -50 here).
 """
 
 import importlib.util
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
-from mujoco.batch import Batch
 
-from diffjax.envs.base import check_action, check_seeds
+from diffjax.envs.mujoco_vector import MujocoEnvironment, Start, State, quiet_mujoco
 from diffjax.errors import UserError
 
-HORIZON = 1000  # Gymnasium's time limit for all three
+HORIZON = 1000  # Gymnasium's time limit for all four
 INFINITY = float("inf")
 
 
 class Robot(NamedTuple):
-    """The constants of one ``-v4`` environment; ``control_cost`` times the squared norm of the action is paid."""
+    """The constants of one planar robot; ``control_cost`` times the squared norm of the action is paid."""
 
     xml: str
     frame_skip: int
@@ -65,140 +65,121 @@ ROBOTS = {
     ),
 }
 
-
-@contextmanager
-def quiet_mujoco() -> Iterator[None]:
-    """No warnings of MuJoCo on the terminal inside; none to MUJOCO_LOG.TXT in the current folder, from now on."""
-    config = mujoco.MjLogConfig.get()
-    console = config.logto_console
-    config.logto_file = False
-    config.logto_console = False
-    config.set()
-    try:
-        yield
-    finally:
-        config.logto_console = console
-        config.set()
+ANT_CONTROL_COST = 0.5
+ANT_CONTACT_COST = 5e-4
+ANT_HEIGHT_RANGE = (0.2, 1.0)  # m, inclusive
+ANT_RESET_NOISE = 0.1
 
 
-def restore_contact_margin(model: Any) -> None:
-    """Set the contact margin of all static geoms to 0.
-
-    MuJoCo >= 3.5 adds the margins of two touching geoms where older versions took the larger one. As a robot's
-    geoms share one margin with the floor, a floor of margin 0 brings the old contacts back.
-    """
-    static = model.body_weldid[model.geom_bodyid] == 0
-    model.geom_margin[static] = 0.0
-
-
-def load_robot(robot: Robot, legacy_contact_margin: bool = True) -> Any:
-    """The robot's ``mujoco.MjModel``.
+def load_robot(xml: str) -> Any:
+    """The ``mujoco.MjModel`` of a file among Gymnasium's robots.
 
     Raises:
       UserError: Gymnasium or its file of the robot is missing.
     """
     spec = importlib.util.find_spec("gymnasium")
     folders = spec.submodule_search_locations if spec else None
-    path = Path(folders[0] if folders else ".") / "envs" / "mujoco" / "assets" / robot.xml
+    path = Path(folders[0] if folders else ".") / "envs" / "mujoco" / "assets" / xml
     if not folders or not path.is_file():
-        raise UserError(f"the installed gymnasium has no {robot.xml}; install gymnasium[mujoco]")
+        raise UserError(f"the installed gymnasium has no {xml}; install gymnasium[mujoco]")
     with quiet_mujoco():
-        model = mujoco.MjModel.from_xml_path(str(path))
-    if legacy_contact_margin:
-        restore_contact_margin(model)
-    return model
+        return mujoco.MjModel.from_xml_path(str(path))
 
 
-def usable_cpus() -> int:
-    """CPUs that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def planar(env_id: str) -> MujocoEnvironment:
+    """A robot of :data:`ROBOTS`.
 
-
-class LocomotionVector:
-    """``num_envs`` robots; see :class:`diffjax.envs.base.VectorSimulator`. Rewards are float64.
-
-    Args:
-      env_id: a key of :data:`ROBOTS`.
-      num_threads: 0 for as many as the process may use.
-      legacy_contact_margin: contacts as in MuJoCo < 3.5, under which D4RL's data was made; see
-        :func:`restore_contact_margin`.
+    Reward ``(x' - x) / dt + healthy_reward - control_cost |action|^2``, where ``healthy_reward`` is paid on the
+    terminating step too; the observation is ``qpos[1:], clip(qvel)``.
     """
+    robot = ROBOTS[env_id]
+    model = load_robot(robot.xml)
+    return MujocoEnvironment(
+        model=model,
+        frame_skip=robot.frame_skip,
+        horizon=HORIZON,
+        reset=partial(_planar_reset, robot, model.qpos0.copy(), model.nv),
+        observe=partial(_planar_observe, robot),
+        reward=partial(_planar_reward, robot, model.opt.timestep * robot.frame_skip),
+        terminated=partial(_unhealthy, robot),
+    )
 
-    def __init__(self, env_id: str, num_envs: int, num_threads: int = 0, legacy_contact_margin: bool = True) -> None:
-        self._robot = ROBOTS[env_id]
-        model = load_robot(self._robot, legacy_contact_margin)
-        self._batch = Batch(model, num_envs, min(num_threads or usable_cpus(), num_envs))
-        self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
-        self._qpos_start = model.qpos0.copy()
-        self._dt = model.opt.timestep * self._robot.frame_skip
-        self.num_envs = num_envs
-        self.horizon = HORIZON
-        self.observation_dim = model.nq - 1 + model.nv
-        self.action_dim = model.nu
-        contacts = "legacy" if legacy_contact_margin else "current"
-        self.version = f"mujoco {mujoco.__version__} batch, {contacts} contact margin"
-        self._time = 0
-        self._terminated = np.zeros(num_envs, bool)
-        self._truncated = np.zeros(num_envs, bool)
 
-    def reset(self, seeds: np.ndarray) -> np.ndarray:
-        """Begin an episode per seed, with Gymnasium's noise for ``reset(seed=seed)``; see the protocol."""
-        self._batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE.value)
-        noise = self._robot.reset_noise
-        for index, seed in enumerate(check_seeds(seeds, self.num_envs)):
-            random = np.random.Generator(np.random.PCG64(int(seed)))
-            self._qpos[index] = self._qpos_start + random.uniform(-noise, noise, self._qpos.shape[1])
-            if self._robot.normal_velocity_noise:
-                self._qvel[index] = noise * random.standard_normal(self._qvel.shape[1])
-            else:
-                self._qvel[index] = random.uniform(-noise, noise, self._qvel.shape[1])
-        self._batch.forward()
-        self._time = 0
-        self._terminated[:] = False
-        self._truncated[:] = False
-        return self._observe()
+def _planar_reset(robot: Robot, qpos0: np.ndarray, nv: int, random: np.random.Generator) -> Start:
+    noise = robot.reset_noise
+    qpos = qpos0 + random.uniform(-noise, noise, len(qpos0))
+    if robot.normal_velocity_noise:
+        return Start(qpos, noise * random.standard_normal(nv))
+    return Start(qpos, random.uniform(-noise, noise, nv))
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Apply one action per environment; see the protocol.
 
-        Reward ``(x' - x) / dt + healthy_reward - control_cost |action|^2``, where ``healthy_reward`` is paid on
-        the terminating step too.
-        """
-        action = check_action(action, self.num_envs, self.action_dim)
-        running = np.flatnonzero(~(self._terminated | self._truncated))
-        reward = np.zeros(self.num_envs)
-        if running.size:
-            x = self._qpos[running, 0]
-            self._batch.ctrl[running] = action[running]
-            self._batch.step(ids=running, nstep=self._robot.frame_skip)
-            forward = (self._qpos[running, 0] - x) / self._dt
-            # float32, as Gymnasium sums it
-            cost = self._robot.control_cost * np.sum(np.square(action[running]), axis=1)
-            reward[running] = forward + (self._robot.healthy_reward or 0.0) - cost
-            self._time += 1
-            self._terminated[running] = self._unhealthy()[running]
-            if self._time >= self.horizon:
-                self._truncated |= ~self._terminated
-        return self._observe(), reward, self._terminated.copy(), self._truncated.copy()
+def _planar_observe(robot: Robot, state: State) -> np.ndarray:
+    velocity = np.clip(state.qvel, -robot.velocity_clip, robot.velocity_clip)
+    return np.concatenate([state.qpos[:, 1:], velocity], axis=1)
 
-    def close(self) -> None:
-        """Release the threads."""
-        del self._batch, self._qpos, self._qvel
 
-    def _observe(self) -> np.ndarray:
-        limit = self._robot.velocity_clip
-        velocity = np.clip(self._qvel, -limit, limit)
-        return np.concatenate([self._qpos[:, 1:], velocity], axis=1).astype(np.float32)
+def _planar_reward(robot: Robot, dt: float, before: State, action: np.ndarray, after: State) -> np.ndarray:
+    forward = (after.qpos[:, 0] - before.qpos[:, 0]) / dt
+    cost = robot.control_cost * np.sum(np.square(action), axis=1)  # float32, as Gymnasium sums it
+    return forward + (robot.healthy_reward or 0.0) - cost
 
-    def _unhealthy(self) -> np.ndarray:
-        if self._robot.healthy_reward is None:
-            return np.zeros(self.num_envs, bool)
-        height, angle = self._qpos[:, 1], self._qpos[:, 2]
-        low, high = self._robot.height_range
-        left, right = self._robot.angle_range
-        limit = self._robot.state_limit
-        state = np.concatenate([self._qpos[:, 2:], self._qvel], axis=1)
-        healthy = (low < height) & (height < high) & (left < angle) & (angle < right)
-        return ~(healthy & (np.abs(state) < limit).all(axis=1))
+
+def _unhealthy(robot: Robot, state: State) -> np.ndarray:
+    if robot.healthy_reward is None:
+        return np.zeros(len(state.qpos), bool)
+    height, angle = state.qpos[:, 1], state.qpos[:, 2]
+    low, high = robot.height_range
+    left, right = robot.angle_range
+    healthy = (low < height) & (height < high) & (left < angle) & (angle < right)
+    rest = np.concatenate([state.qpos[:, 2:], state.qvel], axis=1)
+    return ~(healthy & (np.abs(rest) < robot.state_limit).all(axis=1))
+
+
+def ant(use_contact_forces: bool = False) -> MujocoEnvironment:
+    """``Ant-v4``; observation ``qpos[2:], qvel`` and, with ``use_contact_forces``, 14 x 6 forces clipped to [-1, 1].
+
+    Reward ``(x' - x) / dt + 1 - 0.5 |action|^2``, less ``5e-4 |forces|^2`` where they are observed. Its ``x`` is the
+    torso's as MuJoCo left it, half a substep behind the state.
+    """
+    model = load_robot("ant.xml")
+    frame_skip = 5
+    return MujocoEnvironment(
+        model=model,
+        frame_skip=frame_skip,
+        horizon=HORIZON,
+        reset=partial(_ant_reset, model.qpos0.copy(), model.nv),
+        observe=partial(_ant_observe, use_contact_forces),
+        reward=partial(_ant_reward, use_contact_forces, model.opt.timestep * frame_skip),
+        terminated=_ant_unhealthy,
+        read=partial(_ant_read, model.body("torso").id),
+    )
+
+
+def _ant_reset(qpos0: np.ndarray, nv: int, random: np.random.Generator) -> Start:
+    qpos = qpos0 + random.uniform(-ANT_RESET_NOISE, ANT_RESET_NOISE, len(qpos0))
+    return Start(qpos, ANT_RESET_NOISE * random.standard_normal(nv))
+
+
+def _ant_read(torso: int, data: Any) -> np.ndarray:
+    """The torso's x, then the clipped forces."""
+    return np.concatenate([data.xpos[torso, :1], np.clip(data.cfrc_ext, -1.0, 1.0).ravel()])
+
+
+def _ant_observe(use_contact_forces: bool, state: State) -> np.ndarray:
+    forces = state.reading[:, 1:] if use_contact_forces else state.reading[:, :0]
+    return np.concatenate([state.qpos[:, 2:], state.qvel, forces], axis=1)
+
+
+def _ant_reward(use_contact_forces: bool, dt: float, before: State, action: np.ndarray, after: State) -> np.ndarray:
+    forward = (after.reading[:, 0] - before.reading[:, 0]) / dt
+    cost = ANT_CONTROL_COST * np.sum(np.square(action), axis=1)  # float32, as Gymnasium sums it
+    if use_contact_forces:
+        cost = cost + ANT_CONTACT_COST * np.sum(np.square(after.reading[:, 1:]), axis=1)
+    return forward + 1.0 - cost
+
+
+def _ant_unhealthy(state: State) -> np.ndarray:
+    low, high = ANT_HEIGHT_RANGE
+    height = state.qpos[:, 2]
+    finite = np.isfinite(state.qpos).all(axis=1) & np.isfinite(state.qvel).all(axis=1)
+    return ~(finite & (low <= height) & (height <= high))
