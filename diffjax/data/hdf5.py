@@ -86,7 +86,8 @@ class _Opened:
         if not h5py.is_hdf5(path):
             raise UserError(f"{source}: is not an HDF5 file; an HDF5 file in D4RL's layout is needed")
         try:
-            self._file = h5py.File(path, "r")
+            # Every chunk is read once; a cache would only hold some megabytes of each array for good.
+            self._file = h5py.File(path, "r", rdcc_nbytes=0)
         except OSError as error:
             raise self._damaged(error) from error
 

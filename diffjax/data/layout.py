@@ -104,7 +104,7 @@ def read_layout(
 
 def transition_rows(timeout: np.ndarray) -> np.ndarray:
     """Rows ``(size,)`` int32 that begin a transition: all but those at time limits and the last."""
-    return np.flatnonzero(~timeout[:-1]).astype(np.int32)
+    return np.arange(len(timeout) - 1, dtype=np.int32)[~timeout[:-1]]
 
 
 def horizon_timeouts(terminal: np.ndarray, horizon: int) -> np.ndarray:

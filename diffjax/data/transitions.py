@@ -174,7 +174,7 @@ def trajectory_returns(reward: np.ndarray, end: np.ndarray) -> np.ndarray:
     ``reward (n,)``; ``end (n,)`` bool marks the last row of a trajectory; rows after the last mark form one
     more, unfinished trajectory.
     """
-    return np.add.reduceat(np.asarray(reward, np.float64), trajectory_rows(end)[:, 0])
+    return np.add.reduceat(np.asarray(reward), trajectory_rows(end)[:, 0], dtype=np.float64)
 
 
 def trajectory_rows(end: np.ndarray) -> np.ndarray:
