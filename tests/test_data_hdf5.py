@@ -187,7 +187,7 @@ print((largest() - before_largest) / size, (resident() - before) / size)
 # What has been converted leaves holes that the allocator keeps for a while.
 @pytest.mark.parametrize(("dtype", "largest_after"), [(np.float32, 1.15), (np.float64, 1.5)])
 def test_reading_needs_little_more_memory_than_the_result(tmp_path, dtype, largest_after):
-    rows = 800_000
+    rows = 600_000
     with h5py.File(tmp_path / "big.hdf5", "w") as file:
         for key, columns in {"observations": (17,), "actions": (6,), "rewards": ()}.items():
             # Random tables are slow to compress and the values do not matter.

@@ -32,19 +32,6 @@ from diffjax.data.hdf5 import check_opens
 from diffjax.data.transitions import one_line
 from diffjax.errors import UserError
 
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: IO[bytes]) -> None:
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(file: IO[bytes]) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
 DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # waits between attempts; there is one attempt more
 TIMEOUT_S = 30.0  # without a byte, after which a connection counts as dropped
 _BLOCK = 1 << 18
@@ -392,6 +379,18 @@ def _locked(path: Path, note: Callable[[str], None]) -> Iterator[None]:
         with suppress(OSError):
             lock.unlink()
         held.close()
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Lock an open file, or raise if another process holds it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _acquired(lock: Path) -> IO[bytes] | None:
