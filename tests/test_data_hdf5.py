@@ -1,7 +1,9 @@
 """D4RL-layout files: the transition rule against a plain loop, labels, and one line for every defect."""
 
 import hashlib
-import tracemalloc
+import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffjax.data.hdf5 import d4rl_file, d4rl_label, horizon_timeouts, load_hdf5, transition_rows
+from diffjax.data.d4rl_files import d4rl_file_named
+from diffjax.data.hdf5 import d4rl_label, load_hdf5
+from diffjax.data.layout import horizon_timeouts, transition_rows
 from diffjax.data.transitions import Transitions, load_dataset, trajectory_returns
 from diffjax.errors import UserError
 from diffjax.types import Spec
@@ -158,24 +162,49 @@ def test_fingerprint_sees_every_array(tmp_path, key):
     assert load_hdf5(write(tmp_path / "b.hdf5", content)).fingerprint != before
 
 
-def test_reading_needs_little_more_memory_than_the_result(tmp_path):
-    rows = 200_000
-    content = {
-        "observations": np.zeros((rows, 17)),
-        "actions": np.zeros((rows, 6)),
-        "rewards": np.zeros(rows),
-        "terminals": np.zeros(rows, bool),
-        "timeouts": np.zeros(rows, bool),
-    }
-    source = write(tmp_path / "big.hdf5", content)
-    del content
-    tracemalloc.start()
-    try:
-        dataset = load_hdf5(source)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 2.2 * sum(leaf.nbytes for leaf in dataset.transitions)
+MEASURE = """
+import os, resource, subprocess, sys
+from pathlib import Path
+from diffjax.data.transitions import load_dataset
+
+def resident():
+    pages = Path("/proc/self/statm")
+    if pages.exists():
+        return int(pages.read_text().split()[1]) * resource.getpagesize()
+    return 1024 * int(subprocess.check_output(["ps", "-o", "rss=", "-p", str(os.getpid())]))
+
+def largest():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+load_dataset(sys.argv[1])  # imports what is needed
+before, before_largest = resident(), largest()
+dataset = load_dataset(sys.argv[2])
+size = sum(leaf.nbytes for leaf in dataset.transitions)
+print((largest() - before_largest) / size, (resident() - before) / size)
+"""
+
+
+# What has been converted leaves holes that the allocator keeps for a while.
+@pytest.mark.parametrize(("dtype", "largest_after"), [(np.float32, 1.15), (np.float64, 1.5)])
+def test_reading_needs_little_more_memory_than_the_result(tmp_path, dtype, largest_after):
+    rows = 600_000
+    with h5py.File(tmp_path / "big.hdf5", "w") as file:
+        for key, columns in {"observations": (17,), "actions": (6,), "rewards": ()}.items():
+            # Random tables are slow to compress and the values do not matter.
+            file.create_dataset(key, data=np.ones((rows, *columns), dtype), compression="gzip", compression_opts=1)
+        for key in ("terminals", "timeouts"):
+            file.create_dataset(key, data=np.zeros(rows, bool), compression="gzip")
+    small = write(tmp_path / "small.hdf5", arrays())
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURE, small, str(tmp_path / "big.hdf5")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    peak, after = map(float, measured.stdout.split())
+    assert peak < 2.2
+    assert after < largest_after
 
 
 def test_returns_of_trajectories():
@@ -275,7 +304,7 @@ def test_d4rl_files_by_name():
         "mini_kitchen_microwave_kettle_light_slider-v0.hdf5": "kitchen-complete-v0",
     }
     for name, task_id in tasks.items():
-        published = d4rl_file(name)
+        published = d4rl_file_named(name)
         assert published is not None
         assert published.task_id == task_id
     for name in (
@@ -284,7 +313,7 @@ def test_d4rl_files_by_name():
         "hopper_better-v2.hdf5",
         "maze2d-open-sparse-v1.hdf5",
     ):
-        assert d4rl_file(name) is None
+        assert d4rl_file_named(name) is None
 
 
 def test_kitchen_files_record_no_timeouts(tmp_path):
@@ -305,26 +334,7 @@ def test_dataset_source_is_checked(tmp_path):
     assert "needs the path of a D4RL HDF5 file" in error_of(load_dataset, "D4RL/pen/human-v2", dataset_source="d4rl")
 
 
-# Defects
-
-
-def test_every_path_that_is_no_file(tmp_path):
-    (tmp_path / "text.hdf5").write_text("observations, actions\n" * 100)
-    (tmp_path / "empty.hdf5").touch()
-    (tmp_path / "folder.hdf5").mkdir()
-    write(tmp_path / "folder.hdf5" / "inside.hdf5", arrays())
-    np.savez(tmp_path / "arrays.npz", **arrays())
-    for name, defect in {
-        "missing.hdf5": "no such file",
-        "missing/file.h5": "no such file",
-        "text.hdf5": "is not an HDF5 file",
-        "empty.hdf5": "is not an HDF5 file",
-        "arrays.npz": "is not an HDF5 file",
-        "folder.hdf5": "is a folder without a Minari data set (data/metadata.json); give one of",
-    }.items():
-        source = str(tmp_path / name)
-        assert error_of(load_dataset, source).startswith(f"{source}: {defect}")
-    assert error_of(load_hdf5, str(tmp_path)) == f"{tmp_path}: is a folder; give the path of an HDF5 file"
+# Values
 
 
 def test_truncated_anywhere(tmp_path):
@@ -337,112 +347,6 @@ def test_truncated_anywhere(tmp_path):
         message = error_of(load_dataset, source)
         assert message.startswith(f"{source}: is ")
         assert "truncated HDF5 file" in message or "not an HDF5 file" in message
-
-
-def test_minari_files_are_pointed_to_their_id(tmp_path):
-    source = write(tmp_path / "main_data.hdf5", {"episode_0/observations": np.zeros((3, 3))})
-    assert error_of(load_dataset, source) == (
-        f"{source}: is in Minari's layout; give the data set's Minari id or its folder"
-    )
-
-
-def changed(key, value):
-    return lambda content: content.__setitem__(key, value)
-
-
-def poked(key, index, value):
-    return lambda content: content[key].__setitem__(index, value)
-
-
-def all_rows(length):
-    return lambda content: content.update({key: value[:length] for key, value in content.items()})
-
-
-DEFECTS = {
-    "missing key": (
-        lambda c: c.pop("actions"),
-        "has no 'actions'; observations, actions, rewards, terminals",
-    ),
-    "group": (
-        lambda c: c.update({"rewards/a": c.pop("rewards")}),
-        "'rewards' is a group; an array is needed",
-    ),
-    "short rewards": (
-        changed("rewards", np.zeros(11, np.float32)),
-        "the arrays differ in length (observations 12, actions 12, rewards 11, terminals 12, timeouts 12)",
-    ),
-    "short observations": (changed("observations", np.zeros((11, 3))), "the arrays differ in length"),
-    "flat observations": (changed("observations", np.zeros(12)), "'observations' has shape (12,)"),
-    "images": (changed("observations", np.zeros((12, 3, 3))), "(rows, observation_dim) is needed"),
-    "scalar": (changed("rewards", np.float32(1)), "'rewards' has shape (); (rows,) is needed"),
-    "two rewards": (changed("rewards", np.zeros((12, 2))), "'rewards' has shape (12, 2); (rows,) is needed"),
-    "lying rewards": (
-        changed("rewards", np.zeros((1, 12))),
-        "'rewards' has shape (1, 12); (rows,) is needed",
-    ),
-    "null": (changed("terminals", h5py.Empty("f4")), "'terminals' has shape None; (rows,) is needed"),
-    "transposed observations": (
-        changed("observations", np.zeros((3, 12))),
-        "'observations' has shape (3, 12), its axes exchanged; (12, 3) is needed",
-    ),
-    "transposed actions": (changed("actions", np.zeros((2, 12))), "(12, 2) is needed"),
-    "exchanged arrays": (
-        lambda c: c.update(observations=c["actions"], actions=c["observations"]),
-        "observations have size 2 and actions 3, but the task needs 3 and 2: the two arrays are exchanged",
-    ),
-    "other robot": (
-        changed("observations", np.zeros((12, 5))),
-        "have size 5 and actions 2, but the task needs 3 and 2: this is the data of another robot",
-    ),
-    "no columns": (changed("observations", np.zeros((12, 0))), "both need at least 1"),
-    "strings": (changed("actions", np.full((12, 2), b"left")), "'actions' has dtype |S4; float32 is needed"),
-    "objects": (
-        changed("rewards", np.array(["a"] * 12, dtype=h5py.string_dtype())),
-        "'rewards' has dtype object; float32 is needed",
-    ),
-    "complex": (changed("rewards", np.zeros(12, complex)), "'rewards' has dtype complex128"),
-    "named flags": (changed("terminals", np.full(12, b"no")), "'terminals' has dtype |S2; bool or numbers"),
-    "no rows": (all_rows(0), "holds 0 rows; at least 2 are needed"),
-    "one row": (all_rows(1), "holds 1 rows; at least 2 are needed"),
-    "only time limits": (changed("timeouts", np.ones(12, bool)), "holds no transition"),
-    "NaN observation": (
-        poked("observations", (7, 1), np.nan),
-        "'observations' holds NaN or infinity (in float32), first at row 7; every value must be finite",
-    ),
-    "NaN action": (
-        poked("actions", (11, 0), np.nan),
-        "'actions' holds NaN or infinity (in float32), first at row 11",
-    ),
-    "infinite reward": (
-        poked("rewards", 2, np.inf),
-        "'rewards' holds NaN or infinity (in float32), first at row 2",
-    ),
-    "too large for float32": (changed("rewards", np.full(12, 1e300)), "'rewards' holds NaN or infinity"),
-    "NaN terminal": (
-        changed("terminals", np.array([0.0] * 5 + [np.nan] + [0.0] * 6)),
-        "'terminals' holds NaN or infinity, first at row 5; 0 or 1 is needed",
-    ),
-    "NaN timeout": (
-        changed("timeouts", np.full(12, np.nan)),
-        "'timeouts' holds NaN or infinity, first at row 0",
-    ),
-    "large action": (
-        poked("actions", (4, 1), -1.25),
-        "'actions' reach 1.25 in size at row 4; they must lie in [-1, 1]",
-    ),
-    "just too large": (poked("actions", (4, 1), 1.00002), "'actions' reach 1.00002 in size at row 4"),
-}
-
-
-@pytest.mark.parametrize("name", DEFECTS)
-def test_every_defect_is_one_line(tmp_path, name):
-    damage, expected = DEFECTS[name]
-    content = arrays()
-    damage(content)
-    source = write(tmp_path / "bad.hdf5", content)
-    message = error_of(load_dataset, source, SPEC)
-    assert message.startswith(f"{source}: ")
-    assert expected in message
 
 
 def test_actions_may_pass_the_limit_by_rounding(tmp_path):

@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
+from minari.storage.remotes import _registry
+from minari.storage.remotes.cloud_storage import CloudStorage
 
+from diffjax.data.goals import KITCHEN_ELEMENTS, flatten_goal_observation, flatten_kitchen_observation
 from diffjax.data.minari_store import Episode, load_minari, minari_exists, write_minari
 from diffjax.data.transitions import load_dataset
 from diffjax.errors import UserError
@@ -26,8 +29,50 @@ SPEC = Spec(observation_dim=3, action_dim=2)
 ID = "diffjax/toy/medium-v0"
 
 
+class FolderStorage(CloudStorage):
+    """A remote that is a folder of this machine."""
+
+    def __init__(self, name: str, token: str | None = None) -> None:
+        self.folder = Path(name)
+
+    def list_datasets(self, prefix: str | None = None) -> list[str]:
+        found = self.folder.glob("**/data/metadata.json")
+        ids = (path.parent.parent.relative_to(self.folder).as_posix() for path in found)
+        return [dataset_id for dataset_id in ids if dataset_id.startswith(prefix or "")]
+
+    def get_dataset_metadata(self, dataset_id: str) -> dict:
+        return json.loads((self.folder / dataset_id / "data" / "metadata.json").read_text())
+
+    def download_dataset(self, dataset_id: str, path: Path) -> None:
+        shutil.copytree(self.folder / dataset_id, path / dataset_id)
+
+    def list_namespaces(self) -> list[str]:
+        return [
+            path.parent.relative_to(self.folder).as_posix() for path in self.folder.glob("**/namespace_metadata.json")
+        ]
+
+    def download_namespace_metadata(self, namespace: str, path: Path) -> None:
+        (path / namespace).mkdir(parents=True, exist_ok=True)
+        shutil.copy(self.folder / namespace / "namespace_metadata.json", path / namespace)
+
+    def upload_dataset(self, dataset_id: str) -> None:
+        raise NotImplementedError
+
+    def upload_namespace(self, namespace: str) -> None:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def remote(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "remote"
+    folder.mkdir()
+    monkeypatch.setitem(_registry, "file", lambda: FolderStorage)
+    monkeypatch.setenv("MINARI_REMOTE", f"file://{folder}")
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def root(tmp_path, monkeypatch) -> Path:
+def root(tmp_path, monkeypatch, remote) -> Path:
     folder = tmp_path / "datasets"
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
     return folder
@@ -305,15 +350,189 @@ def test_malformed_ids(dataset_id):
 
 
 def test_missing_data_sets_are_answered_with_what_is_there(root, tmp_path):
-    assert error_of(load_dataset, "D4RL/pen/human-v2") == (
-        f"D4RL/pen/human-v2: no such Minari data set under {root} (MINARI_DATASETS_PATH); "
-        "'minari download D4RL/pen/human-v2' fetches one; there are: none"
+    message = error_of(load_dataset, "D4RL/pen/human-v2")
+    assert message.startswith(
+        f"D4RL/pen/human-v2: no such Minari data set under {root} (MINARI_DATASETS_PATH), and Minari cannot fetch it "
+        "(ValueError: Couldn't find any version for dataset D4RL/pen/human"
     )
+    assert "run 'minari download D4RL/pen/human-v2' where there is a network and copy its folder there" in message
+    assert message.endswith("; stored here: none")
     assert not root.exists()  # looking creates nothing
     store()
-    assert error_of(load_dataset, "diffjax/toy/medium-v1").endswith(f"there are: {ID}")
+    assert error_of(load_dataset, "diffjax/toy/medium-v1").endswith(f"; stored here: {ID}")
     assert "no such file" in error_of(load_dataset, str(tmp_path / "nothing" / "toy-v0"))
     assert "neither a file nor a Minari id" in error_of(load_dataset, "hopper")
+
+
+# Remotes
+
+
+def publish(remote: Path, monkeypatch, **keywords) -> str:
+    """Put the data set on the remote; return its fingerprint."""
+    with monkeypatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(remote))
+        store(**keywords)
+        return load_dataset(ID).fingerprint
+
+
+def test_what_is_not_stored_is_fetched(root, remote, monkeypatch, capfd):
+    fingerprint = publish(remote, monkeypatch)
+    assert load_dataset(ID, SPEC).fingerprint == fingerprint
+    output, errors = capfd.readouterr()
+    assert output == ""
+    assert errors.startswith(f"{ID}: is not stored under {root}; fetching it with Minari\n")
+    assert everything(root) == everything(remote)
+    shutil.rmtree(remote)
+    assert load_dataset(ID, SPEC).fingerprint == fingerprint
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        FileNotFoundError("no such repository"),
+        ImportError("huggingface_hub is not installed"),
+        ConnectionError("no route\nto host"),
+        RuntimeError("of an HTTP library"),
+    ],
+)
+def test_failed_fetches_are_one_line(root, remote, monkeypatch, failure):
+    publish(remote, monkeypatch)
+
+    def fail(self, dataset_id, path):
+        (path / dataset_id).mkdir(parents=True, exist_ok=True)
+        raise failure
+
+    monkeypatch.setattr(FolderStorage, "download_dataset", fail)
+    message = error_of(load_dataset, ID)
+    assert message.startswith(f"{ID}: no such Minari data set under {root}")
+    assert f"({type(failure).__name__}: {' '.join(str(failure).split())})" in message
+    assert not root.exists()
+
+
+def test_an_interrupted_fetch_leaves_nothing(root, remote, monkeypatch):
+    publish(remote, monkeypatch)
+
+    def interrupt(self, dataset_id, path):
+        (path / dataset_id / "data").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FolderStorage, "download_dataset", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        load_dataset(ID)
+    assert everything(root) == set()
+    assert os.environ["MINARI_DATASETS_PATH"] == str(root)
+
+
+# Goals
+
+
+def goal_space(**sizes: int) -> gymnasium.spaces.Dict:
+    return gymnasium.spaces.Dict(
+        {key: gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float64) for key, size in sizes.items()}
+    )
+
+
+def store_goals(space: gymnasium.spaces.Dict, observations: dict, action_dim: int) -> None:
+    steps = len(observations["observation"]) - 1
+    buffer = EpisodeBuffer(
+        observations=observations,
+        actions=np.zeros((steps, action_dim)),
+        rewards=np.ones(steps),
+        terminations=np.zeros(steps, bool),
+        truncations=np.arange(steps) == steps - 1,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        minari.create_dataset_from_buffers(
+            "goals-v0",
+            [buffer],
+            observation_space=space,
+            action_space=gymnasium.spaces.Box(-1, 1, (action_dim,), np.float64),
+        )
+
+
+def test_goal_observations_are_flattened():
+    observations = {
+        "observation": np.arange(12.0).reshape(3, 4),
+        "achieved_goal": 100 + np.arange(6.0).reshape(3, 2),
+        "desired_goal": 200 + np.arange(6.0).reshape(3, 2),
+    }
+    store_goals(goal_space(achieved_goal=2, desired_goal=2, observation=4), observations, action_dim=2)
+    transitions = load_dataset("goals-v0", Spec(observation_dim=8, action_dim=2)).transitions
+    assert transitions.observation.tolist() == [
+        [100, 101, 0, 1, 2, 3, 200, 201],
+        [102, 103, 4, 5, 6, 7, 202, 203],
+        [104, 105, 8, 9, 10, 11, 204, 205],
+    ]
+
+
+def test_kitchen_observations_are_d4rls():
+    """The robot's 9 positions, the objects' 21, and the goal at the places of the tasks."""
+    goals = {"microwave": [-0.75], "light switch": [-0.69, -0.05]}
+    space = {key: gymnasium.spaces.Box(-np.inf, np.inf, (len(goal),), np.float64) for key, goal in goals.items()}
+    observations = {
+        "observation": np.stack([np.arange(59.0), 100 + np.arange(59.0)]),
+        "achieved_goal": {key: np.zeros((2, len(goal))) for key, goal in goals.items()},
+        "desired_goal": {key: np.tile(goal, (2, 1)) for key, goal in goals.items()},
+    }
+    dictionary = gymnasium.spaces.Dict(
+        {
+            "achieved_goal": gymnasium.spaces.Dict(space),
+            "desired_goal": gymnasium.spaces.Dict(space),
+            "observation": gymnasium.spaces.Box(-np.inf, np.inf, (59,), np.float64),
+        }
+    )
+    store_goals(dictionary, observations, action_dim=9)
+    observation = load_dataset("goals-v0", Spec(observation_dim=60, action_dim=9)).transitions.observation
+    expected = [*range(9), *range(18, 39), *[0.0] * 30]
+    expected[30 + 17], expected[30 + 18], expected[30 + 22] = -0.69, -0.05, -0.75
+    assert observation[0].tolist() == pytest.approx(expected)
+    assert observation[1, :30].tolist() == [100 + value for value in expected[:30]]
+
+
+def test_kitchen_goals_lie_where_the_simulator_has_them():
+    from gymnasium_robotics.envs.franka_kitchen.kitchen_env import OBS_ELEMENT_INDICES
+
+    assert {task: places.tolist() for task, places in OBS_ELEMENT_INDICES.items()} == {
+        task: list(places) for task, places in KITCHEN_ELEMENTS.items()
+    }
+
+
+def test_flattening_one_observation():
+    assert flatten_goal_observation(np.array([1.0]), np.array([2.0, 3.0]), np.array([4.0])).tolist() == [1, 2, 3, 4]
+    flat = flatten_kitchen_observation(np.arange(59.0), {"kettle": np.arange(7.0) + 0.5})
+    assert flat.shape == (60,)
+    assert flat[53:].tolist() == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5]
+    assert flat[30:53].tolist() == [0.0] * 23
+
+
+@pytest.mark.parametrize(
+    ("change", "defect"),
+    [
+        ({"desired_goal/kettle": np.zeros((2, 6))}, "the goal of 'kettle' has size 6; 7 is needed"),
+        ({"observation": np.zeros((2, 60))}, "Kitchen observations have size 60; 59 is needed"),
+        ({"observation": np.zeros((3, 59))}, "(ValueError: "),
+    ],
+)
+def test_malformed_goals_are_one_line(root, change, defect):
+    kettle = gymnasium.spaces.Dict({"kettle": gymnasium.spaces.Box(-1, 1, (7,), np.float64)})
+    space = gymnasium.spaces.Dict(
+        {
+            "achieved_goal": kettle,
+            "desired_goal": kettle,
+            "observation": gymnasium.spaces.Box(-1, 1, (59,), np.float64),
+        }
+    )
+    goal = {"kettle": np.zeros((2, 7))}
+    store_goals(space, {"achieved_goal": goal, "desired_goal": goal, "observation": np.zeros((2, 59))}, 9)
+    with h5py.File(root / "goals-v0" / "data" / "main_data.hdf5", "a") as file:
+        for key, value in change.items():
+            del file[f"episode_0/observations/{key}"]
+            file[f"episode_0/observations/{key}"] = value
+    message = error_of(load_dataset, "goals-v0")
+    assert message.startswith("goals-v0: episode 0: its observations cannot be flattened (")
+    assert defect in message
 
 
 def test_folders_without_a_data_set(tmp_path):
@@ -330,7 +549,7 @@ def test_folders_without_a_data_set(tmp_path):
                 {"observation": gymnasium.spaces.Box(-1, 1, (3,)), "goal": gymnasium.spaces.Box(-1, 1, (2,))}
             ),
             "observation_space",
-            "observations are a dictionary (goal, observation); only flat arrays are supported",
+            "observations are a dictionary (goal, observation); only flat arrays and observations of goal",
         ),
         (gymnasium.spaces.Discrete(2), "action_space", "actions come from a Discrete space; a Box"),
     ],
@@ -366,7 +585,7 @@ def damaged(key: str, value) -> None:
         ("episode_1/actions", np.zeros((2, 2)), "episode 1: has 4 observations, 2 actions"),
         ("episode_1/observations", np.zeros((3, 3)), "episode 1: has 3 observations, 3 actions"),
         ("episode_1/observations", np.full((4, 3), b"up"), "episode 1: 'observations' has dtype |S2"),
-        ("episode_1/terminations", np.full(3, np.nan), "episode 1: 'terminations' holds NaN"),
+        ("episode_1/terminations", np.full(3, np.nan), "episode 1: 'terminations' holds nan"),
         ("episode_1", None, "Minari cannot read it (KeyError"),
         ("episode_0/rewards", None, "Minari cannot read it (KeyError"),
     ],

@@ -1,4 +1,4 @@
-"""Local Minari data sets: read as flat arrays, and written whole or not at all.
+"""Minari data sets: read as flat arrays, fetched where they are not stored, and written whole or not at all.
 
 Layout: ``ROOT/<namespace>/<name>-v<N>/data/{main_data.hdf5, metadata.json}`` with ``ROOT`` the environment
 variable MINARI_DATASETS_PATH or ``~/.minari/datasets``. Every episode holds one observation more than
@@ -7,13 +7,15 @@ actions, so no transition is lost at a time limit.
 
 import difflib
 import json
+import logging
 import os
 import re
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,7 @@ import minari
 import numpy as np
 from minari.data_collector import EpisodeBuffer
 
+from diffjax.data.goals import GOAL_KEYS, flatten_observation
 from diffjax.data.transitions import (
     HDF5_SUFFIXES,
     MAX_ACTION,
@@ -32,6 +35,7 @@ from diffjax.data.transitions import (
     check_rows,
     check_sizes,
     check_values,
+    check_whole_numbers,
     make_dataset,
     one_line,
 )
@@ -71,10 +75,11 @@ def minari_exists(dataset_id: str) -> bool:
 
 
 def load_minari(source: str, spec: Spec | None = None) -> Dataset:
-    """Read a local data set by its id or by its folder; episodes in the order of their ids.
+    """Read a data set by its id or by its folder; episodes in the order of their ids.
 
-    Every step begins a transition; each episode's final observation is one more row, with zero action and
-    reward. The label is the data set's id. Observations and actions must be flat arrays.
+    What is not stored is fetched through Minari first. Every step begins a transition; each episode's final
+    observation is one more row, with zero action and reward. The label is the data set's id. Observations and
+    actions must be flat arrays; dictionaries of goal environments are flattened by `flatten_observation`.
 
     Raises:
       UserError: names the data set and its defect.
@@ -145,13 +150,11 @@ def write_minari(
     root = datasets_root()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        # Beside the target, as a rename cannot cross file systems; hidden, so that Minari does not list it.
-        with tempfile.TemporaryDirectory(prefix=".diffjax-", dir=root) as temporary:
-            with _minari_root(temporary):
+        with _hidden_root(root) as temporary:
+            with _minari_root(str(temporary)):
                 dataset = _create(dataset_id, episodes, algorithm, description)
                 dataset.storage.update_metadata(_extra_metadata(env_id, ref_min, ref_max, provenance))
-            _copy_namespaces(Path(temporary), root, dataset_id)
-            if not _move(Path(temporary), dataset_id, target):
+            if not _move(temporary, dataset_id, target):
                 return _keep(dataset_id, target, exist_ok)
     except OSError as error:
         raise UserError(
@@ -159,6 +162,43 @@ def write_minari(
             "set MINARI_DATASETS_PATH to a folder with room that you may write"
         ) from error
     return target
+
+
+def fetch_minari(dataset_id: str) -> Path:
+    """Fetch a data set through Minari (MINARI_REMOTE says from where); return its folder, where it appears whole.
+
+    Minari is pointed at a hidden folder as in `write_minari`.
+
+    Raises:
+      UserError: Minari cannot fetch it; says what is stored instead.
+    """
+    target, root = _folder(dataset_id), datasets_root()
+    is_new = not root.exists()
+    print(f"{dataset_id}: is not stored under {root}; fetching it with Minari", file=sys.stderr, flush=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _hidden_root(root) as temporary:
+            with _minari_root(str(temporary)), redirect_stdout(sys.stderr), _quiet("huggingface_hub"):
+                minari.download_dataset(dataset_id)
+            _move(temporary, dataset_id, target)
+    # Each of Minari's remotes fails in its own client's way, an HTTP library's exceptions among them.
+    except Exception as error:
+        if is_new:
+            with suppress(OSError):
+                root.rmdir()
+        near = difflib.get_close_matches(dataset_id, _stored_ids(), n=3, cutoff=0.0)
+        raise UserError(
+            f"{dataset_id}: no such Minari data set under {root} (MINARI_DATASETS_PATH), and Minari cannot fetch it "
+            f"({type(error).__name__}: {one_line(error)[:200]}); run 'minari download {dataset_id}' where there is a "
+            f"network and copy its folder there; stored here: {', '.join(near) or 'none'}"
+        ) from error
+    return target
+
+
+def _stored_ids() -> list[str]:
+    root = datasets_root()
+    folders = [entry.parent.parent.relative_to(root) for entry in root.glob("**/data/metadata.json")]
+    return sorted(folder.as_posix() for folder in folders if not folder.parts[0].startswith("."))
 
 
 def _folder(dataset_id: str) -> Path:
@@ -179,18 +219,7 @@ def _data_folder(source: str) -> Path:
     if not _ID.fullmatch(source) and (path.is_absolute() or path.suffix or source.startswith((".", "~"))):
         raise UserError(f"{source}: no such file; give the path of an HDF5 file or a local Minari id")
     folder = _folder(source)
-    if not folder.exists():
-        stored = sorted(
-            entry.parent.parent.relative_to(datasets_root()).as_posix()
-            for entry in datasets_root().glob("**/data/metadata.json")
-            if not entry.relative_to(datasets_root()).parts[0].startswith(".")
-        )
-        near = difflib.get_close_matches(source, stored, n=3, cutoff=0.0)
-        raise UserError(
-            f"{source}: no such Minari data set under {datasets_root()} (MINARI_DATASETS_PATH); "
-            f"'minari download {source}' fetches one; there are: {', '.join(near) or 'none'}"
-        )
-    return folder / "data"
+    return (folder if folder.exists() else fetch_minari(source)) / "data"
 
 
 def _read_metadata(source: str, data: Path) -> dict[str, Any]:
@@ -210,8 +239,10 @@ def _read_metadata(source: str, data: Path) -> dict[str, Any]:
 
 def _read_episodes(source: str, data: Path) -> Iterator[minari.EpisodeData]:
     try:
-        yield from minari.MinariDataset(data).iterate_episodes()
-    except MemoryError:
+        dataset = minari.MinariDataset(data)
+        _check_ids(source, dataset)
+        yield from dataset.iterate_episodes()
+    except (MemoryError, UserError):
         raise
     # Minari hands what it finds to JSON, NumPy and HDF5, so damage shows as any exception. What fails in the
     # loop over these episodes does not pass through here.
@@ -222,18 +253,40 @@ def _read_episodes(source: str, data: Path) -> Iterator[minari.EpisodeData]:
         ) from error
 
 
+def _check_ids(source: str, dataset: minari.MinariDataset) -> None:
+    seen: dict[int, int] = {}
+    for index, metadata in enumerate(dataset.storage.get_episode_metadata(range(dataset.total_episodes))):
+        if "id" in metadata and (first := seen.setdefault(int(metadata["id"]), index)) != index:
+            raise UserError(
+                f"{source}: episodes {first} and {index} are both called {metadata['id']}; each needs an id of its own"
+            )
+
+
 def _check_space(source: str, kind: str, metadata: dict[str, Any]) -> None:
     try:
         space = dict(json.loads(metadata[f"{kind}_space"]))
     except (KeyError, TypeError, ValueError):
         return  # older data sets leave it to their environment; then the arrays decide
     if space.get("type") == "Dict":
+        entries = space.get("subspaces", {})
+        if kind == "observation" and entries.keys() == GOAL_KEYS:
+            return
         raise UserError(
-            f"{source}: {kind}s are a dictionary ({', '.join(space.get('subspaces', {}))}); "
-            "only flat arrays are supported, concatenate its entries into one array"
+            f"{source}: {kind}s are a dictionary ({', '.join(entries)}); only flat arrays and observations of "
+            "goal environments are supported, concatenate its entries into one array"
         )
     if space.get("type") != "Box":
         raise UserError(f"{source}: {kind}s come from a {space.get('type')} space; a Box of numbers is needed")
+
+
+def _flat(where: str, observation: Any) -> np.ndarray:
+    try:
+        return np.asarray(flatten_observation(observation))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{where}: its observations cannot be flattened ({type(error).__name__}: {one_line(error)}); an array, or "
+            f"a dictionary of {', '.join(sorted(GOAL_KEYS))} is needed"
+        ) from error
 
 
 def _check_episode(
@@ -246,6 +299,8 @@ def _check_episode(
         if array.ndim != ndim:
             right = f"(steps, {key[:-1]}_dim)" if ndim == 2 else "(steps,)"
             raise UserError(f"{where}: {key!r} has shape {array.shape}; {right} is needed")
+        if array.size:
+            check_whole_numbers(where, key, array, array.dtype)
     steps = len(reward)
     if steps < 1:
         raise UserError(f"{where}: has no steps; at least one is needed")
@@ -267,7 +322,7 @@ def _read_arrays(
     first = np.zeros(episodes, np.int64)
     row = 0
     for index, episode in enumerate(_read_episodes(source, data)):
-        observation, action = np.asarray(episode.observations), np.asarray(episode.actions)
+        observation, action = _flat(f"{source}: episode {index}", episode.observations), np.asarray(episode.actions)
         reward, terminal = np.asarray(episode.rewards), np.asarray(episode.terminations)
         _check_episode(f"{source}: episode {index}", observation, action, reward, terminal)
         if index == 0:
@@ -380,6 +435,24 @@ def _extra_metadata(
 
 
 @contextmanager
+def _hidden_root(root: Path) -> Iterator[Path]:
+    # Beside the data sets, as a rename cannot cross file systems; hidden, so that Minari does not list it.
+    with tempfile.TemporaryDirectory(prefix=".diffjax-", dir=root) as temporary:
+        yield Path(temporary)
+
+
+@contextmanager
+def _quiet(library: str) -> Iterator[None]:
+    logger = logging.getLogger(library)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
 def _minari_root(root: str) -> Iterator[None]:
     before = os.environ.get("MINARI_DATASETS_PATH")
     os.environ["MINARI_DATASETS_PATH"] = root
@@ -397,16 +470,18 @@ def _namespaces(dataset_id: str) -> Iterable[str]:
     return ("/".join(parts[: depth + 1]) for depth in range(len(parts)))
 
 
-def _copy_namespaces(temporary: Path, root: Path, dataset_id: str) -> None:
+def _copy_namespaces(temporary: Path, dataset_id: str) -> None:
+    root = temporary.parent
     for namespace in _namespaces(dataset_id):
         (root / namespace).mkdir(exist_ok=True)
         page = root / namespace / "namespace_metadata.json"
-        if not page.exists():
-            os.replace(temporary / namespace / page.name, page)
+        if not page.exists() and (made := temporary / namespace / page.name).exists():
+            os.replace(made, page)
 
 
 def _move(temporary: Path, dataset_id: str, target: Path) -> bool:
     """Rename the finished data set into place; False if a whole one came first."""
+    _copy_namespaces(temporary, dataset_id)
     while True:
         try:
             os.rename(temporary / dataset_id, target)

@@ -15,9 +15,12 @@ from diffjax.types import Spec
 Array = np.ndarray | jax.Array
 
 HDF5_SUFFIXES = (".hdf5", ".h5", ".hdf")
+NPZ_SUFFIX = ".npz"
+JOIN = "+"
 MAX_ACTION = 1.0  # every task's actions lie in [-1, 1] per dimension
 ACTION_TOLERANCE = 1e-5  # how far outside a stored action may lie
 MAX_ROWS = np.iinfo(np.int32).max  # `Transitions.row` is int32
+MAX_WHOLE_NUMBER = 1 << 24  # float32 holds all whole numbers up to here
 _CHECK_ROWS = 1 << 16  # rows examined at a time, so that a check needs no second copy of a large array
 
 
@@ -44,7 +47,8 @@ class Dataset:
     ``label`` is what a table calls it; ``source`` is the path or Minari id that the user gave;
     ``fingerprint`` is `fingerprint` of the arrays; ``episode_returns (episodes,)`` float64 are the
     undiscounted returns of the recorded trajectories (a terminal or a time limit ends one; an unfinished tail
-    counts only where it is all there is); ``ref_min`` and ``ref_max`` are the reference returns of the data
+    counts only where it is all there is) and ``episode_rows (episodes, 2)`` int64 the first row of each and the one
+    past its last; ``ref_min`` and ``ref_max`` are the reference returns of the data
     set's own metadata and ``env_id`` the environment it names, each None where it names none.
     """
 
@@ -53,6 +57,7 @@ class Dataset:
     source: str
     fingerprint: str
     episode_returns: np.ndarray
+    episode_rows: np.ndarray
     ref_min: float | None = None
     ref_max: float | None = None
     env_id: str | None = None
@@ -67,31 +72,55 @@ def load_dataset(
     dataset_source: str | None = None,
     task_id: str | None = None,
 ) -> Dataset:
-    """Read and check one data set: the path of a D4RL-layout HDF5 file, a Minari id, or a Minari folder.
+    """Read and check one data set: a file in D4RL's layout (HDF5 or ``.npz``), a Minari id, or a Minari folder.
 
-    ``spec`` None skips the comparison of sizes; ``label`` replaces the data set's own; ``horizon`` (steps per
-    episode) is needed by files without ``timeouts``. A file is called D4RL only with
-    ``dataset_source="d4rl"``, and only if its name (that of ``task_id``, where given), its keys and its
+    Several joined by ``+`` make one data set (see `join_datasets`), unless a file of that very name exists. A Minari
+    id that is not stored is fetched with Minari first. ``spec`` None skips the comparison of sizes; ``label`` replaces
+    the data set's own; ``horizon`` (steps per episode) is needed by files without ``timeouts``. A file is called D4RL
+    only with ``dataset_source="d4rl"``, and only if its name (that of ``task_id``, where given), its keys and its
     shapes agree with the published file.
 
     Raises:
       UserError: names the file and its defect.
     """
-    # Imported here because both readers import this module's types.
-    from diffjax.data import hdf5, minari_store
+    # Imported here because the readers import this module's types.
+    from diffjax.data import hdf5, joins
 
     if dataset_source not in (None, "d4rl"):
         raise UserError(f"dataset source {dataset_source!r} is unknown; the only choice is 'd4rl'")
-    path = Path(source).expanduser()
-    if path.is_file() or (path.suffix in HDF5_SUFFIXES and not path.is_dir()):
-        if dataset_source == "d4rl":
-            label = hdf5.d4rl_label(source, task_id)
-        dataset = hdf5.load_hdf5(source, spec, horizon)
-    elif dataset_source == "d4rl":
-        raise UserError(f"{source}: dataset source 'd4rl' needs the path of a D4RL HDF5 file")
-    else:
-        dataset = minari_store.load_minari(source, spec)
+    parts = _parts(source)
+    if dataset_source == "d4rl":
+        if len(parts) > 1:
+            raise UserError(f"{source}: dataset source 'd4rl' is one published file; leave it out to join several")
+        if not _is_file_name(source) or Path(source).suffix == NPZ_SUFFIX:
+            raise UserError(f"{source}: dataset source 'd4rl' needs the path of a D4RL HDF5 file")
+        label = hdf5.d4rl_label(source, task_id)
+    datasets = [_load_one(part, spec, horizon) for part in parts]
+    dataset = joins.join_datasets(datasets) if len(datasets) > 1 else datasets[0]
     return dataset if label is None else replace(dataset, label=label)
+
+
+def _parts(source: str) -> list[str]:
+    if JOIN not in source or Path(source).expanduser().exists():
+        return [source]
+    parts = [part.strip() for part in source.split(JOIN)]
+    if not all(parts):
+        raise UserError(f"{source}: a name is missing beside {JOIN!r}; data sets are joined as in a.hdf5+b.hdf5")
+    return parts
+
+
+def _is_file_name(source: str) -> bool:
+    path = Path(source).expanduser()
+    return path.is_file() or (path.suffix in (*HDF5_SUFFIXES, NPZ_SUFFIX) and not path.is_dir())
+
+
+def _load_one(source: str, spec: Spec | None, horizon: int | None) -> Dataset:
+    from diffjax.data import hdf5, minari_store, npz
+
+    if not _is_file_name(source):
+        return minari_store.load_minari(source, spec)
+    load = npz.load_npz if Path(source).suffix == NPZ_SUFFIX else hdf5.load_hdf5
+    return load(source, spec, horizon)
 
 
 def make_dataset(
@@ -115,13 +144,14 @@ def make_dataset(
     check_values(source, observation, action, reward, locate)
     if transitions.row.size == 0:
         raise UserError(f"{source}: holds no transition; two successive rows of one episode are needed")
-    returns = trajectory_returns(reward, end)
+    episodes = max(1, int(end.sum()))
     return Dataset(
         transitions=transitions,
         label=label,
         source=source,
         fingerprint=fingerprint(transitions),
-        episode_returns=returns[: max(1, int(end.sum()))],
+        episode_returns=trajectory_returns(reward, end)[:episodes],
+        episode_rows=trajectory_rows(end)[:episodes],
         ref_min=ref_min,
         ref_max=ref_max,
         env_id=env_id,
@@ -144,9 +174,14 @@ def trajectory_returns(reward: np.ndarray, end: np.ndarray) -> np.ndarray:
     ``reward (n,)``; ``end (n,)`` bool marks the last row of a trajectory; rows after the last mark form one
     more, unfinished trajectory.
     """
-    last = np.flatnonzero(end)
-    start = np.concatenate([[0], last + 1])
-    return np.add.reduceat(np.asarray(reward, np.float64), start[start < len(reward)])
+    return np.add.reduceat(np.asarray(reward), trajectory_rows(end)[:, 0], dtype=np.float64)
+
+
+def trajectory_rows(end: np.ndarray) -> np.ndarray:
+    """First row of each trajectory and the one past its last, ``(trajectories, 2)`` int64; ``end`` as above."""
+    bounds = np.concatenate([[0], np.flatnonzero(end) + 1, [len(end)]])
+    rows = np.stack([bounds[:-1], bounds[1:]], axis=1)
+    return rows[rows[:, 0] < len(end)]
 
 
 def check_sizes(source: str, observation_dim: int, action_dim: int, spec: Spec | None) -> None:
@@ -205,20 +240,60 @@ def check_values(
     _check_range(source, action, locate)
 
 
-def as_flags(source: str, key: str, values: np.ndarray) -> np.ndarray:
-    """Truth values of a recorded array, ``(rows,)`` bool: true above 0.5.
+def check_whole_numbers(source: str, key: str, values: np.ndarray, dtype: np.dtype) -> None:
+    """Refuse whole numbers, stored as ``dtype``, that float32 cannot hold: -1 that was stored as 4294967295, say.
 
     Raises:
-      UserError: a value is not finite.
+      UserError: names the array and the first row.
+    """
+    if dtype.kind not in "iu" or (values.max() <= MAX_WHOLE_NUMBER and values.min() >= -MAX_WHOLE_NUMBER):
+        return
+    values = values.reshape(len(values), -1)
+    row = int((np.abs(values.astype(np.float64)) > MAX_WHOLE_NUMBER).any(axis=1).argmax())
+    worst = values[row][np.abs(values[row].astype(np.float64)).argmax()]
+    raise UserError(
+        f"{source}: {key!r} holds {worst:.10g} at row {row}, stored as {dtype}; whole numbers up to "
+        f"{MAX_WHOLE_NUMBER} fit float32 (a negative number stored without sign?)"
+    )
+
+
+def as_flags(source: str, key: str, values: np.ndarray) -> np.ndarray:
+    """Truth values of a recorded array of 0 and 1, ``(rows,)`` bool.
+
+    Raises:
+      UserError: a value is neither 0 nor 1.
     """
     values = values.reshape(-1)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        row = np.isfinite(values).argmin()
-        raise UserError(f"{source}: {key!r} holds NaN or infinity, first at row {row}; 0 or 1 is needed")
-    return values if values.dtype == np.bool_ else values > 0.5
+    if values.dtype == np.bool_:
+        return values
+    flags = values == 1
+    wrong = ~flags & (values != 0)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise UserError(f"{source}: {key!r} holds {values[row]:g}, first at row {row}; 0 or 1 is needed")
+    return flags
 
 
-def one_line(error: BaseException) -> str:
+def check_readable(source: str, path: Path, right: str) -> None:
+    """Make sure that ``path`` is a file that may be read; ``right`` says what file is wanted.
+
+    Raises:
+      UserError: says what it is instead.
+    """
+    if path.is_dir():
+        raise UserError(f"{source}: is a folder; give the path of {right}")
+    if not path.exists():
+        raise UserError(f"{source}: no such file; give the path of {right}")
+    if not path.is_file():
+        raise UserError(f"{source}: is no regular file; give the path of {right}")
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror}); give a file that you may read") from error
+
+
+def one_line(error: object) -> str:
     """The text of an error of another library, on one line."""
     return " ".join(str(error).split())
 
