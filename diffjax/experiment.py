@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffjax
+from diffjax.data.filters import top_percent
 from diffjax.data.rewards import reward_affine
 from diffjax.data.transitions import Dataset, Transitions, load_dataset
 from diffjax.envs.base import VectorSimulator
@@ -28,7 +29,7 @@ from diffjax.methods.registry import get_method
 from diffjax.progress import TrainingProgress
 from diffjax.results.folder import Evaluation, ResultsFolder, Rows, RunStatus, open_folder, plain
 from diffjax.settings import Protocol, Settings, check_overrides, parse_setting, resolve
-from diffjax.tasks import Task, default_dataset, get_task, make_simulator, normalized_score
+from diffjax.tasks import Task, default_dataset, get_task, make_simulator, normalized_score, with_references
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.program import (
     NEVER,
@@ -59,6 +60,8 @@ class Experiment:
     overrides: tuple[tuple[str, str], ...] = ()
     dataset: str | None = None
     dataset_source: str | None = None
+    mirror: str | None = None
+    top_percent: float | None = None
     resume: bool = False
     matmul_precision: str = "highest"
     flags: tuple[str, ...] = ()
@@ -196,14 +199,16 @@ def obtain_dataset(plan: Plan) -> Dataset:
     """
     experiment = plan.experiment
     if experiment.dataset is None:
-        return default_dataset(plan.task)
-    return load_dataset(
-        experiment.dataset,
-        plan.spec,
-        horizon=plan.task.horizon,
-        dataset_source=experiment.dataset_source,
-        task_id=plan.task.id,
-    )
+        dataset = default_dataset(plan.task, mirror=experiment.mirror)
+    else:
+        dataset = load_dataset(
+            experiment.dataset,
+            plan.spec,
+            horizon=plan.task.horizon,
+            dataset_source=experiment.dataset_source,
+            task_id=plan.task.id,
+        )
+    return dataset if experiment.top_percent is None else top_percent(dataset, experiment.top_percent)
 
 
 def run_experiment(experiment: Experiment, progress: TrainingProgress) -> ResultsFolder:
@@ -214,6 +219,7 @@ def run_experiment(experiment: Experiment, progress: TrainingProgress) -> Result
     """
     planned = plan(experiment)
     dataset = obtain_dataset(planned)
+    planned = planned._replace(task=with_references(planned.task, dataset))
     runs_at_once = max(len(group.runs) for group in planned.groups)
     simulator = make_simulator(planned.task, runs_at_once * planned.protocol.episodes)
     config = describe(planned, dataset, simulator.version)

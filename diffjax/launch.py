@@ -20,8 +20,23 @@ def define_training_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "dataset",
         None,
-        "ID_OR_PATH: Data to learn from: a D4RL-layout HDF5 file, a Minari id or a Minari folder. Embedded tasks have "
-        "data of their own, collected on first use.",
+        "ID_OR_PATH: Data to learn from: a file in D4RL's layout (HDF5 or .npz), a Minari id or folder, or several "
+        "joined by +. Default: the task's own, which are made on first use (mini, local), found in ~/.d4rl/datasets "
+        "or downloaded.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "mirror",
+        None,
+        "URL_OR_DIR: Where D4RL's files are fetched from instead of their published address.",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "top_percent",
+        None,
+        "P: Learn from the best P percent of the recorded trajectories only.",
+        lower_bound=0.0,
+        upper_bound=100.0,
         flag_values=values,
     )
     flags.DEFINE_enum(
@@ -112,6 +127,8 @@ def experiment_from_flags(args: flags.FlagValues, method: str, variant: str, tas
         overrides=tuple(overrides.items()),
         dataset=args.dataset,
         dataset_source=args.dataset_source,
+        mirror=args.mirror,
+        top_percent=args.top_percent,
         resume=args.resume,
         matmul_precision=args.matmul_precision,
         flags=tuple(sys.argv[1:]),

@@ -1,148 +1,112 @@
-"""The tasks: simulator, sizes, horizon and reference scores of each, as data; nobody else knows their names."""
+"""The tasks, as data: ``tasks.csv`` has a line for each, ``families.toml`` what those of a family have in common.
+
+Nobody else in the program knows a task by its name.
+"""
 
 import csv
+import dataclasses
 import importlib.resources
+import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import numpy as np
 
+from diffjax.data.d4rl_files import d4rl_files
+from diffjax.data.download import obtain_d4rl
 from diffjax.data.minari_store import minari_exists
 from diffjax.data.transitions import Dataset, load_dataset
-from diffjax.envs.base import PureSimulator, VectorSimulator
+from diffjax.envs.base import VectorSimulator
 from diffjax.envs.make import make_vector
-from diffjax.envs.pendulum import PENDULUM
-from diffjax.envs.pointmaze import POINTMAZE
 from diffjax.errors import UserError, unknown_name
 from diffjax.types import Spec
+
+OWN_DATA = ("mini", "local")
+"""Suites whose data the program makes itself on first use."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A simulator with reference scores; learning it needs data, which only some tasks bring along.
+    """A simulator with reference scores, and where its data come from.
 
-    ``ref_min`` and ``ref_max`` are the returns that score 0 and 100, ``ref_source`` says where they come from.
-    ``default_dataset`` is the Minari id of data that the program makes itself on first use, ``level`` what it
-    consists of where a robot has several.
+    ``ref_min`` and ``ref_max`` are the returns that score 0 and 100, ``ref_source`` says where they come from; None
+    where nobody has published any. ``data`` is the Minari id of the task's data, empty for those that D4RL publishes as
+    a file; ``maker`` says who makes data of the program's own, ``level`` what they consist of.
     """
 
     id: str
     suite: str
+    family: str
     env_id: str
     observation_dim: int
     action_dim: int
     horizon: int
-    ref_min: float
-    ref_max: float
+    ref_min: float | None
+    ref_max: float | None
     ref_source: str
-    default_dataset: str | None = None
+    data: str = ""
+    maker: str = ""
     level: str = ""
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
-_ROBOTS = {"halfcheetah": ("HalfCheetah-v4", 17, 6), "hopper": ("Hopper-v4", 11, 3), "walker2d": ("Walker2d-v4", 17, 6)}
-_LEVELS = {
-    "medium": "locomotion",
-    "medium-replay": "locomotion",
-    "medium-expert": "locomotion",
-    "random": "locomotion-other",
-    "expert": "locomotion-other",
-    "full-replay": "locomotion-other",
-}
-"""Data sets of each robot; suite ``locomotion`` holds those that the papers' tables report."""
-LOCAL_LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert")
+@dataclass(frozen=True)
+class Family:
+    """What the tasks of a family have in common: a title, and how their simulators differ from those of the data."""
+
+    title: str
+    differences: str
 
 
-@cache
-def reference_scores() -> dict[str, tuple[float, float]]:
-    """D4RL's ``(ref_min, ref_max)`` by id, for all of its tasks (d4rl/infos.py)."""
-    text = (importlib.resources.files("diffjax") / "reference_scores.csv").read_text(encoding="utf-8")
-    rows = csv.DictReader(text.splitlines())
-    return {row["env_id"]: (float(row["ref_min"]), float(row["ref_max"])) for row in rows}
+def _text(name: str) -> str:
+    return (importlib.resources.files("diffjax") / name).read_text(encoding="utf-8")
 
 
-def _d4rl_task(task_id: str, suite: str, env_id: str, observation_dim: int, action_dim: int, horizon: int) -> Task:
-    ref_min, ref_max = reference_scores()[task_id]
-    source = "D4RL, d4rl/infos.py"
-    return Task(task_id, suite, env_id, observation_dim, action_dim, horizon, ref_min, ref_max, source)
-
-
-def _local_task(robot: str, level: str) -> Task:
-    """The robot of D4RL, with data of our own; D4RL's references hold, as the simulator is the same."""
-    env_id, observation_dim, action_dim = _ROBOTS[robot]
-    ref_min, ref_max = reference_scores()[f"{robot}-medium-v2"]
+def _task(row: dict[str, str]) -> Task:
+    number = lambda text: float(text) if text else None  # noqa: E731
     return Task(
-        f"{robot}-{level}-local",
-        "local",
-        env_id,
-        observation_dim,
-        action_dim,
-        1000,
-        ref_min,
-        ref_max,
-        "D4RL, d4rl/infos.py",
-        f"diffjax/{robot}/{level}-v0",
-        level,
+        id=row["id"],
+        suite=row["suite"],
+        family=row["family"],
+        env_id=row["env_id"],
+        observation_dim=int(row["observation_dim"]),
+        action_dim=int(row["action_dim"]),
+        horizon=int(row["horizon"]),
+        ref_min=number(row["ref_min"]),
+        ref_max=number(row["ref_max"]),
+        ref_source=row["ref_source"],
+        data=row["data"],
+        maker=row["maker"],
+        level=row["level"],
+        env_kwargs=json.loads(row["env_kwargs"] or "{}"),
     )
-
-
-def _mini_task(
-    task_id: str, simulator: PureSimulator, ref_min: float, ref_max: float, expert: str, dataset: str
-) -> Task:
-    sizes = (simulator.observation_dim, simulator.action_dim, simulator.horizon)
-    source = (
-        f"measured: mean return over 1000 episodes of the uniform-random policy and of {expert} "
-        f"(python experiments/collect.py --task={task_id} --measure)"
-    )
-    return Task(task_id, "mini", simulator.name, *sizes, ref_min, ref_max, source, dataset)
-
-
-# Whoever changes a simulator or a recipe gives the data set its next version: stored ones are not made again.
-_MINI = (
-    _mini_task(
-        "pendulum-mixed",
-        PENDULUM,
-        ref_min=-76.1,
-        ref_max=-9.1,
-        expert="the best of four SAC agents after 20000 steps",
-        dataset="diffjax/pendulum/mixed-v0",
-    ),
-    _mini_task(
-        "pointmaze-mixed",
-        POINTMAZE,
-        ref_min=0.004,
-        ref_max=1.0,
-        expert="a controller that walks the shortest path",
-        dataset="diffjax/pointmaze/mixed-v0",
-    ),
-)
 
 
 @cache
 def tasks() -> dict[str, Task]:
-    """All tasks that can be run, by id, in the order of a table."""
-    locomotion = [
-        _d4rl_task(f"{robot}-{level}-v2", suite, *simulator, horizon=1000)
-        for level, suite in _LEVELS.items()
-        for robot, simulator in _ROBOTS.items()
-    ]
-    local = [_local_task(robot, level) for level in LOCAL_LEVELS for robot in ("hopper", "halfcheetah", "walker2d")]
-    return {task.id: task for task in (*_MINI, *locomotion, *local)}
+    """All tasks by id, in the order of a table."""
+    return {row["id"]: _task(row) for row in csv.DictReader(_text("tasks.csv").splitlines())}
+
+
+@cache
+def families() -> dict[str, Family]:
+    """All families by name."""
+    return {name: Family(**row) for name, row in tomllib.loads(_text("families.toml")).items()}
 
 
 def get_task(task_id: str) -> Task:
     """The task of that id.
 
     Raises:
-      UserError: the id is unknown (names close ones), has no simulator here, or no reference scores.
+      UserError: the id is unknown; names close ones.
     """
-    known = tasks()
-    if task_id in known:
-        return known[task_id]
-    if task_id in reference_scores():
-        raise UserError(f"task {task_id!r} of D4RL has no simulator here; one of: {', '.join(known)}")
-    raise unknown_name("task", task_id, known)
+    if task_id not in tasks():
+        raise unknown_name("task", task_id, tasks())
+    return tasks()[task_id]
 
 
 def suites() -> tuple[str, ...]:
@@ -163,11 +127,34 @@ def suite_tasks(suite: str) -> tuple[str, ...]:
 
 def make_simulator(task: Task, num_envs: int) -> VectorSimulator:
     """``num_envs`` simulators of the task side by side; their physics is imported here, not before."""
-    return make_vector(task.env_id, num_envs)
+    return make_vector(task.env_id, num_envs, task.env_kwargs, task.horizon)
+
+
+def with_references(task: Task, dataset: Dataset) -> Task:
+    """The task with reference scores: its own, or those in the metadata of data made in the same environment.
+
+    Raises:
+      UserError: there are none; a normalised score is refused, never guessed.
+    """
+    if task.ref_min is not None:
+        return task
+    if dataset.ref_min is None or dataset.ref_max is None or dataset.ref_max <= dataset.ref_min:
+        raise UserError(
+            f"task {task.id} has no reference scores, and neither has {dataset.source}: no normalised score can be "
+            "given; store ref_min_score and ref_max_score in the data's metadata"
+        )
+    source = f"metadata of {dataset.source}"
+    return dataclasses.replace(task, ref_min=dataset.ref_min, ref_max=dataset.ref_max, ref_source=source)
 
 
 def normalized_score(task: Task, return_: np.ndarray | float) -> np.ndarray | float:
-    """``100 (return - ref_min) / (ref_max - ref_min)``."""
+    """``100 (return - ref_min) / (ref_max - ref_min)``.
+
+    Raises:
+      ValueError: the task has no reference scores.
+    """
+    if task.ref_min is None or task.ref_max is None:
+        raise ValueError(f"task {task.id} has no reference scores")
     return 100.0 * (return_ - task.ref_min) / (task.ref_max - task.ref_min)
 
 
@@ -176,19 +163,25 @@ def to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def default_dataset(task: Task, progress: Callable[[str], None] = to_stderr) -> Dataset:
-    """The task's own data, collected and stored as a local Minari data set on first use.
+def default_dataset(task: Task, progress: Callable[[str], None] = to_stderr, mirror: str | None = None) -> Dataset:
+    """The task's data: made and stored on first use, D4RL's published file, or a Minari data set.
+
+    D4RL's file is looked for in D4RL's own cache and else fetched, from ``mirror`` if one is given.
 
     Args:
       progress: takes a line of text now and then.
 
     Raises:
-      UserError: the task has no data of its own, or it cannot be stored.
+      UserError: the data cannot be made, stored or fetched.
     """
-    if task.default_dataset is None:
-        raise UserError(f"task {task.id} brings no data along; give --dataset=FILE.hdf5 or --dataset=MINARI_ID")
-    if not minari_exists(task.default_dataset):
-        from diffjax.collect.store import store_dataset
+    spec = Spec(task.observation_dim, task.action_dim)
+    if task.suite in OWN_DATA:
+        if not minari_exists(task.data):
+            from diffjax.collect.store import store_dataset
 
-        store_dataset(task, progress)
-    return load_dataset(task.default_dataset, Spec(task.observation_dim, task.action_dim), task.suite)
+            store_dataset(task, progress)
+        return load_dataset(task.data, spec, task.suite)
+    if task.id in d4rl_files():
+        path = str(obtain_d4rl(task.id, mirror))
+        return load_dataset(path, spec, horizon=task.horizon, dataset_source="d4rl", task_id=task.id)
+    return load_dataset(task.data, spec, horizon=task.horizon)

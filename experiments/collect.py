@@ -24,14 +24,14 @@ from diffjax.collect import embedded, robots, sac_robots, store
 from diffjax.data.minari_store import minari_exists
 from diffjax.envs.make import make_vector
 from diffjax.errors import UserError
-from diffjax.tasks import LOCAL_LEVELS, get_task, to_stderr
+from diffjax.tasks import get_task, to_stderr
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define this launcher's flags."""
     flags.DEFINE_string("task", None, "ID: A task that brings its own data: make them.", flag_values=values)
     flags.DEFINE_string("env", None, "ID: Instead of --task: a robot's environment.", flag_values=values)
-    flags.DEFINE_enum("level", None, list(LOCAL_LEVELS), "With --env: which data.", flag_values=values)
+    flags.DEFINE_enum("level", None, list(robots.LEVELS), "With --env: which data.", flag_values=values)
     flags.DEFINE_string(
         "policies", None, "DIR: With --level: the policies; default: those of diffjax.", flag_values=values
     )
@@ -87,8 +87,8 @@ def _of_task(args: flags.FlagValues) -> None:
     if args.format == "hdf5":
         path = Path(_needed_out(args, "the HDF5 file"))
         store.store_hdf5(path, recipe, task.env_id, to_stderr, task.ref_min, task.ref_max, args.seed)
-    elif minari_exists(str(task.default_dataset)):
-        print(f"{task.default_dataset} is already there")
+    elif minari_exists(task.data):
+        print(f"{task.data} is already there")
     else:
         store.store_dataset(task, to_stderr)
 

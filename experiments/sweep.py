@@ -63,7 +63,7 @@ def experiments(args: flags.FlagValues) -> list[Experiment]:
         for name in cli.parse_list("methods", args.methods):
             method, _, variant = name.partition(":")
             get_method(method, variant)
-            out = Path(args.out) / task / name.replace(":", "-")
+            out = Path(args.out) / task.replace("/", "-") / name.replace(":", "-")
             found.append(launch.experiment_from_flags(args, method, variant, task, out))
     return found
 

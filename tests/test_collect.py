@@ -152,7 +152,7 @@ def test_stored_data_say_what_they_are(stored: dict[str, Dataset]):
     for name, dataset in stored.items():
         task = get_task(name)
         assert dataset.label == "mini"
-        assert dataset.source == task.default_dataset
+        assert dataset.source == task.data
         assert dataset.env_id == task.env_id
         assert (dataset.ref_min, dataset.ref_max) == (task.ref_min, task.ref_max)
 

@@ -152,3 +152,18 @@ def test_collecting_is_a_function_of_its_key(tmp_path: Path):
     first, second, other = (recipe.collect(jax.random.key(seed), lambda line: None) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first[0].action, second[0].action)
     assert not np.array_equal(first[0].action[0], other[0].action[0])
+
+
+@pytest.mark.parametrize("env_id", ["Hopper-v4", "HalfCheetah-v4"])
+def test_policies_that_come_along_are_worth_what_they_say(env_id: str):
+    policies = robots.policies_of(env_id)
+    assert len(policies) >= 10
+    assert all(policy.about["command"].startswith("python experiments/collect.py") for policy in policies)
+    simulator = make_vector(env_id, 20)
+    for chosen in (robots.medium(policies), robots.expert(policies)):
+        episodes = robots.roll_out(jax.random.key(5), simulator, robots.part_action(robots.Part(chosen, 1), 3), 1000)
+        returns = np.array([episode.reward.sum() for episode in episodes])
+        error = chosen.about["return_std"] * np.sqrt(1 / len(returns) + 1 / sac_robots.EPISODES)
+        assert abs(returns.mean() - chosen.about["return"]) < 4 * error
+    simulator.close()
+    assert robots.expert(policies).about["return"] > 2 * robots.medium(policies).about["return"]

@@ -1,18 +1,26 @@
 """The registry: which tasks there are, that their numbers are D4RL's, and that mistakes are answered in one line."""
 
+from pathlib import Path
+
+import h5py
+import jax
 import numpy as np
 import pytest
 
+from diffjax.collect import mazes
+from diffjax.data.d4rl_files import d4rl_files
+from diffjax.data.transitions import Dataset, Transitions
 from diffjax.errors import UserError
 from diffjax.tasks import (
     default_dataset,
+    families,
     get_task,
     make_simulator,
     normalized_score,
-    reference_scores,
     suite_tasks,
     suites,
     tasks,
+    with_references,
 )
 
 
@@ -31,11 +39,17 @@ def test_the_papers_nine_tasks_in_their_order():
 
 
 def test_every_task_is_in_one_suite():
-    assert suites() == ("mini", "locomotion", "locomotion-other", "local")
+    assert suites() == (
+        *("mini", "locomotion", "locomotion-other", "antmaze", "antmaze-v0", "adroit", "adroit-other", "kitchen"),
+        *("maze2d", "maze2d-dense", "local"),
+        *("minari-mujoco", "minari-antmaze", "minari-pointmaze", "minari-adroit", "minari-kitchen"),
+    )
     assert suite_tasks("mini") == ("pendulum-mixed", "pointmaze-mixed")
     members = [task for suite in suites() for task in suite_tasks(suite)]
     assert sorted(members) == sorted(tasks())
-    assert len(members) == 2 + 3 * 6 + 3 * 5
+    assert len(members) == 118
+    assert suite_tasks("adroit") == ("pen-human-v1", "pen-cloned-v1")
+    assert len(suite_tasks("local")) == 18
 
 
 @pytest.mark.parametrize(
@@ -52,12 +66,53 @@ def test_reference_scores_are_d4rls(task_id: str, ref_min: float, ref_max: float
     assert "D4RL" in task.ref_source
 
 
-def test_reference_table():
-    table = reference_scores()
-    assert len(table) == 59
-    assert table["pen-human-v1"] == (96.262799, 3076.8331017826877)
-    assert table["maze2d-umaze-v1"] == (23.85, 161.86)
-    assert all(low < high for low, high in table.values())
+def test_every_task_of_d4rl_has_its_references_and_its_file():
+    published = {task.id: task for task in tasks().values() if not task.data}
+    assert set(published) == set(d4rl_files()) - {"maze2d-open-v0", "maze2d-open-dense-v0"}
+    assert all(task.ref_min < task.ref_max for task in published.values())
+    pen, maze = published["pen-human-v1"], published["maze2d-umaze-v1"]
+    assert (pen.ref_min, pen.ref_max) == (96.262799, 3076.8331017826877)
+    assert (maze.ref_min, maze.ref_max) == (23.85, 161.86)
+
+
+def test_local_tasks_are_scored_as_the_robots_they_are():
+    for task_id in suite_tasks("local"):
+        task = get_task(task_id)
+        same = [other for other in tasks().values() if other.env_id == task.env_id and not other.data]
+        assert same
+        assert all((task.ref_min, task.ref_max) == (other.ref_min, other.ref_max) for other in same)
+        assert task.horizon == same[0].horizon
+
+
+def test_every_family_says_how_its_simulator_differs():
+    assert {task.family for task in tasks().values()} == set(families())
+    assert all(family.title and family.differences for family in families().values())
+
+
+def test_minaris_own_tasks_have_no_references():
+    minari = [task for task in tasks().values() if task.suite.startswith("minari")]
+    assert len(minari) == 12 + 6 + 8 + 12 + 3
+    assert all(task.ref_min is None and task.ref_max is None and task.data == task.id for task in minari)
+    with pytest.raises(ValueError, match="no reference scores"):
+        normalized_score(minari[0], 1.0)
+
+
+def dataset(ref_min: float | None, ref_max: float | None) -> Dataset:
+    arrays = Transitions(*(np.zeros(0) for _ in range(5)))
+    fields = {"label": "x", "source": "mujoco/hopper/medium-v0", "fingerprint": "", "episode_returns": np.zeros(1)}
+    return Dataset(arrays, ref_min=ref_min, ref_max=ref_max, **fields, episode_rows=np.zeros((0, 2)))
+
+
+def test_references_come_from_the_data_or_not_at_all():
+    task = get_task("mujoco/hopper/medium-v0")
+    found = with_references(task, dataset(1.0, 3.0))
+    assert (found.ref_min, found.ref_max) == (1.0, 3.0)
+    assert found.ref_source == "metadata of mujoco/hopper/medium-v0"
+    for references in ((None, None), (1.0, None), (3.0, 3.0)):
+        with pytest.raises(UserError, match="no normalised score can be given"):
+            with_references(task, dataset(*references))
+    d4rl = get_task("hopper-medium-v2")
+    assert with_references(d4rl, dataset(1.0, 3.0)) is d4rl
 
 
 def test_normalized_score_by_hand():
@@ -67,24 +122,24 @@ def test_normalized_score_by_hand():
     np.testing.assert_allclose(normalized_score(hopper, np.array([-20.272305, 3234.3])), [0, 100], atol=1e-12)
 
 
-@pytest.mark.parametrize("task_id", [*suite_tasks("mini"), *suite_tasks("locomotion")[:3]])
+def one_task_per_simulator() -> list[str]:
+    return list({task.env_id: task.id for task in reversed(tasks().values())}.values())
+
+
+@pytest.mark.parametrize("task_id", one_task_per_simulator())
 def test_simulators_have_the_sizes_of_their_tasks(task_id: str):
     task = get_task(task_id)
-    simulator = make_simulator(task, 2)
-    assert simulator.num_envs == 2
+    simulator = make_simulator(task, 1)
     assert simulator.horizon == task.horizon
     assert simulator.action_dim == task.action_dim
-    assert simulator.reset(np.arange(2)).shape == (2, task.observation_dim)
+    assert simulator.reset(np.arange(1)).shape == (1, task.observation_dim)
+    observation, reward, terminated, truncated = simulator.step(np.zeros((1, task.action_dim), np.float32))
+    assert observation.shape == (1, task.observation_dim)
+    assert np.isfinite(reward).all()
+    assert not terminated.any()
+    assert not truncated.any()
     assert simulator.version
     simulator.close()
-
-
-def test_every_task_has_a_simulator_of_a_known_size():
-    sizes = {"HalfCheetah-v4": (17, 6, 1000), "Hopper-v4": (11, 3, 1000), "Walker2d-v4": (17, 6, 1000)}
-    for task in tasks().values():
-        if task.suite != "mini":
-            assert (task.observation_dim, task.action_dim, task.horizon) == sizes[task.env_id]
-            assert task.env_id.split("-")[0].lower() == task.id.split("-")[0]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +147,6 @@ def test_every_task_has_a_simulator_of_a_known_size():
     [
         ("hopper-medum-v2", "hopper-medium-v2"),  # close to a known one
         ("hopper-medium-v9", "hopper-medium-v2"),  # no reference scores: refused, not guessed
-        ("door-human-v1", "no simulator"),  # reference scores, but nothing to run
     ],
 )
 def test_unknown_tasks_are_answered_in_one_line(task_id: str, hint: str):
@@ -107,6 +161,38 @@ def test_unknown_suite():
         suite_tasks("minni")
 
 
-def test_a_task_without_data_of_its_own_asks_for_some():
-    with pytest.raises(UserError, match="--dataset"):
-        default_dataset(get_task("hopper-medium-v2"))
+def test_a_d4rl_file_is_found_in_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
+    rng = np.random.default_rng(0)
+    with h5py.File(tmp_path / "pen-human-v1.hdf5", "w") as file:
+        file["observations"] = rng.normal(size=(50, 45)).astype(np.float32)
+        file["actions"] = rng.uniform(-1, 1, (50, 24)).astype(np.float32)
+        file["rewards"] = rng.normal(size=50).astype(np.float32)
+        file["terminals"] = np.zeros(50, bool)
+        file["timeouts"] = np.arange(50) % 10 == 9
+    found = default_dataset(get_task("pen-human-v1"))
+    assert found.label == "D4RL v1"
+    assert found.transitions.row.size == 45
+
+
+def test_a_d4rl_file_that_cannot_be_had_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"pen-human-v1\.hdf5") as error:
+        default_dataset(get_task("pen-human-v1"), mirror=str(tmp_path / "mirror"))
+    assert "\n" not in str(error.value)
+
+
+def test_maze_data_are_walks_that_the_simulator_confirms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mazes, "NUM_ENVS", 2)
+    episodes = mazes.collect(jax.random.key(0), "umaze", 600, lambda line: None)
+    assert [len(episode.reward) for episode in episodes] == [300, 300]
+    simulator = make_simulator(get_task("maze2d-umaze-local"), 1)
+    for episode in episodes:
+        np.testing.assert_array_equal(simulator.reset(np.array([episode.seed]))[0], episode.observation[0])
+        for step, action in enumerate(episode.action):
+            observation, reward, _, _ = simulator.step(action[None])
+            np.testing.assert_array_equal(observation[0], episode.observation[step + 1])
+            assert reward[0] == episode.reward[step]
+    visited = np.concatenate([np.round(episode.observation[:, :2]) for episode in episodes])
+    assert len(np.unique(visited, axis=0)) >= 5  # of the maze's seven cells
+    simulator.close()

@@ -7,6 +7,7 @@ by sampling, not by their mean.
 """
 
 import importlib.resources
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +22,11 @@ from diffjax.data.minari_store import Episode
 from diffjax.envs.base import VectorSimulator
 from diffjax.envs.make import make_vector
 from diffjax.errors import UserError, unknown_name
-from diffjax.tasks import LOCAL_LEVELS
 
+LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert")
 TRANSITIONS = 200_000  # of each level; twice as many of medium-expert
 NUM_ENVS = 100  # episodes side by side
+PROGRESS_S = 5.0  # between lines of progress
 
 Act = Callable[[jax.Array, np.ndarray], np.ndarray]
 """``(key, observation (envs, observation_dim)) -> action (envs, action_dim)``."""
@@ -87,16 +89,27 @@ def part_action(part: Part, action_dim: int) -> Act:
     return lambda key, observation: np.asarray(act(key, params, observation, jnp.ones(len(observation))))
 
 
-def roll_out(key: jax.Array, simulator: VectorSimulator, action_of: Act, transitions: int) -> list[Episode]:
+def roll_out(
+    key: jax.Array,
+    simulator: VectorSimulator,
+    action_of: Act,
+    transitions: int,
+    progress: Progress = lambda line: None,
+) -> list[Episode]:
     """Whole episodes, in the order of their environments, until they hold ``transitions`` steps or a few more."""
     episodes: list[Episode] = []
     total, rounds = 0, 0
+    begin = shown = time.perf_counter()
     while total < transitions:
         for episode in _round(jax.random.fold_in(key, rounds), simulator, action_of):
             if total < transitions:
                 episodes.append(episode)
                 total += len(episode.reward)
         rounds += 1
+        if total < transitions and time.perf_counter() - shown > PROGRESS_S:
+            shown = time.perf_counter()
+            left = (shown - begin) / total * (transitions - total)
+            progress(f"{100 * total // transitions} % of this part, about {left:.0f} s left")
     return episodes
 
 
@@ -133,7 +146,7 @@ def collect(key: jax.Array, simulator: VectorSimulator, parts: Sequence[Part], p
     episodes: list[Episode] = []
     for index, part in enumerate(parts):
         action_of = part_action(part, simulator.action_dim)
-        new = roll_out(jax.random.fold_in(key, index), simulator, action_of, part.transitions)
+        new = roll_out(jax.random.fold_in(key, index), simulator, action_of, part.transitions, progress)
         returns = np.array([episode.reward.sum() for episode in new])
         name = "uniform actions" if part.policy is None else f"policy after {part.policy.about['step']} steps"
         progress(f"{name}: {len(new)} episodes, return {returns.mean():.0f} +- {returns.std():.0f}")
@@ -147,8 +160,8 @@ def recipe(env_id: str, level: str, policies: Path | None = None, transitions: i
     Raises:
       UserError: there are no policies, or the level is unknown.
     """
-    if level not in LOCAL_LEVELS:
-        raise unknown_name("level", level, LOCAL_LEVELS)
+    if level not in LEVELS:
+        raise unknown_name("level", level, LEVELS)
     parts = parts_of(level, [] if level == "random" else policies_of(env_id, policies), transitions)
     stories = ["uniform actions" if part.policy is None else part.policy.about for part in parts]
     simulator = make_vector(env_id, 1)

@@ -7,19 +7,20 @@ from typing import Any
 
 import jax
 
-from diffjax.collect import embedded, robots
+from diffjax.collect import embedded, mazes, robots
 from diffjax.collect.recipe import Progress, Recipe
 from diffjax.data.d4rl_writer import write_hdf5
 from diffjax.data.minari_store import Episode, write_minari
 from diffjax.errors import UserError
-from diffjax.tasks import Task
+from diffjax.tasks import OWN_DATA, Task
 
 SEED = 0
 """Of every data set that a task brings along; another machine may differ in the last bit and then in more."""
 
-_KINDS: Mapping[str, Callable[[Task], Recipe]] = {
+_MADE_BY: Mapping[str, Callable[[Task], Recipe]] = {
     "mini": lambda task: embedded.recipe(task.id),
-    "local": lambda task: robots.recipe(task.env_id, task.level),
+    "robot": lambda task: robots.recipe(task.env_id, task.level),
+    "maze": lambda task: mazes.recipe(task.level),
 }
 
 
@@ -29,9 +30,9 @@ def recipe_of(task: Task) -> Recipe:
     Raises:
       UserError: it has none.
     """
-    if task.suite not in _KINDS:
-        raise UserError(f"task {task.id} has no data of its own; suites that do: {', '.join(_KINDS)}")
-    return _KINDS[task.suite](task)
+    if task.suite not in OWN_DATA:
+        raise UserError(f"task {task.id} has no data of its own; suites that do: {', '.join(OWN_DATA)}")
+    return _MADE_BY[task.maker](task)
 
 
 def make_episodes(recipe: Recipe, seed: int, progress: Progress) -> tuple[list[Episode], dict[str, Any]]:
@@ -81,8 +82,8 @@ def store_dataset(task: Task, progress: Progress) -> None:
     Raises:
       UserError: the task has none, or they cannot be stored.
     """
-    recipe, dataset_id = recipe_of(task), str(task.default_dataset)
-    store_minari(dataset_id, recipe, task.env_id, progress, task.ref_min, task.ref_max, exist_ok=True)
+    recipe = recipe_of(task)
+    store_minari(task.data, recipe, task.env_id, progress, task.ref_min, task.ref_max, exist_ok=True)
 
 
 def store_hdf5(

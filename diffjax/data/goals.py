@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from diffjax.envs.goal_observation import flatten_goal_observation
+
 GOAL_KEYS = frozenset({"achieved_goal", "desired_goal", "observation"})
 
 KITCHEN_GOAL_SIZE = 30
@@ -21,11 +23,6 @@ KITCHEN_ELEMENTS: Mapping[str, tuple[int, ...]] = MappingProxyType(
     }
 )
 """Places of each task in D4RL's goal vector (D4RL, d4rl/kitchen/kitchen_envs.py)."""
-
-
-def flatten_goal_observation(achieved: np.ndarray, observation: np.ndarray, desired: np.ndarray) -> np.ndarray:
-    """``[achieved, observation, desired]`` along the last axis."""
-    return np.concatenate([achieved, observation, desired], axis=-1)
 
 
 def flatten_kitchen_observation(observation: np.ndarray, desired: Mapping[str, np.ndarray]) -> np.ndarray:
