@@ -250,7 +250,7 @@ def test_command_line(capsys: pytest.CaptureFixture):
         (("--task=hopper-medium-v2", "--measure"), "pendulum-mixed, pointmaze-mixed"),
         (("--env=Hopper-v4",), "--level=NAME or --learn=STEPS"),
         (("--env=Hopper-v4", "--learn=100"), "missing --out"),
-        (("--env=Hoper-v4", "--learn=100", "--out=x"), "Hopper-v4"),
+        (("--env=Hoper-v4", "--learn=100", "--out=x"), "Hoper-v4"),
         (("--task=pointmaze-mixed", "--format=hdf5"), "missing --out"),
     ],
 )

@@ -227,9 +227,31 @@ def test_bad_sweeps(hopper_file, tmp_path, arguments, words):
     assert not out.exists()
 
 
-def test_a_task_without_data_of_its_own_says_so(tmp_path):
-    run = launch("train.py", "--method=bc", "--task=hopper-medium-v2", f"--out={tmp_path / 'out'}")
-    one_line(run, "hopper-medium-v2", "--dataset")
+def test_data_that_cannot_be_fetched_are_named(tmp_path):
+    away = f"--mirror={tmp_path / 'away'}"
+    here = os.environ | {"D4RL_DATASET_DIR": str(tmp_path / "cache")}
+    run = launch("train.py", "--method=bc", "--task=hopper-medium-v2", away, f"--out={tmp_path / 'out'}", env=here)
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
+    last = run.stderr.splitlines()[-1]
+    assert all(word in last for word in ("hopper_medium-v2.hdf5", "away", "--mirror", str(tmp_path / "cache")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_task_without_references_is_refused(hopper_file, tmp_path):
+    task = ["--task=mujoco/hopper/medium-v0", f"--dataset={hopper_file}", f"--out={tmp_path / 'out'}"]
+    run = launch("train.py", "--method=bc", *task, *TINY)
+    one_line(run, "mujoco/hopper/medium-v0", "no reference scores", hopper_file.name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_best_trajectories_only(hopper_file, tmp_path):
+    more = ["--steps=4", "--eval_interval=4", "--top_percent=50"]
+    run = launch("train.py", "--method=bc", *hopper(hopper_file, tmp_path / "out", *more))
+    assert run.returncode == 0, run.stderr
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["dataset"]["transitions"] == 150
+    assert "top 50%" in config["dataset"]["label"]
 
 
 @pytest.mark.parametrize("program", ["train.py", "sweep.py"])
