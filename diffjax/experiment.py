@@ -19,8 +19,9 @@ import numpy as np
 
 import diffjax
 from diffjax.data.filters import top_percent
+from diffjax.data.load import load_dataset
 from diffjax.data.rewards import reward_affine
-from diffjax.data.transitions import Dataset, Transitions, load_dataset
+from diffjax.data.transitions import Dataset, Transitions
 from diffjax.envs.base import VectorSimulator
 from diffjax.errors import UserError
 from diffjax.evaluation import Episodes, evaluate
@@ -29,7 +30,8 @@ from diffjax.methods.registry import get_method
 from diffjax.progress import TrainingProgress
 from diffjax.results.folder import Evaluation, ResultsFolder, Rows, RunStatus, open_folder, plain
 from diffjax.settings import Protocol, Settings, check_overrides, parse_setting, resolve
-from diffjax.tasks import Task, default_dataset, get_task, make_simulator, normalized_score, with_references
+from diffjax.task_data import default_dataset
+from diffjax.tasks import Task, get_task, make_simulator, normalized_score, with_references
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.program import (
     NEVER,

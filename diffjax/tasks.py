@@ -7,23 +7,18 @@ import csv
 import dataclasses
 import importlib.resources
 import json
-import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from diffjax.data.d4rl_files import d4rl_files
-from diffjax.data.download import obtain_d4rl
-from diffjax.data.minari_store import minari_exists
-from diffjax.data.transitions import Dataset, load_dataset
+from diffjax.data.transitions import Dataset
 from diffjax.envs.base import VectorSimulator
 from diffjax.envs.make import make_vector
 from diffjax.errors import UserError, unknown_name
-from diffjax.types import Spec
 
 OWN_DATA = ("mini", "local")
 """Suites whose data the program makes itself on first use."""
@@ -156,32 +151,3 @@ def normalized_score(task: Task, return_: np.ndarray | float) -> np.ndarray | fl
     if task.ref_min is None or task.ref_max is None:
         raise ValueError(f"task {task.id} has no reference scores")
     return 100.0 * (return_ - task.ref_min) / (task.ref_max - task.ref_min)
-
-
-def to_stderr(line: str) -> None:
-    """Show one line of progress."""
-    print(line, file=sys.stderr, flush=True)
-
-
-def default_dataset(task: Task, progress: Callable[[str], None] = to_stderr, mirror: str | None = None) -> Dataset:
-    """The task's data: made and stored on first use, D4RL's published file, or a Minari data set.
-
-    D4RL's file is looked for in D4RL's own cache and else fetched, from ``mirror`` if one is given.
-
-    Args:
-      progress: takes a line of text now and then.
-
-    Raises:
-      UserError: the data cannot be made, stored or fetched.
-    """
-    spec = Spec(task.observation_dim, task.action_dim)
-    if task.suite in OWN_DATA:
-        if not minari_exists(task.data):
-            from diffjax.collect.store import store_dataset
-
-            store_dataset(task, progress)
-        return load_dataset(task.data, spec, task.suite)
-    if task.id in d4rl_files():
-        path = str(obtain_d4rl(task.id, mirror))
-        return load_dataset(path, spec, horizon=task.horizon, dataset_source="d4rl", task_id=task.id)
-    return load_dataset(task.data, spec, horizon=task.horizon)

@@ -24,7 +24,8 @@ from diffjax.collect import embedded, robots, sac_robots, store
 from diffjax.data.minari_store import minari_exists
 from diffjax.envs.make import make_vector
 from diffjax.errors import UserError
-from diffjax.tasks import get_task, to_stderr
+from diffjax.task_data import to_stderr
+from diffjax.tasks import get_task
 
 
 def define_flags(values: flags.FlagValues) -> None:

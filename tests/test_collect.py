@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import cli, tasks
+from diffjax import cli, task_data, tasks
 from diffjax.collect import embedded, sac, sac_pure, store, wanderer
 from diffjax.data.transitions import Dataset
 from diffjax.envs import pendulum, pointmaze
 from diffjax.envs.pendulum import PENDULUM
 from diffjax.envs.pointmaze import POINTMAZE
 from diffjax.errors import UserError
-from diffjax.tasks import default_dataset, get_task
+from diffjax.task_data import default_dataset
+from diffjax.tasks import get_task
 
 SMALL = sac.Hyper(width=8, batch_size=8, warmup_steps=20, lr=1e-3, discount=0.99, tau=0.01)
 STEPS = 420
@@ -141,7 +142,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
         def refuse(*_: object) -> None:
             raise AssertionError("collected a second time")
 
-        patch.setattr(store, "store_dataset", refuse)
+        patch.setattr(task_data, "store_dataset", refuse)
         for name, dataset in collected.items():
             again = default_dataset(get_task(name))
             assert again.fingerprint == dataset.fingerprint

@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
+from diffjax.data.load import load_dataset
 from diffjax.data.minari_store import Episode, write_minari
-from diffjax.data.transitions import load_dataset
 from diffjax.errors import UserError
 from diffjax.types import Spec
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from diffjax.data import download
 from diffjax.data.d4rl_files import d4rl_files
 from diffjax.data.download import datasets_folder, fetch, local_files, mirror_url, obtain_d4rl
-from diffjax.data.transitions import load_dataset
+from diffjax.data.load import load_dataset
 from diffjax.errors import UserError
 from diffjax.types import Spec
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from diffjax.data.d4rl_files import d4rl_file_named
 from diffjax.data.hdf5 import d4rl_label, load_hdf5
 from diffjax.data.layout import horizon_timeouts, transition_rows
-from diffjax.data.transitions import Transitions, load_dataset, trajectory_returns
+from diffjax.data.load import load_dataset
+from diffjax.data.transitions import Transitions, trajectory_returns
 from diffjax.errors import UserError
 from diffjax.types import Spec
 
@@ -165,7 +166,7 @@ def test_fingerprint_sees_every_array(tmp_path, key):
 MEASURE = """
 import os, resource, subprocess, sys
 from pathlib import Path
-from diffjax.data.transitions import load_dataset
+from diffjax.data.load import load_dataset
 
 def resident():
     pages = Path("/proc/self/statm")

@@ -20,8 +20,8 @@ from minari.storage.remotes import _registry
 from minari.storage.remotes.cloud_storage import CloudStorage
 
 from diffjax.data.goals import KITCHEN_ELEMENTS, flatten_goal_observation, flatten_kitchen_observation
+from diffjax.data.load import load_dataset
 from diffjax.data.minari_store import Episode, load_minari, minari_exists, write_minari
-from diffjax.data.transitions import load_dataset
 from diffjax.errors import UserError
 from diffjax.types import Spec
 

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from diffjax.data.filters import first_percent, keep_episodes, top_percent
 from diffjax.data.joins import join_datasets
+from diffjax.data.load import load_dataset
 from diffjax.data.minari_store import Episode, write_minari
 from diffjax.data.npz import load_npz
 from diffjax.data.rewards import dac_trajectory_ends
-from diffjax.data.transitions import Dataset, Transitions, fingerprint, load_dataset, make_dataset
+from diffjax.data.transitions import Dataset, Transitions, fingerprint, make_dataset
 from diffjax.errors import UserError
 from diffjax.types import Spec
 

@@ -17,7 +17,7 @@ import hatchling.build
 import pytest
 
 import diffjax
-from diffjax.data.transitions import load_dataset
+from diffjax.data.load import load_dataset
 from diffjax.types import Spec
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,8 +11,8 @@ from diffjax.collect import mazes
 from diffjax.data.d4rl_files import d4rl_files
 from diffjax.data.transitions import Dataset, Transitions
 from diffjax.errors import UserError
+from diffjax.task_data import default_dataset
 from diffjax.tasks import (
-    default_dataset,
     families,
     get_task,
     make_simulator,

@@ -1,8 +1,8 @@
-"""Data sets as flat arrays: the types, the checks every reader shares, and `load_dataset`."""
+"""Data sets as flat arrays: the types, and the checks that every reader shares."""
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,66 +61,6 @@ class Dataset:
     ref_min: float | None = None
     ref_max: float | None = None
     env_id: str | None = None
-
-
-def load_dataset(
-    source: str,
-    spec: Spec | None = None,
-    label: str | None = None,
-    *,
-    horizon: int | None = None,
-    dataset_source: str | None = None,
-    task_id: str | None = None,
-) -> Dataset:
-    """Read and check one data set: a file in D4RL's layout (HDF5 or ``.npz``), a Minari id, or a Minari folder.
-
-    Several joined by ``+`` make one data set (see `join_datasets`), unless a file of that very name exists. A Minari
-    id that is not stored is fetched with Minari first. ``spec`` None skips the comparison of sizes; ``label`` replaces
-    the data set's own; ``horizon`` (steps per episode) is needed by files without ``timeouts``. A file is called D4RL
-    only with ``dataset_source="d4rl"``, and only if its name (that of ``task_id``, where given), its keys and its
-    shapes agree with the published file.
-
-    Raises:
-      UserError: names the file and its defect.
-    """
-    # Imported here because the readers import this module's types.
-    from diffjax.data import hdf5, joins
-
-    if dataset_source not in (None, "d4rl"):
-        raise UserError(f"dataset source {dataset_source!r} is unknown; the only choice is 'd4rl'")
-    parts = _parts(source)
-    if dataset_source == "d4rl":
-        if len(parts) > 1:
-            raise UserError(f"{source}: dataset source 'd4rl' is one published file; leave it out to join several")
-        if not _is_file_name(source) or Path(source).suffix == NPZ_SUFFIX:
-            raise UserError(f"{source}: dataset source 'd4rl' needs the path of a D4RL HDF5 file")
-        label = hdf5.d4rl_label(source, task_id)
-    datasets = [_load_one(part, spec, horizon) for part in parts]
-    dataset = joins.join_datasets(datasets) if len(datasets) > 1 else datasets[0]
-    return dataset if label is None else replace(dataset, label=label)
-
-
-def _parts(source: str) -> list[str]:
-    if JOIN not in source or Path(source).expanduser().exists():
-        return [source]
-    parts = [part.strip() for part in source.split(JOIN)]
-    if not all(parts):
-        raise UserError(f"{source}: a name is missing beside {JOIN!r}; data sets are joined as in a.hdf5+b.hdf5")
-    return parts
-
-
-def _is_file_name(source: str) -> bool:
-    path = Path(source).expanduser()
-    return path.is_file() or (path.suffix in (*HDF5_SUFFIXES, NPZ_SUFFIX) and not path.is_dir())
-
-
-def _load_one(source: str, spec: Spec | None, horizon: int | None) -> Dataset:
-    from diffjax.data import hdf5, minari_store, npz
-
-    if not _is_file_name(source):
-        return minari_store.load_minari(source, spec)
-    load = npz.load_npz if Path(source).suffix == NPZ_SUFFIX else hdf5.load_hdf5
-    return load(source, spec, horizon)
 
 
 def make_dataset(
