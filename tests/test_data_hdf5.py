@@ -222,6 +222,8 @@ def test_returns_of_trajectories():
     [
         (b"published policy snapshot rollouts", "snapshot"),
         ("SAC", "SAC"),
+        ("human demonstrations (25), replayed", "human demonstrations"),
+        ("(nothing)", "unlabelled"),
         (np.bytes_(b"two\nlines  here"), "two lines here"),
         ("D4RL v2", "unlabelled"),
         ("", "unlabelled"),

@@ -7,6 +7,7 @@ in any real dtype whose values float32 can hold. Nothing else is read, but for
 ``metadata/{algorithm, env_id, ref_min_score, ref_max_score}``.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -120,11 +121,14 @@ def horizon_timeouts(terminal: np.ndarray, horizon: int) -> np.ndarray:
 
 
 def own_label(metadata: Callable[[str], Any]) -> str:
-    """What the file itself says it is; anyone can write that text, so it never earns D4RL's name."""
+    """What the file itself says it is, up to the first bracket, comma or semicolon: a table has little room.
+
+    Anyone can write that text, so it never earns D4RL's name.
+    """
     algorithm = _text(metadata("algorithm")) or UNLABELLED
     if algorithm.casefold().startswith("d4rl"):
         return UNLABELLED
-    return KNOWN_ALGORITHMS.get(algorithm, algorithm)
+    return KNOWN_ALGORITHMS.get(algorithm, re.split(r"[(,;]", algorithm)[0].strip() or UNLABELLED)
 
 
 def _required(
