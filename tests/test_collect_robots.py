@@ -68,6 +68,15 @@ def test_learning_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
     assert f"{about['return']:.1f}" == rows[1]["return"]
 
 
+def test_learning_does_not_go_on_in_another_folder(tmp_path: Path):
+    learn(tmp_path, 100)
+    with pytest.raises(UserError, match=r"holds the learning of .*'steps': 100.*choose another folder"):
+        learn(tmp_path, 200)
+    with pytest.raises(UserError, match="103 steps are not a multiple of 5"):
+        learn(tmp_path / "odd", 103)
+    assert not (tmp_path / "odd").exists()
+
+
 def test_policies_keep_their_weights_and_their_story(tmp_path: Path):
     saved = policy(30, 12.5)
     save_policy(tmp_path / "p.npz", saved)

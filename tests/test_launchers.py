@@ -260,3 +260,28 @@ def test_help_is_a_page(program):
     assert run.returncode == 0
     assert "examples:" in run.stdout
     assert "resume" in run.stdout
+
+
+def test_tasks_are_listed_with_where_their_data_are(tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "pen-human-v1.hdf5").write_bytes(b"")
+    here = os.environ | {"D4RL_DATASET_DIR": str(cache), "MINARI_DATASETS_PATH": str(tmp_path / "minari")}
+    listed = launch("tasks.py", env=here)
+    assert listed.returncode == 0, listed.stderr
+    lines = {line.split()[0]: line for line in listed.stdout.splitlines() if line.strip()}
+    assert {"hopper-medium-v2", "antmaze-large-play-v0", "maze2d-umaze-local", "mujoco/ant/expert-v0"} <= set(lines)
+    assert lines["pen-human-v1"].endswith("present: pen-human-v1.hdf5")
+    assert "D4RL, to download" in lines["pen-cloned-v1"]
+    assert "made on first use" in lines["hopper-medium-local"]
+    assert "none" in lines["mujoco/ant/expert-v0"].split()
+    assert len(launch("tasks.py", "--suite=kitchen", env=here).stdout.splitlines()) == 6
+
+
+def test_a_task_says_everything_about_itself():
+    described = launch("tasks.py", "--task=antmaze-umaze-v2").stdout
+    assert "success rule built anew from D4RL's definitions" in " ".join(described.split())
+    assert "700 steps" in described
+    one_line(launch("tasks.py", "--task=antmaze-umaze-v3"), "antmaze-umaze-v2")
+    one_line(launch("tasks.py", "--suite=antmase"), "antmaze")
+    one_line(launch("tasks.py", "--suite=mini", "--task=x"), "either")

@@ -20,6 +20,7 @@ import numpy as np
 from diffjax.collect import sac
 from diffjax.collect.policies import Policy, act, save_policy
 from diffjax.envs.base import VectorSimulator
+from diffjax.errors import UserError
 from diffjax.training.checkpoints import Checkpoints
 
 Simulators = Callable[[int], VectorSimulator]
@@ -145,7 +146,13 @@ def learn(
     All of ``steps``, ``snapshot_steps`` and ``hyper.warmup_steps`` are multiples of :data:`NUM_ENVS`.
 
     Writes ``out/policies/STEP.npz``, ``out/scores.csv`` and ``out/checkpoints``.
+
+    Raises:
+      UserError: ``steps`` is no multiple, or ``out`` holds other learning.
     """
+    if steps % NUM_ENVS:
+        raise UserError(f"{steps} steps are not a multiple of {NUM_ENVS}, the number of robots that take turns")
+    request = {"env": env_id, "seed": seed, "steps": steps}
     evaluator = simulators(2 * EPISODES)
     robots = _Robots(simulators, seed)
     key = jax.random.key(seed)
@@ -158,6 +165,9 @@ def learn(
         done = checkpoints.latest() or 0
         scores: list[Score] = []
         if done:
+            found = checkpoints.record(done)["request"]
+            if found != request:
+                raise UserError(f"{out}: holds the learning of {found}, not of {request}; choose another folder")
             state, record = checkpoints.restore(done, state)
             scores = [Score(*row) for row in record["scores"]]
         begin, begun = time.perf_counter(), done
@@ -172,7 +182,7 @@ def learn(
             facts |= (about or {}) | dict(zip(SCORES, score, strict=True))
             save_policy(out / "policies" / f"{done:07d}.npz", Policy(state.learner.actor, facts))
             _write_scores(out, scores)
-            checkpoints.save(done, state, {"scores": [list(row) for row in scores]})
+            checkpoints.save(done, state, {"request": request, "scores": [list(row) for row in scores]})
             left = (time.perf_counter() - begin) / (done - begun) * (steps - done)
             progress(
                 f"{env_id}: step {done}: return {score.return_:.0f} +- {score.return_std:.0f}, "
