@@ -187,14 +187,15 @@ def test_an_ascii_terminal_prints(tmp_path: Path) -> None:
 
 def test_interrupt(launcher: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    # Tests that run in the background of a shell ignore Ctrl-C, and their children inherit that.
+    heed = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start = f"import runpy, signal, sys; {heed}; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
     process = subprocess.Popen(
-        [sys.executable, str(launcher), "--out=a", "--fault=sleep"],
+        [sys.executable, "-c", start, str(launcher), "--out=a", "--fault=sleep"],
         env=environment,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # A test run in the background of a shell ignores Ctrl-C, and its children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
