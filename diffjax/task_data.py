@@ -1,8 +1,8 @@
 """Where a task's data come from when the user names none."""
 
 import sys
-from collections.abc import Callable
 
+from diffjax.collect.recipe import Progress
 from diffjax.collect.store import store_dataset
 from diffjax.data.d4rl_files import d4rl_files
 from diffjax.data.download import obtain_d4rl
@@ -18,7 +18,7 @@ def to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def default_dataset(task: Task, progress: Callable[[str], None] = to_stderr, mirror: str | None = None) -> Dataset:
+def default_dataset(task: Task, progress: Progress = to_stderr, mirror: str | None = None) -> Dataset:
     """The task's data: made and stored on first use, D4RL's published file, or a Minari data set.
 
     D4RL's file is looked for in D4RL's own cache and else fetched, from ``mirror`` if one is given.

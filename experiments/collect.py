@@ -1,6 +1,6 @@
 """Make data sets from scratch: of the tasks that bring their own, or of a robot at a level; and learn the policies.
 
-Policies of Hopper-v4, HalfCheetah-v4 and Walker2d-v4 come with diffjax, so that their data sets are made in seconds.
+Policies of Hopper-v4 and HalfCheetah-v4 come with diffjax, so that their data sets are made in less than a minute.
 Levels are D4RL's: random; medium, the policy nearest to a third of the expert's return; expert; medium-replay, a
 mixture of all policies up to the medium one; medium-expert. Data are stored as local Minari data sets, or as one HDF5
 file in D4RL's layout, with their whole provenance.
@@ -87,7 +87,7 @@ def _of_task(args: flags.FlagValues) -> None:
     recipe = store.recipe_of(task)
     if args.format == "hdf5":
         path = Path(_needed_out(args, "the HDF5 file"))
-        store.store_hdf5(path, recipe, task.env_id, to_stderr, task.ref_min, task.ref_max, args.seed)
+        store.store_hdf5(path, recipe, to_stderr, task.ref_min, task.ref_max, args.seed)
     elif minari_exists(task.data):
         print(f"{task.data} is already there")
     else:
@@ -98,9 +98,9 @@ def _of_level(args: flags.FlagValues) -> None:
     policies = Path(args.policies) if args.policies else None
     recipe = robots.recipe(args.env, args.level, policies, args.transitions)
     if args.format == "hdf5":
-        store.store_hdf5(Path(_needed_out(args, "the HDF5 file")), recipe, args.env, to_stderr, seed=args.seed)
+        store.store_hdf5(Path(_needed_out(args, "the HDF5 file")), recipe, to_stderr, seed=args.seed)
     else:
-        store.store_minari(_needed_out(args, "the Minari id"), recipe, args.env, to_stderr, seed=args.seed)
+        store.store_minari(_needed_out(args, "the Minari id"), recipe, to_stderr, seed=args.seed)
 
 
 def _learn(args: flags.FlagValues) -> None:

@@ -79,8 +79,7 @@ def main(args: flags.FlagValues) -> None:
     if args.task:
         describe(get_task(args.task))
         return
-    console = Console(highlight=False)
-    console = Console(highlight=False, width=max(console.width, WIDTH), soft_wrap=True)
+    console = Console(highlight=False, width=max(Console().width, WIDTH), soft_wrap=True)
     for suite in [args.suite] if args.suite else suites():
         members = [get_task(task_id) for task_id in suite_tasks(suite)]
         table = Table(box=None, pad_edge=False, title=f"{suite}: {families()[members[0].family].title}")

@@ -185,7 +185,8 @@ def recipe(task_id: str) -> Recipe:
       UserError: the task is not an embedded one.
     """
     embedded = _get(task_id)
-    return Recipe(embedded.algorithm, embedded.description, embedded.simulator.version, {}, embedded.collect)
+    simulator = embedded.simulator
+    return Recipe(simulator.name, embedded.algorithm, embedded.description, simulator.version, {}, embedded.collect)
 
 
 def measure_reference_scores(task_id: str, progress: Progress, episodes: int, seed: int) -> ReferenceScores:

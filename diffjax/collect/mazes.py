@@ -9,10 +9,10 @@ import time
 import jax
 import numpy as np
 
-from diffjax.collect.recipe import Progress, Recipe
+from diffjax.collect.recipe import PROGRESS_S, Progress, Recipe
 from diffjax.collect.waypoints import Pursuit, follow, plan
 from diffjax.data.minari_store import Episode
-from diffjax.envs.make import make_vector
+from diffjax.envs.make import make_vector, simulator_version
 from diffjax.envs.maze2d import HORIZONS, POSITION_NOISE, free_cells
 
 TRANSITIONS = 200_000
@@ -46,7 +46,7 @@ def collect(key: jax.Array, layout: str, transitions: int, progress: Progress) -
         observations.append(observation)
         actions.append(action)
         rewards.append(reward)
-        if time.perf_counter() - shown > 5.0:
+        if time.perf_counter() - shown > PROGRESS_S:
             shown = time.perf_counter()
             left = (shown - begin) / (step + 1) * (steps - step - 1)
             progress(f"maze {layout}: {100 * (step + 1) // steps} %, about {left:.0f} s left")
@@ -58,13 +58,12 @@ def collect(key: jax.Array, layout: str, transitions: int, progress: Progress) -
 
 def recipe(layout: str, transitions: int = TRANSITIONS) -> Recipe:
     """How the data of one maze are made."""
-    simulator = make_vector(f"d4rl/Maze2D-{layout}", 1)
-    version = simulator.version
-    simulator.close()
+    env_id = f"d4rl/Maze2D-{layout}"
     return Recipe(
+        env_id,
         "waypoint controller",
         f"Maze2D {layout}: walks to random places by D4RL's waypoint controller, without noise.",
-        version,
+        simulator_version(env_id),
         {"layout": layout},
         lambda key, progress: collect(key, layout, transitions, progress),
     )

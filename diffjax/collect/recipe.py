@@ -9,11 +9,13 @@ from diffjax.data.minari_store import Episode
 
 Progress = Callable[[str], None]
 """Takes a line of text now and then."""
+PROGRESS_S = 5.0  # between lines of progress
 
 
 class Recipe(NamedTuple):
     """How a data set is made: ``algorithm`` and ``description`` in words, the simulator's version, ``provenance``."""
 
+    env_id: str
     algorithm: str
     description: str
     simulator: str

@@ -17,16 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.collect.policies import Policy, act, load_policy
-from diffjax.collect.recipe import Progress, Recipe
+from diffjax.collect.recipe import PROGRESS_S, Progress, Recipe
 from diffjax.data.minari_store import Episode
 from diffjax.envs.base import VectorSimulator
-from diffjax.envs.make import make_vector
+from diffjax.envs.make import make_vector, simulator_version
 from diffjax.errors import UserError, unknown_name
 
 LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert")
 TRANSITIONS = 200_000  # of each level; twice as many of medium-expert
 NUM_ENVS = 100  # episodes side by side
-PROGRESS_S = 5.0  # between lines of progress
 
 Act = Callable[[jax.Array, np.ndarray], np.ndarray]
 """``(key, observation (envs, observation_dim)) -> action (envs, action_dim)``."""
@@ -101,7 +100,7 @@ def roll_out(
     total, rounds = 0, 0
     begin = shown = time.perf_counter()
     while total < transitions:
-        for episode in _round(jax.random.fold_in(key, rounds), simulator, action_of):
+        for episode in play_round(jax.random.fold_in(key, rounds), simulator, action_of):
             if total < transitions:
                 episodes.append(episode)
                 total += len(episode.reward)
@@ -113,7 +112,7 @@ def roll_out(
     return episodes
 
 
-def _round(key: jax.Array, simulator: VectorSimulator, action_of: Act) -> list[Episode]:
+def play_round(key: jax.Array, simulator: VectorSimulator, action_of: Act) -> list[Episode]:
     """One whole episode of every environment."""
     seeds_key, noise_key = jax.random.split(key)
     seeds = np.asarray(jax.random.bits(seeds_key, (simulator.num_envs,)))
@@ -164,9 +163,6 @@ def recipe(env_id: str, level: str, policies: Path | None = None, transitions: i
         raise unknown_name("level", level, LEVELS)
     parts = parts_of(level, [] if level == "random" else policies_of(env_id, policies), transitions)
     stories = ["uniform actions" if part.policy is None else part.policy.about for part in parts]
-    simulator = make_vector(env_id, 1)
-    version = simulator.version
-    simulator.close()
 
     def collect_parts(key: jax.Array, progress: Progress) -> list[Episode]:
         vector = make_vector(env_id, NUM_ENVS)
@@ -178,4 +174,11 @@ def recipe(env_id: str, level: str, policies: Path | None = None, transitions: i
     description = f"{env_id}, level {level}: " + (
         "uniform actions." if level == "random" else "sampled actions of policies trained by soft actor-critic."
     )
-    return Recipe("diffjax SAC", description, version, {"level": level, "policies": stories}, collect_parts)
+    return Recipe(
+        env_id,
+        "diffjax SAC",
+        description,
+        simulator_version(env_id),
+        {"level": level, "policies": stories},
+        collect_parts,
+    )

@@ -19,6 +19,8 @@ import numpy as np
 
 from diffjax.collect import sac
 from diffjax.collect.policies import Policy, act, save_policy
+from diffjax.collect.recipe import Progress
+from diffjax.collect.robots import play_round
 from diffjax.envs.base import VectorSimulator
 from diffjax.errors import UserError
 from diffjax.training.checkpoints import Checkpoints
@@ -83,23 +85,12 @@ def _advance(
 
 def evaluate(key: jax.Array, simulator: VectorSimulator, actor: sac.Params, step: int) -> Score:
     """Returns over :data:`EPISODES` episodes of the mean action and as many of sampled ones, side by side."""
-    count = simulator.num_envs
-    sampled = np.arange(count) >= EPISODES
-    seeds_key, noise_key = jax.random.split(key)
-    observation = simulator.reset(np.asarray(jax.random.bits(seeds_key, (count,))))
-    returns, lengths = np.zeros(count), np.zeros(count)
-    running = np.ones(count, bool)
-    for index in range(simulator.horizon):
-        temperature = jnp.asarray(sampled, jnp.float32)
-        action = act(jax.random.fold_in(noise_key, index), actor, observation, temperature)
-        observation, reward, terminated, truncated = simulator.step(np.asarray(action))
-        returns += running * reward
-        lengths += running
-        running &= ~(terminated | truncated)
-        if not running.any():
-            break
-    drawn = returns[sampled]
-    return Score(step, returns[~sampled].mean(), drawn.mean(), drawn.std(ddof=1), lengths[sampled].mean())
+    temperature = (np.arange(simulator.num_envs) >= EPISODES).astype(np.float32)
+    episodes = play_round(key, simulator, lambda key, seen: np.asarray(act(key, actor, seen, temperature)))
+    returns = np.array([episode.reward.sum(dtype=np.float64) for episode in episodes])
+    lengths = np.array([len(episode.reward) for episode in episodes[EPISODES:]])
+    drawn = returns[EPISODES:]
+    return Score(step, returns[:EPISODES].mean(), drawn.mean(), drawn.std(ddof=1), lengths.mean())
 
 
 class _Robots:
@@ -108,7 +99,6 @@ class _Robots:
     def __init__(self, simulators: Simulators, seed: int) -> None:
         self._robots = [simulators(1) for _ in range(NUM_ENVS)]
         self._seed = seed
-        self._time = np.zeros(NUM_ENVS, np.int64)
 
     def reset(self, step: int, which: np.ndarray, observation: np.ndarray) -> np.ndarray:
         """Begins episodes; their randomness is a function of (seed, step, robot)."""
@@ -116,7 +106,6 @@ class _Robots:
         for index in np.flatnonzero(which):
             seeds = np.random.SeedSequence([self._seed, step, int(index)]).generate_state(1)
             observation[index] = self._robots[index].reset(seeds)[0]
-            self._time[index] = 0
         return observation
 
     def step(self, observation: np.ndarray, action: np.ndarray) -> sac.History:
@@ -136,7 +125,7 @@ def learn(
     seed: int,
     steps: int,
     out: Path,
-    progress: Callable[[str], None],
+    progress: Progress,
     hyper: sac.Hyper = HYPER,
     snapshot_steps: int = SNAPSHOT_STEPS,
     about: dict[str, Any] | None = None,
@@ -197,10 +186,8 @@ def _stretch(key: jax.Array, robots: _Robots, hyper: sac.Hyper, state: State, st
     learner, replay = state
     width = replay.observation.shape[1]
     observation = robots.reset(start, np.ones(NUM_ENVS, bool), np.zeros((NUM_ENVS, width), np.float32))
-    action: Any = None
+    action = _first_action(key, hyper, learner, observation, replay.action.shape[1], start)
     for step in range(start, stop, NUM_ENVS):
-        if action is None:
-            action = _first_action(key, hyper, learner, observation, replay.action.shape[1], step)
         rows = robots.step(observation, np.asarray(action))
         if step + NUM_ENVS >= stop:
             rows = rows._replace(truncated=~rows.terminated)

@@ -44,7 +44,6 @@ def make_episodes(recipe: Recipe, seed: int, progress: Progress) -> tuple[list[E
 def store_minari(
     dataset_id: str,
     recipe: Recipe,
-    env_id: str,
     progress: Progress,
     ref_min: float | None = None,
     ref_max: float | None = None,
@@ -62,7 +61,7 @@ def store_minari(
     folder = write_minari(
         dataset_id,
         episodes,
-        env_id=env_id,
+        env_id=recipe.env_id,
         algorithm=recipe.algorithm,
         description=recipe.description,
         ref_min=ref_min,
@@ -83,13 +82,12 @@ def store_dataset(task: Task, progress: Progress) -> None:
       UserError: the task has none, or they cannot be stored.
     """
     recipe = recipe_of(task)
-    store_minari(task.data, recipe, task.env_id, progress, task.ref_min, task.ref_max, exist_ok=True)
+    store_minari(task.data, recipe, progress, task.ref_min, task.ref_max, exist_ok=True)
 
 
 def store_hdf5(
     path: Path,
     recipe: Recipe,
-    env_id: str,
     progress: Progress,
     ref_min: float | None = None,
     ref_max: float | None = None,
@@ -106,7 +104,7 @@ def store_hdf5(
     write_hdf5(
         path,
         episodes,
-        env_id=env_id,
+        env_id=recipe.env_id,
         algorithm=recipe.algorithm,
         ref_min=ref_min,
         ref_max=ref_max,

@@ -135,6 +135,19 @@ _MAKERS: dict[str, Maker] = {
 }
 
 
+def simulator_version(env_id: str) -> str:
+    """What a results table records of the simulator of an id.
+
+    Raises:
+      UserError: as `make_vector`.
+    """
+    simulator = make_vector(env_id, 1)
+    try:
+        return simulator.version
+    finally:
+        simulator.close()
+
+
 def known_simulators() -> tuple[str, ...]:
     """The ids of the table; Gymnasium knows more."""
     return tuple(_MAKERS)
