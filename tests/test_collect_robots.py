@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.collect import robots, sac, sac_robots
+from diffjax.collect import robots, sac, sac_robots, store
 from diffjax.collect.policies import Policy, act, load_policy, save_policy
 from diffjax.data.d4rl_writer import write_hdf5
 from diffjax.data.hdf5 import load_hdf5
@@ -153,6 +153,19 @@ def test_episodes_replay_in_the_simulator_and_survive_hdf5(tmp_path: Path):
     assert (data.label, data.env_id, data.ref_min, data.ref_max) == ("a", "Hopper-v4", 1.0, None)
     np.testing.assert_allclose(data.episode_returns, [episode.reward.sum() for episode in episodes], rtol=1e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.npz", "d.hdf5"]
+
+
+def test_what_is_stored_is_refused_before_anything_is_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    save_policy(tmp_path / "1.npz", policy(1, 10.0))
+    recipe = robots.recipe("Hopper-v4", "medium", tmp_path, transitions=20)
+    store.store_minari("my/hopper-v0", recipe, lambda line: None)
+    lines: list[str] = []
+    with pytest.raises(UserError, match="my/hopper-v0: is already stored"):
+        store.store_minari("my/hopper-v0", recipe, lines.append)
+    with pytest.raises(UserError, match="my_hopper"):
+        store.store_minari("my_hopper", recipe, lines.append)
+    assert not lines
 
 
 def test_collecting_is_a_function_of_its_key(tmp_path: Path):

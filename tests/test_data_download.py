@@ -15,13 +15,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from data_tools import error_of
 from rich.console import Console
 
 from diffjax.data import download
 from diffjax.data.d4rl_files import d4rl_files
 from diffjax.data.download import datasets_folder, fetch, local_files, mirror_url, obtain_d4rl
 from diffjax.data.load import load_dataset
-from diffjax.errors import UserError
 from diffjax.types import Spec
 
 NAME = "hopper_medium-v2.hdf5"
@@ -126,14 +126,6 @@ def quiet() -> Console:
 
 def get(server: Server, cache: Path, **keywords) -> Path:
     return fetch(server.url, cache / NAME, **({"progress": quiet(), "delays_s": DELAYS, "timeout_s": 5.0} | keywords))
-
-
-def error_of(call, *args, **kwargs) -> str:
-    with pytest.raises(UserError) as raised:
-        call(*args, **kwargs)
-    message = str(raised.value)
-    assert "\n" not in message
-    return message
 
 
 def stored(cache: Path) -> list[str]:

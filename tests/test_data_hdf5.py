@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from data_tools import error_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,14 +45,6 @@ def write(path, content, **metadata):
         for key, value in metadata.items():
             file[f"metadata/{key}"] = value
     return str(path)
-
-
-def error_of(call, *args, **kwargs) -> str:
-    with pytest.raises(UserError) as raised:
-        call(*args, **kwargs)
-    message = str(raised.value)
-    assert "\n" not in message
-    return message
 
 
 def qlearning_loop(content, timeouts):

@@ -14,6 +14,7 @@ import h5py
 import minari
 import numpy as np
 import pytest
+from data_tools import error_of
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 from minari.storage.remotes import _registry
@@ -22,7 +23,6 @@ from minari.storage.remotes.cloud_storage import CloudStorage
 from diffjax.data.goals import KITCHEN_ELEMENTS, flatten_goal_observation, flatten_kitchen_observation
 from diffjax.data.load import load_dataset
 from diffjax.data.minari_store import Episode, load_minari, minari_exists, write_minari
-from diffjax.errors import UserError
 from diffjax.types import Spec
 
 SPEC = Spec(observation_dim=3, action_dim=2)
@@ -93,14 +93,6 @@ def episode(index: int, steps: int, terminal: bool = True) -> Episode:
 def store(dataset_id=ID, episodes=None, **keywords) -> Path:
     keywords = {"env_id": "diffjax/Toy", "algorithm": "by hand", "description": "a test"} | keywords
     return write_minari(dataset_id, episodes or [episode(0, 2), episode(1, 3, False)], **keywords)
-
-
-def error_of(call, *args, **kwargs) -> str:
-    with pytest.raises(UserError) as raised:
-        call(*args, **kwargs)
-    message = str(raised.value)
-    assert "\n" not in message
-    return message
 
 
 def everything(root: Path) -> set[str]:

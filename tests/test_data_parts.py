@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from data_tools import error_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +17,6 @@ from diffjax.data.minari_store import Episode, write_minari
 from diffjax.data.npz import load_npz
 from diffjax.data.rewards import dac_trajectory_ends
 from diffjax.data.transitions import Dataset, Transitions, fingerprint, make_dataset
-from diffjax.errors import UserError
 from diffjax.types import Spec
 
 SPEC = Spec(observation_dim=2, action_dim=1)
@@ -46,14 +46,6 @@ def write(path: Path, arrays: dict[str, np.ndarray], **metadata: object) -> str:
             for key, value in everything.items():
                 file[key] = value
     return str(path)
-
-
-def error_of(call, *args, **kwargs) -> str:
-    with pytest.raises(UserError) as raised:
-        call(*args, **kwargs)
-    message = str(raised.value)
-    assert "\n" not in message
-    return message
 
 
 # NumPy archives

@@ -10,7 +10,7 @@ import jax
 from diffjax.collect import embedded, mazes, robots
 from diffjax.collect.recipe import Progress, Recipe
 from diffjax.data.d4rl_writer import write_hdf5
-from diffjax.data.minari_store import Episode, write_minari
+from diffjax.data.minari_store import Episode, minari_exists, write_minari
 from diffjax.errors import UserError
 from diffjax.tasks import OWN_DATA, Task
 
@@ -55,6 +55,8 @@ def store_minari(
     Raises:
       UserError: it is there already, or cannot be stored.
     """
+    if not exist_ok and minari_exists(dataset_id):  # before the work, not after it
+        raise UserError(f"{dataset_id}: is already stored; choose another version or delete it first")
     progress(f"collecting {dataset_id} (once)")
     begin = time.perf_counter()
     episodes, provenance = make_episodes(recipe, seed, progress)
