@@ -143,6 +143,7 @@ class Results:
     config: dict[str, Any]
     evaluations: tuple[Evaluation, ...]
     runs: tuple[RunStatus, ...]
+    metrics: tuple[dict[str, Any], ...] = ()
 
 
 def open_folder(path: str | Path, config: Mapping[str, Any], resume: bool = False) -> ResultsFolder:
@@ -229,7 +230,7 @@ def read_results(path: str | Path) -> Results:
         if key in seen:
             raise UserError(f"{where}: {_run_name(row.seed, row.setting)} is evaluated at step {row.step} twice")
         seen.add(key)
-    return Results(folder, config, tuple(evaluations), tuple(runs))
+    return Results(folder, config, tuple(evaluations), tuple(runs), tuple(read_metrics(folder)))
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
