@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from diffjax.results.layout import LEGEND, OTHER, QUICK, RUNNING, SHORT, UNTUNED, Block, Entry, Page, PublishedColumn
+from diffjax.results.page import LEGEND, OTHER, QUICK, RUNNING, SHORT, UNTUNED, Block, Entry, Page, PublishedColumn
 from diffjax.results.tables import Column
 
 _LATEX = {
     **{character: "\\" + character for character in "&%$#_{}"},
     **{"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"},
-    **{"<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}", "±": "$\\pm$", OTHER: "$\\neq$"},
+    **{"<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}", "±": "$\\pm$", "–": "--", OTHER: "$\\neq$"},
     **{UNTUNED: "$^\\dagger$", QUICK: "$^\\ddagger$", SHORT: "$^\\S$", RUNNING: "$^\\P$"},
 }
 _SUMMARY = (
@@ -32,6 +32,8 @@ _SUMMARY = (
     "mean",
     "spread",
     "spread_kind",
+    "low",
+    "high",
     "seeds",
     "failed",
     "running",
@@ -50,7 +52,7 @@ def render(page: Page, format_name: str) -> str:
 def grid(block: Block, of: Callable[[Entry], str] = lambda entry: entry.text) -> list[list[str]]:
     """The places of a block as text, the header first."""
     lines = [[line.task, line.data, *map(of, line.entries)] for line in block.lines]
-    return [["task", "data", *block.header], *lines]
+    return [[*block.corner, *block.header], *lines]
 
 
 def _markdown(page: Page) -> str:
@@ -74,7 +76,7 @@ def _markdown(page: Page) -> str:
 
 def _split(entry: Entry) -> tuple[str, str]:
     """The number with its ±, and what stands behind it."""
-    match = re.match(r"-?\d+\.\d( ± \d+\.\d)?", entry.text)
+    match = re.match(r"-?\d+\.\d( ± \d+\.\d| \[-?\d+\.\d, -?\d+\.\d\])?", entry.text)
     shown = match[0] if match else ""
     return shown, entry.text[len(shown) :]
 
@@ -85,16 +87,17 @@ def _bold_markdown(entry: Entry) -> str:
 
 
 def _latex(page: Page) -> str:
-    """One ``table`` environment per protocol, to be input; needs the package booktabs."""
-    parts = ["% Needs \\usepackage{booktabs}; a wide one also \\usepackage{graphicx} and \\resizebox."]
+    """One ``table`` environment per block, to be input; a table too wide for the line shrinks to it."""
+    parts = ["% Needs \\usepackage{booktabs} and \\usepackage{graphicx}."]
     for block in page.blocks:
-        header = " & ".join(map(_latex_text, ["task", "data", *block.header]))
+        header = " & ".join(map(_latex_text, [*block.corner, *block.header]))
         parts += [
             "",
             "\\begin{table}",
             "\\centering",
             f"\\caption{{{_latex_text(block.title)}.}}",
             "\\small",
+            "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
             f"\\begin{{tabular}}{{ll{'r' * len(block.columns)}}}",
             "\\toprule",
             f"{header} \\\\",
@@ -108,12 +111,10 @@ def _latex(page: Page) -> str:
             above = line.is_average
         parts += [
             "\\bottomrule",
-            "\\end{tabular}",
-            "",
-            "\\medskip",
-            f"\\parbox{{\\linewidth}}{{\\footnotesize {_latex_text(' '.join(page.notes))}}}",
+            "\\end{tabular}}",
             "\\end{table}",
         ]
+    parts += ["", "{\\footnotesize\\noindent", *(f"{_latex_text(note)}\\par" for note in page.notes), "}"]
     return "\n".join(parts) + "\n"
 
 
@@ -141,11 +142,10 @@ def _csv(page: Page) -> str:
             data = line.row.dataset if line.row else line.data
             for column, entry in zip(block.columns, line.entries, strict=True):
                 where = (line.suite, line.task, data, fingerprint, *_column_fields(column), block.protocol.name)
-                counts = (None,) * 3 if line.is_average else (entry.seeds, entry.failed, entry.running)
-                if isinstance(column, PublishedColumn):
-                    counts = (entry.seeds, None, None)
+                is_own = not (line.is_average or isinstance(column, PublishedColumn))
+                counts = (entry.seeds, entry.failed if is_own else None, entry.running if is_own else None)
                 names = " ".join(LEGEND[mark][0] for mark in entry.marks)
-                numbers = (entry.mean, entry.spread, entry.spread_kind)
+                numbers = (entry.mean, entry.spread, entry.spread_kind, entry.low, entry.high)
                 writer.writerow([*where, *numbers, *counts, names, entry.is_best, entry.source, entry.text])
     return stream.getvalue()
 

@@ -47,14 +47,6 @@ class Cell:
     tunings: frozenset[str] = frozenset()
 
 
-class Statistic(NamedTuple):
-    """Mean and sample standard deviation (ddof = 1) over ``seeds`` values; one value has no deviation."""
-
-    mean: float
-    std: float | None
-    seeds: int
-
-
 @dataclass(frozen=True)
 class Table:
     """Rows (tasks of one suite together), columns, what is known where they meet, and the folders it was read from."""
@@ -75,29 +67,16 @@ class Table:
 _Named = TypeVar("_Named", Row, Column)
 
 
-def summarize(values: Sequence[float]) -> Statistic:
-    """Mean and sample standard deviation; ``values`` must not be empty."""
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return Statistic(statistics.fmean(values), std, len(values))
-
-
 def values_of(cell: Cell | None, protocol: Protocol) -> list[float]:
     """A cell's numbers by a protocol, one per run that has one."""
     found = [protocol.select(history) for history in cell.histories] if cell else []
     return [value for value in found if value is not None]
 
 
-def statistic(cell: Cell | None, protocol: Protocol) -> Statistic | None:
-    """A cell's statistic over its seeds, or None where no run has a number."""
-    values = values_of(cell, protocol)
-    return summarize(values) if values else None
-
-
-def suite_average(table: Table, rows: Iterable[Row], column: Column, protocol: Protocol) -> float | None:
+def average(table: Table, rows: Iterable[Row], column: Column, protocol: Protocol) -> float | None:
     """The mean of the rows' means, or None where one has none: other tasks, another average."""
-    found = [statistic(table.cells.get((row, column)), protocol) for row in rows]
-    means = [item.mean for item in found if item is not None]
-    return statistics.fmean(means) if means and len(means) == len(found) else None
+    found = [values_of(table.cells.get((row, column)), protocol) for row in rows]
+    return statistics.fmean(map(statistics.fmean, found)) if found and all(found) else None
 
 
 def build_table(results: Iterable[Results]) -> Table:
@@ -186,7 +165,7 @@ def _cells(results: Results) -> dict[tuple[Row, Column], Cell]:
 
 def _cloning_losses(metrics: Iterable[Mapping[str, Any]]) -> dict[tuple[int, str, int], float]:
     """(seed, setting, step) -> mean behaviour-cloning loss over the updates before that step."""
-    found = {}
+    found: dict[tuple[int, str, int], float] = {}
     for record in metrics:
         if CLONING_LOSS in record.get("metrics", {}):
             values = map(float, record["metrics"][CLONING_LOSS])
