@@ -1,6 +1,7 @@
 """Student's t distribution, of any positive and not only whole degrees of freedom; scores need no more of SciPy."""
 
 import math
+from functools import cache
 
 
 def two_sided_p(t: float, freedom: float) -> float:
@@ -13,6 +14,7 @@ def two_sided_p(t: float, freedom: float) -> float:
     return _incomplete_beta(a, b, x, y) if x < (a + 1) / (a + b + 2) else 1 - _incomplete_beta(b, a, y, x)
 
 
+@cache
 def quantile(probability: float, freedom: float) -> float:
     """The t with P(T <= t) = probability, by bisection of ``two_sided_p``; ``ValueError`` outside (0, 1)."""
     if not 0 < probability < 1:

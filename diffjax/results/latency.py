@@ -1,0 +1,176 @@
+"""What an action costs against what it scores: latencies as ``benchmarks/inference.py`` wrote them, matched to columns."""
+
+import csv
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from diffjax.errors import UserError
+from diffjax.results.page import Page
+from diffjax.results.tables import Column, Row, Table, column_labels, row_labels, values_of
+
+_NEEDED = ("method", "variant", "candidates", "network_evaluations", "batch", "p50_ms")
+
+
+class Latency(NamedTuple):
+    """The median time of one action of a method, decided on alone."""
+
+    method: str
+    variant: str
+    candidates: int
+    network_evaluations: int
+    p50_ms: float
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """The rows of a file at batch 1, and how they were measured as far as the file's ``.json`` says it."""
+
+    file: str
+    rows: tuple[Latency, ...]
+    preset: str = ""
+    device: str = ""
+
+
+class Point(NamedTuple):
+    """A column: median milliseconds per action, mean score over the shared rows; whether no other beats it in both."""
+
+    column: Column
+    latency_ms: float
+    score: float
+    is_front: bool
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """Points over the rows that all of them have a score on; ``remarks`` say what is missing or not alike."""
+
+    source: Latencies
+    rows: tuple[str, ...]
+    points: tuple[Point, ...]
+    remarks: tuple[str, ...]
+
+
+def read_latencies(path: str | Path) -> Latencies:
+    """The latencies at batch 1 of an ``inference.csv``; raises ``UserError`` naming the file and the defect."""
+    file = Path(path)
+    try:
+        lines = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+    except OSError as error:
+        raise UserError(f"--latency={path} cannot be read ({error.strerror}); name an inference.csv") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise UserError(f"--latency={path} is not CSV; name an inference.csv of benchmarks/inference.py") from None
+    if lacking := [name for name in _NEEDED if name not in (lines[0] if lines else ())]:
+        raise UserError(f"--latency={path} has no column {lacking[0]}; name an inference.csv of benchmarks/inference.py")
+    rows = [_latency(f"--latency={path} line {number}", line) for number, line in enumerate(lines, start=2)]
+    found = [row for row in rows if row is not None]
+    if not found:
+        raise UserError(f"--latency={path} has no row of batch 1; measure with --batch=1")
+    names = [row[:2] for row in found]
+    for method, variant in names:
+        if names.count((method, variant)) > 1:
+            raise UserError(f"--latency={path} has {method} ({variant}) at batch 1 twice; name a file that has it once")
+    facts = _facts(file.with_suffix(".json"))
+    machine = facts.get("machine")
+    device = machine.get("device", "") if isinstance(machine, Mapping) else ""
+    return Latencies(str(path), tuple(found), str(facts.get("preset", "")), str(device))
+
+
+def _latency(where: str, line: Mapping[str, str | None]) -> Latency | None:
+    """A line of the file, None of another batch size."""
+    try:
+        numbers = [int(line[name] or "") for name in ("batch", "candidates", "network_evaluations")]
+        latency = float(line["p50_ms"] or "")
+    except ValueError:
+        raise UserError(f"{where}: batch, candidates, network_evaluations or p50_ms is no number") from None
+    if not (math.isfinite(latency) and latency > 0):
+        raise UserError(f"{where}: p50_ms is {latency:g}, not a positive time")
+    batch, candidates, network_evaluations = numbers
+    row = Latency(line["method"] or "", line["variant"] or "", candidates, network_evaluations, latency)
+    return row if batch == 1 else None
+
+
+def _facts(file: Path) -> Mapping[str, Any]:
+    """What stands beside the measurements, or nothing where that cannot be read."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Which (cost, score) no other point beats: none costs as little and scores as much, and less or more in one."""
+    return [
+        not any(cost <= x and score >= y and (cost < x or score > y) for cost, score in points) for x, y in points
+    ]
+
+
+def trade_off(page: Page, latencies: Latencies) -> TradeOff:
+    """Latency against the mean score by the page's first protocol, of every column with both."""
+    table, protocol = page.table, page.options.chosen()[0]
+    names, labels = column_labels(table.columns), row_labels(table.rows)
+    known = {row[:2]: row for row in latencies.rows}
+    matched = [column for column in table.columns if column[:2] in known]
+    means = {
+        column: {
+            row: statistics.fmean(values)
+            for row in table.rows
+            if (values := values_of(table.cells.get((row, column)), protocol))
+        }
+        for column in matched
+    }
+    scored = [column for column in matched if means[column]]
+    shared = [row for row in table.rows if scored and all(row in means[column] for column in scored)]
+    columns = scored if shared else []
+    places = [
+        (known[column[:2]].p50_ms, statistics.fmean(means[column][row] for row in shared)) for column in columns
+    ]
+    points = tuple(
+        Point(column, *place, is_front)
+        for column, place, is_front in zip(columns, places, pareto_front(places), strict=True)
+    )
+    remarks = [f"{names[column]}: no latency of it in the file." for column in table.columns if column not in matched]
+    remarks += [f"{names[column]}: no score yet." for column in matched if column not in scored]
+    of_table = {column[:2] for column in table.columns}
+    unused = [row for row in latencies.rows if row[:2] not in of_table]
+    remarks += [f"{row.method} ({row.variant}): measured, but no results of it." for row in unused]
+    if scored and not shared:
+        remarks.append("No task has a score of every method here, so there is nothing to compare on.")
+    for point in points:
+        remarks += _unlike(table, point.column, shared, known[point.column[:2]], latencies.preset, names)
+    return TradeOff(latencies, tuple(f"{row.task} ({labels[row]})" for row in shared), points, tuple(remarks))
+
+
+def _unlike(
+    table: Table,
+    column: Column,
+    rows: Iterable[Row],
+    latency: Latency,
+    preset: str,
+    names: Mapping[Column, str],
+) -> list[str]:
+    """What was measured otherwise than it was scored."""
+    remarks = []
+    if preset and column.preset != preset:
+        remarks.append(
+            f"{names[column]}: latency of the networks of preset {preset}, scores of those of preset {column.preset}."
+        )
+    costs = {
+        (item.candidates, item.network_evaluations)
+        for folder in table.folders
+        for item in folder.evaluations
+        if (item.method, item.variant) == column[:2] and any(item.task == row.task for row in rows)
+    }
+    measured = (latency.candidates, latency.network_evaluations)
+    if other := sorted(costs - {measured}):
+        told = " / ".join(f"{candidates} candidates, {count} network evaluations" for candidates, count in other)
+        remarks.append(
+            f"{names[column]}: measured with {measured[0]} candidates, {measured[1]} network evaluations; "
+            f"evaluated with {told}."
+        )
+    return remarks

@@ -1,0 +1,85 @@
+"""The report put together: its sections in their order, with the style sheet and the program of the package."""
+
+import importlib.resources
+from collections import Counter
+
+from diffjax.results import figures
+from diffjax.results.latency import TradeOff
+from diffjax.results.page import Page
+from diffjax.results.report import provenance, scores, sections
+from diffjax.results.report.markup import Markup, element, join
+
+# Nothing is ever fetched, whatever a page should come to hold.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+
+
+def render(page: Page, trade_off: TradeOff | None = None) -> str:
+    """The page of a table (with ``statistics``) as one HTML file."""
+    table, names = page.table, figures.labels(page.table)
+    styles = figures.styles(table.columns)
+    parts = {
+        "Scores": scores.score_tables(page),
+        "Aggregates over tasks": sections.aggregates(page, styles, names),
+        "Learning curves": sections.learning_curves(page, styles, names),
+        "Performance profiles": sections.performance_profiles(page, styles, names),
+        **({"Latency and score": sections.latency(trade_off, page, styles, names)} if trade_off else {}),
+        "Hyper-parameters": provenance.hyper_parameters(table),
+        "Environments and data": join(
+            provenance.data(table), provenance.runs(table), provenance.versions(table)
+        ),
+        "Failures": provenance.failures(table),
+        "Notes": provenance.bullets(scores.other_notes(page)),
+    }
+    ids = {title: title.lower().replace(" ", "-") for title in parts}
+    title = _title(page)
+    links = (element("li", element("a", name, href=f"#{ids[name]}")) for name in parts)
+    body = element(
+        "body",
+        element("a", "Skip to the scores", href="#scores", class_="skip"),
+        element("header", element("h1", title), element("p", _summary(page), class_="summary")),
+        element("nav", element("ul", *links), aria_label="Contents"),
+        element("main", *(_section(name, ids[name], content) for name, content in parts.items())),
+        element("script", _file("report.js")),
+    )
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", title),
+        element("link", rel="icon", href="data:,"),
+        element("style", _file("report.css")),
+    )
+    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
+
+
+def _section(title: str, name: str, content: Markup) -> Markup:
+    return element("section", element("h2", title, id=f"{name}-title"), content, id=name,
+                   aria_labelledby=f"{name}-title")  # fmt: skip
+
+
+def _title(page: Page) -> str:
+    methods = list(dict.fromkeys(column.method for column in page.table.columns))
+    tasks = list(dict.fromkeys(row.task for row in page.table.rows))
+    return f"{_listed(methods, 'methods')} on {_listed(tasks, 'tasks')}"
+
+
+def _listed(names: list[str], what: str) -> str:
+    return ", ".join(names) if len(names) == 1 else f"{len(names)} {what}"
+
+
+def _summary(page: Page) -> str:
+    """How many runs there are and what is taken from each."""
+    states = Counter(run.status.partition(":")[0] for folder in page.table.folders for run in folder.runs)
+    runs = sum(states.values())
+    told = ", ".join(f"{states[state]} {state}" for state in ("complete", "running", "failed") if states[state])
+    methods = dict.fromkeys(column.method for column in page.table.columns)
+    return (
+        f"Normalised scores (0 random, 100 expert) of {', '.join(methods)} from {runs} "
+        f"{'run' if runs == 1 else 'runs'} ({told}), by {page.options.chosen()[0].title}."
+    )
+
+
+def _file(name: str) -> Markup:
+    return Markup((importlib.resources.files(__package__) / name).read_text(encoding="utf-8"))

@@ -1,0 +1,168 @@
+"""Where a page's numbers come from: hyper-parameters, data, environments, programs, and what failed."""
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from diffjax.results.folder import Results
+from diffjax.results.report.markup import Markup, details, element, join, table
+from diffjax.results.tables import Table, column_label, column_labels, row_labels
+from diffjax.results.tables import Column
+
+_ABSENT = "–"
+_UNKNOWN = "not recorded"
+
+
+def hyper_parameters(found: Table) -> Markup:
+    """Of every method the values that differ between its tasks and settings, then those that do not."""
+    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for folder in found.folders:
+        config = folder.config
+        column = Column(config["method"], config["variant"], config["preset"], setting="", rule="")
+        values = groups.setdefault(column_label(column), {})
+        for setting, hyper in _settings(config).items():
+            place = f"{config['task']} ({', '.join(filter(None, [config['dataset']['label'], setting]))})"
+            protocol = {f"protocol: {name}": value for name, value in config.get("protocol", {}).items()}
+            values.setdefault(place, {**hyper, **protocol})
+    return join(*(_comparison(label, columns, "Hyper-parameters") for label, columns in groups.items()))
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The hyper-parameters of each setting of a folder."""
+    hyper = config["hyper"]
+    if set(hyper) == set(config["settings"]) and all(isinstance(values, dict) for values in hyper.values()):
+        return hyper
+    return {"": hyper}
+
+
+def _comparison(title: str, columns: Mapping[str, Mapping[str, Any]], what: str) -> Markup:
+    """What differs between columns as a table with all of them, then what they share."""
+    names = dict.fromkeys(name for values in columns.values() for name in values)
+    texts = {name: [_text(values.get(name, _ABSENT)) for values in columns.values()] for name in names}
+    different = {name: row for name, row in texts.items() if len(set(row)) > 1}
+    shared = [(name, row[0]) for name, row in texts.items() if name not in different]
+    parts, count = [], f"{len(names)} values"
+    if different:
+        count += f", {len(different)} of them not the same everywhere"
+        rows = ([name, *row] for name, row in different.items())
+        parts.append(table(f"{what} of {title} that differ", ["name", *columns], rows))
+    if shared:
+        where = next(iter(columns)) if len(columns) == 1 else f"all {len(columns)} of {title}"
+        parts.append(table(f"{what} of {where}", ["name", "value"], shared))
+    return details(f"{title}: {count}", *parts)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)
+
+
+def data(found: Table) -> Markup:
+    """The data and the environment of every row."""
+    header = (
+        *("task", "environment", "simulator", "data", "fingerprint", "source", "transitions", "episodes"),
+        *("mean return", "reference return of score 0", "of score 100", "reference from"),
+    )
+    rows: dict[tuple[str, ...], None] = {}
+    for folder in found.folders:
+        config, dataset = folder.config, folder.config["dataset"]
+        reference = config.get("reference", {})
+        simulators = dict.fromkeys(item.simulator for item in folder.evaluations)
+        environments = dict.fromkeys(item.env for item in folder.evaluations)
+        row = (
+            config["task"],
+            config.get("env") or " / ".join(environments) or _UNKNOWN,
+            " / ".join(simulators) or config["versions"].get("simulator", _UNKNOWN),
+            dataset["label"],
+            dataset["fingerprint"],
+            str(dataset.get("source", _UNKNOWN)),
+            _count(dataset.get("transitions")),
+            _count(dataset.get("episodes")),
+            _real(dataset.get("return_mean")),
+            _real(reference.get("min")),
+            _real(reference.get("max")),
+            str(reference.get("source", _UNKNOWN)),
+        )
+        rows.setdefault(row)
+    return table("Data and environments", header, rows, numbers=False)
+
+
+def runs(found: Table) -> Markup:
+    """How each folder's runs were made."""
+    header = (
+        *("method", "task", "data", "seeds", "runs", "updates", "tuning", "device", "revision", "command line"),
+        "folder",
+    )
+    return table("Runs", header, map(_run, found.folders), numbers=False)
+
+
+def _run(folder: Results) -> tuple[str, ...]:
+    config, versions = folder.config, folder.config["versions"]
+    states = Counter(run.status.partition(":")[0] for run in folder.runs)
+    devices = str(versions.get("device", _UNKNOWN))
+    if str(versions.get("devices", "1")) != "1":
+        devices += f" x {versions['devices']}"
+    return (
+        column_label(Column(config["method"], config["variant"], config["preset"], setting="", rule="")),
+        config["task"],
+        config["dataset"]["label"],
+        _seeds(config["seeds"]),
+        ", ".join(f"{count} {state}" for state, count in states.items()),
+        _count(config["steps"]),
+        str(config.get("tuning") or " / ".join(sorted({item.tuning for item in folder.evaluations})) or _UNKNOWN),
+        devices,
+        str(versions.get("revision") or _UNKNOWN),
+        shlex.join(map(str, config["flags"])) or _UNKNOWN,
+        str(folder.path),
+    )
+
+
+def _seeds(seeds: list[int]) -> str:
+    """``0–4`` of consecutive ones."""
+    is_range = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[0] + len(seeds)))
+    return f"{seeds[0]}–{seeds[-1]}" if is_range else ", ".join(map(str, seeds))
+
+
+def versions(found: Table) -> Markup:
+    """The programs behind the runs: one list, or what differs between folders first."""
+    kinds: dict[tuple[tuple[str, Any], ...], list[str]] = {}
+    for folder in found.folders:
+        if known := tuple(folder.config["versions"].items()):
+            kinds.setdefault(known, []).append(f"{folder.config['method']} on {folder.config['task']}")
+    if not kinds:
+        return element("p", "No folder records versions.")
+    labels = (places[0] if len(places) == 1 else f"{places[0]} and {len(places) - 1} more" for places in kinds.values())
+    columns = {f"{index}: {label}": dict(known) for index, (known, label) in enumerate(zip(kinds, labels), start=1)}
+    return _comparison("Programs", columns, "Versions")
+
+
+def failures(found: Table) -> Markup:
+    """Every failed run with its reason."""
+    names, labels = column_labels(found.columns), row_labels(found.rows)
+    items = [
+        element("li", f"{names[column]} on {row.task} ({labels[row]}), seed {seed}: {reason}")
+        for (row, column), cell in found.cells.items()
+        for seed, reason in cell.failures
+    ]
+    running = sum(cell.running for cell in found.cells.values())
+    parts = [element("ul", *items) if items else element("p", "No run failed.")]
+    if running:
+        parts.append(element("p", f"{running} {'run has' if running == 1 else 'runs have'} not finished."))
+    return join(*parts)
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else _UNKNOWN
+
+
+def _real(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, int | float) else _UNKNOWN
+
+
+def bullets(texts: Iterable[str]) -> Markup:
+    """Texts as a list."""
+    return element("ul", *(element("li", text) for text in texts))

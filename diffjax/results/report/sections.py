@@ -1,0 +1,209 @@
+"""The figures of a page, each with its caption and, when asked for, its numbers."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from diffjax.results import figures
+from diffjax.results.figures import Metric, Panel, Profiles, Style
+from diffjax.results.latency import Point, TradeOff
+from diffjax.results.page import Block, Page, number
+from diffjax.results.report import charts
+from diffjax.results.report.markup import Markup, details, element, join, table
+from diffjax.results.report.provenance import bullets
+from diffjax.results.report.scores import block_table
+from diffjax.results.report.svg import short
+from diffjax.results.tables import Column
+
+_PROFILE_ROWS = 10  # of 100 thresholds
+Names = Mapping[Column, str]
+Styles = Mapping[Column, Style]
+
+
+def legend(columns: Iterable[Column], styles: Styles, names: Names, *more: Markup) -> Markup:
+    """Which colour, line and marker is whose."""
+    items = [element("li", charts.swatch(styles[column]), names[column]) for column in columns]
+    return element("ul", *items, *more, class_="key", aria_label="Key")
+
+
+def aggregates(page: Page, styles: Styles, names: Names) -> Markup:
+    """The aggregates of each suite as intervals, and the tables behind them."""
+    parts: list[Markup] = []
+    for suite in page.table.suites:
+        metrics = [metric for metric in figures.metrics(page) if metric.suite == suite]
+        blocks = [block for block in page.blocks if block.is_aggregate and block.lines[0].suite == suite]
+        if not metrics:
+            parts.append(element("p", f"No intervals for {suite}: no task has two seeds of every method."))
+            continue
+        parts.append(element("h3", f"{suite}, over {metrics[0].over}"))
+        parts.append(element("div", *(_metric(metric, styles, names) for metric in metrics), class_="grid four"))
+        parts += map(_aggregate_table, blocks)
+    return join(*parts)
+
+
+def _aggregate_table(block: Block) -> Markup:
+    is_metrics = block.corner[0] == "aggregate"
+    return details("Numbers of these figures", block_table(block)) if is_metrics else block_table(block)
+
+
+def _metric(metric: Metric, styles: Styles, names: Names) -> Markup:
+    told = (f"{names[column]} {charts.interval_text(*found)}" for column, found in metric.intervals.items())
+    label = f"{metric.name} of {metric.suite} with 95 % intervals: {'; '.join(told)}."
+    drawing = charts.intervals(metric, styles, names, label)
+    return element("figure", element("figcaption", metric.name), drawing)
+
+
+def learning_curves(page: Page, styles: Styles, names: Names) -> Markup:
+    """A panel for every row, and what else may be shown in them."""
+    panels = figures.panels(page.table)
+    if not panels:
+        return element("p", "No run has been evaluated yet.")
+    references = [panel.reference for panel in panels if panel.reference]
+    switches = [("seeds", "every seed", False), ("bands", "95 % intervals", True)]
+    if any(reference.same_data for reference in references):
+        switches.append(("reference", "dac (published), on the same data", True))
+    if any(not reference.same_data for reference in references):
+        switches.append(("other", "dac (published), on other data", False))
+    dashed = element("li", _dashed(), "dac (published)")
+    columns = dict.fromkeys(line.column for panel in panels for line in panel.lines)
+    return join(
+        element(
+            "p",
+            "Normalised score against updates: the mean over seeds at the steps that all of them were evaluated at, "
+            "with its 95 % interval by Student's t (of two or three seeds very wide; cut off at a panel's edge).",
+        ),
+        element("div", *(_switch(*each) for each in switches), class_="switches", role="group", aria_label="Show"),
+        legend(columns, styles, names, *([dashed] if references else [])),
+        element("div", *(_panel(panel, index, styles, names) for index, panel in enumerate(panels)), class_="grid"),
+    )
+
+
+def _switch(name: str, text: str, is_on: bool) -> Markup:
+    box = element("input", type="checkbox", id=f"show-{name}", checked=is_on)
+    return element("span", box, element("label", text, for_=f"show-{name}"))
+
+
+def _dashed() -> Markup:
+    line = element("path", d="M0 6L28 6", class_="reference")
+    return element("svg", line, viewBox="0 0 28 12", class_="swatch", aria_hidden="true")
+
+
+def _panel(panel: Panel, index: int, styles: Styles, names: Names) -> Markup:
+    ends = [
+        f"{names[line.column]} {number(line.curve.mean[-1])} at {short(line.curve.steps[-1])}"
+        for line in panel.lines
+        if line.curve.steps
+    ]
+    label = f"Learning curves of {panel.title}; last means: {'; '.join(ends) or 'none'}."
+    caption: list[str] = [element("strong", panel.row.task), f" ({panel.title.removeprefix(panel.row.task)[2:-1]})"]
+    if panel.reference and not panel.reference.same_data:
+        caption.append(element("span", f" {panel.reference.label}", class_="other"))
+    return element(
+        "figure",
+        element("figcaption", *caption),
+        charts.learning_curves(panel, f"clip-curve-{index}", styles, label),
+        details("Numbers", _curve_table(panel, names)),
+    )
+
+
+def _curve_table(panel: Panel, names: Names) -> Markup:
+    """The mean of every method at every step, with its interval."""
+    header = ["updates", *(names[line.column] for line in panel.lines)]
+    columns: list[dict[int, str]] = []
+    for line in panel.lines:
+        curve = line.curve
+        found = {step: number(value) for step, value in zip(curve.steps, curve.mean, strict=True)}
+        if curve.low:
+            bounds = zip(curve.steps, curve.mean, curve.low, curve.high, strict=True)
+            found = {step: charts.interval_text(*values) for step, *values in bounds}
+        columns.append(found)
+    steps = sorted({step for column in columns for step in column})
+    if panel.reference:
+        header.append(panel.reference.label)
+        columns.append(dict(zip(panel.reference.steps, map(number, panel.reference.mean), strict=True)))
+    rows = ([f"{step:,}", *(column.get(step, "–") for column in columns)] for step in steps)
+    return table(f"{panel.title}: mean over seeds [95 % interval]", header, rows)
+
+
+def performance_profiles(page: Page, styles: Styles, names: Names) -> Markup:
+    """A figure for every suite with enough seeds."""
+    found = figures.profiles(page)
+    if not found:
+        return element("p", "No performance profile: no task has two seeds of every method.")
+    columns = dict.fromkeys(column for each in found for column in each.bands)
+    protocol = page.options.chosen()[0].title
+    return join(
+        element(
+            "p",
+            f"The fraction of runs with a score above τ, every task weighing the same (Agarwal et al., 2021), by {protocol}; "
+            "band: 95 % at each τ, by a bootstrap over seeds within each task. Higher is better.",
+        ),
+        legend(columns, styles, names),
+        element("div", *(_profile(each, index, styles, names) for index, each in enumerate(found)), class_="grid"),
+    )
+
+
+def _profile(found: Profiles, index: int, styles: Styles, names: Names) -> Markup:
+    middle = len(found.thresholds) // 2
+    told = (f"{names[column]} {band.estimate[middle]:.2f}" for column, band in found.bands.items())
+    label = (
+        f"Performance profiles of {found.suite}; fraction of runs above {found.thresholds[middle]:.0f}: "
+        f"{'; '.join(told)}."
+    )
+    rows = [
+        [
+            number(found.thresholds[at]),
+            *(
+                charts.interval_text(band.estimate[at], band.low[at], band.high[at], lambda value: f"{value:.2f}")
+                for band in found.bands.values()
+            ),
+        ]
+        for at in range(0, len(found.thresholds), _PROFILE_ROWS)
+    ]
+    over = f"{len(found.rows)} {'task' if len(found.rows) == 1 else 'tasks'}"
+    return element(
+        "figure",
+        element("figcaption", element("strong", found.suite), f" ({over})"),
+        charts.performance_profiles(found, f"clip-profile-{index}", styles, label),
+        details(
+            "Numbers",
+            table(
+                f"{found.suite}: fraction of runs above τ [95 % interval]",
+                ["τ", *(names[column] for column in found.bands)],
+                rows,
+            ),
+            element("p", f"Over {', '.join(found.rows)}."),
+        ),
+    )
+
+
+def latency(found: TradeOff, page: Page, styles: Styles, names: Names) -> Markup:
+    """Score against latency, and what could not be matched."""
+    source = found.source
+    measured = [f"preset {source.preset}"] if source.preset else []
+    measured += [f"on {source.device}"] if source.device else []
+    parts = [
+        element(
+            "p",
+            f"Median time of one action decided on alone ({source.file}"
+            + (f"; {', '.join(measured)}" if measured else "")
+            + f") against the mean score by {page.options.chosen()[0].title} over the tasks that all methods here "
+            "share. The line joins the Pareto front: ringed methods, which no other beats in both.",
+        )
+    ]
+    if found.points:
+        told = (f"{names[p.column]} {p.latency_ms:.3g} ms, {number(p.score)}" for p in found.points)
+        drawing = charts.pareto(found.points, styles, names, f"Score against latency: {'; '.join(told)}.")
+        caption = element("figcaption", f"Over {', '.join(found.rows)}")
+        parts.append(element("div", element("figure", caption, drawing), class_="grid wide"))
+        parts.append(_pareto_table(found.points, names))
+    if found.remarks:
+        parts.append(bullets(found.remarks))
+    return join(*parts)
+
+
+def _pareto_table(points: Sequence[Point], names: Names) -> Markup:
+    rows = (
+        [names[point.column], f"{point.latency_ms:.3g}", number(point.score), "yes" if point.is_front else "no"]
+        for point in sorted(points, key=lambda point: point.latency_ms)
+    )
+    header = ["method", "ms per action", "mean score", "on the Pareto front"]
+    return table("Latency and score", header, rows)
