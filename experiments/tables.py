@@ -1,4 +1,4 @@
-"""Make score tables, and pictures or a page of them, from results folders.
+"""Make score tables, figures, or a report of both as one HTML file, from results folders.
 
 A row is a task with the data that was learned from; a column is a method, and a setting of its own where a grid was
 trained. A cell is mean ± spread over seeds of the normalised score, in a block for each protocol, that is, for each
@@ -11,6 +11,8 @@ examples:
   python experiments/tables.py --runs=runs/hopper,runs/walker --published --baselines=CQL,IQL --spread=standard-error
   python experiments/tables.py --runs=runs/hopper,runs/walker --format=latex --bold=significance --out=table.tex
   python experiments/tables.py --runs=runs/mini --protocol=all --statistics --format=csv --out=t.csv --plot=curves.png
+  python experiments/tables.py --runs=runs/mini --format=html --out=report.html --published \
+      --latency=runs/inference/inference.csv --plots=figures
 """
 
 import sys
@@ -20,11 +22,15 @@ from absl import flags
 
 from diffjax import cli
 from diffjax.errors import UserError
-from diffjax.results import curves, formats, tables
+from diffjax.results import curves, formats, plots, tables
 from diffjax.results.folder import find_folders, read_results, writable, write_text
+from diffjax.results.latency import TradeOff, read_latencies, trade_off
 from diffjax.results.layout import lay_out
-from diffjax.results.page import BOLD, SPREAD_LABELS, Options
+from diffjax.results.page import BOLD, SPREAD_LABELS, Options, Page
 from diffjax.results.protocols import DEFAULT, PAPER, protocols
+from diffjax.results.report import build
+
+HTML = "html"
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -35,7 +41,13 @@ def define_flags(values: flags.FlagValues) -> None:
         "DIR[,DIR]: Results folders, or folders with results somewhere below; nothing in them is changed.",
         flag_values=values,
     )
-    flags.DEFINE_enum("format", "markdown", tuple(formats.FORMATS), "How the table is written.", flag_values=values)
+    flags.DEFINE_enum(
+        "format",
+        "markdown",
+        (*formats.FORMATS, HTML),
+        f"How the table is written; {HTML}: a report with figures and everything the numbers depend on, in one file.",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "protocol",
         None,
@@ -74,7 +86,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "statistics",
         False,
-        "Add aggregates over tasks (mean, median, IQM, optimality gap, probability of improvement), 95 % intervals.",
+        "Add aggregates over tasks (mean, median, IQM, optimality gap, probability of improvement), 95 % intervals; "
+        f"always with --format={HTML}.",
         flag_values=values,
     )
     flags.DEFINE_string("out", None, "FILE: Where the table is written; the terminal if not given.", flag_values=values)
@@ -82,6 +95,18 @@ def define_flags(values: flags.FlagValues) -> None:
         "plot",
         None,
         "FILE: Draw the learning curves as FILE.png, FILE.svg or FILE.pdf (needs matplotlib).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "plots",
+        None,
+        f"DIR: Draw {', '.join(plots.NAMES)}, each as .png, .svg and .pdf (needs matplotlib).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "latency",
+        None,
+        f"FILE: An inference.csv of benchmarks/inference.py, to show latency against score (--format={HTML}, --plots).",
         flag_values=values,
     )
 
@@ -96,28 +121,40 @@ def options_from_flags(args: flags.FlagValues) -> Options:
         published=args.published,
         baselines=cli.parse_list("baselines", args.baselines) if args.baselines is not None else (),
         unverified=args.unverified,
-        statistics=args.statistics,
+        statistics=args.statistics or args.format == HTML,
     )
 
 
 def main(args: flags.FlagValues) -> None:
-    """Read the folders, make the table, draw the curves; write nothing before all of it is made."""
+    """Read the folders, make the table, draw the figures; write nothing before all of it is made."""
     for name in ("out", "plot"):
         _check_file(name, args[name].value)
     if args.plot is not None:
         curves.check_plot_path(args.plot)
+    if args.plots is not None:
+        plots.check_folder(args.plots)
+    if args.latency is not None and args.plots is None and args.format != HTML:
+        raise UserError(f"--latency={args.latency} is shown by --format={HTML} and --plots only; add one of them")
+    latencies = read_latencies(args.latency) if args.latency is not None else None
     folders = find_folders(cli.parse_list("runs", args.runs))
-    table = tables.build_table(map(read_results, folders))
-    page = lay_out(table, options_from_flags(args))
-    text = formats.render(page, args.format)
+    page = lay_out(tables.build_table(map(read_results, folders)), options_from_flags(args))
+    speed = trade_off(page, latencies) if latencies is not None else None
+    text = _text(page, args.format, speed)
     if args.plot is not None:
         with writable(args.plot, "plot"):
-            curves.plot_curves(table, args.plot)
+            curves.plot_curves(page.table, args.plot)
+    if args.plots is not None:
+        with writable(args.plots, "plots"):
+            plots.plot_all(page, speed, args.plots)
     if args.out is None:
         print(text, end="")
     else:
         with writable(args.out):
             write_text(args.out, text)
+
+
+def _text(page: Page, format_name: str, speed: TradeOff | None) -> str:
+    return build.render(page, speed) if format_name == HTML else formats.render(page, format_name)
 
 
 def _check_file(flag: str, file: str | None) -> None:

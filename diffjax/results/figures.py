@@ -107,9 +107,7 @@ class Metric:
 def styles(columns: Sequence[Column]) -> dict[Column, Style]:
     """A style for each column, the same in every figure."""
     count = len(MARKERS)
-    return {
-        column: Style(index % count, LINES[index // count % len(LINES)]) for index, column in enumerate(columns)
-    }
+    return {column: Style(index % count, LINES[index // count % len(LINES)]) for index, column in enumerate(columns)}
 
 
 def learning_curve(histories: Sequence[History]) -> LearningCurve:

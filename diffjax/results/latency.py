@@ -1,10 +1,10 @@
-"""What an action costs against what it scores: latencies as ``benchmarks/inference.py`` wrote them, matched to columns."""
+"""What an action costs against what it scores: latencies of ``benchmarks/inference.py``, matched to columns."""
 
 import csv
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +65,9 @@ def read_latencies(path: str | Path) -> Latencies:
     except (UnicodeDecodeError, csv.Error):
         raise UserError(f"--latency={path} is not CSV; name an inference.csv of benchmarks/inference.py") from None
     if lacking := [name for name in _NEEDED if name not in (lines[0] if lines else ())]:
-        raise UserError(f"--latency={path} has no column {lacking[0]}; name an inference.csv of benchmarks/inference.py")
+        raise UserError(
+            f"--latency={path} has no column {lacking[0]}; name an inference.csv of benchmarks/inference.py"
+        )
     rows = [_latency(f"--latency={path} line {number}", line) for number, line in enumerate(lines, start=2)]
     found = [row for row in rows if row is not None]
     if not found:
@@ -105,9 +107,7 @@ def _facts(file: Path) -> Mapping[str, Any]:
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
     """Which (cost, score) no other point beats: none costs as little and scores as much, and less or more in one."""
-    return [
-        not any(cost <= x and score >= y and (cost < x or score > y) for cost, score in points) for x, y in points
-    ]
+    return [not any(cost <= x and score >= y and (cost < x or score > y) for cost, score in points) for x, y in points]
 
 
 def trade_off(page: Page, latencies: Latencies) -> TradeOff:
@@ -127,9 +127,7 @@ def trade_off(page: Page, latencies: Latencies) -> TradeOff:
     scored = [column for column in matched if means[column]]
     shared = [row for row in table.rows if scored and all(row in means[column] for column in scored)]
     columns = scored if shared else []
-    places = [
-        (known[column[:2]].p50_ms, statistics.fmean(means[column][row] for row in shared)) for column in columns
-    ]
+    places = [(known[column[:2]].p50_ms, statistics.fmean(means[column][row] for row in shared)) for column in columns]
     points = tuple(
         Point(column, *place, is_front)
         for column, place, is_front in zip(columns, places, pareto_front(places), strict=True)
@@ -141,36 +139,30 @@ def trade_off(page: Page, latencies: Latencies) -> TradeOff:
     remarks += [f"{row.method} ({row.variant}): measured, but no results of it." for row in unused]
     if scored and not shared:
         remarks.append("No task has a score of every method here, so there is nothing to compare on.")
+    unlike: dict[str, list[str]] = {}
     for point in points:
-        remarks += _unlike(table, point.column, shared, known[point.column[:2]], latencies.preset, names)
+        for remark in _unlike(table, point.column, shared, known[point.column[:2]], latencies.preset):
+            unlike.setdefault(remark, []).append(names[point.column])
+    remarks += [f"{', '.join(columns)}: {remark}." for remark, columns in unlike.items()]
     return TradeOff(latencies, tuple(f"{row.task} ({labels[row]})" for row in shared), points, tuple(remarks))
 
 
-def _unlike(
-    table: Table,
-    column: Column,
-    rows: Iterable[Row],
-    latency: Latency,
-    preset: str,
-    names: Mapping[Column, str],
-) -> list[str]:
+def _unlike(table: Table, column: Column, rows: Iterable[Row], latency: Latency, preset: str) -> Iterator[str]:
     """What was measured otherwise than it was scored."""
-    remarks = []
     if preset and column.preset != preset:
-        remarks.append(
-            f"{names[column]}: latency of the networks of preset {preset}, scores of those of preset {column.preset}."
-        )
+        yield f"latency of the networks of preset {preset}, scores of those of preset {column.preset}"
+    tasks = {row.task for row in rows}
     costs = {
         (item.candidates, item.network_evaluations)
         for folder in table.folders
         for item in folder.evaluations
-        if (item.method, item.variant) == column[:2] and any(item.task == row.task for row in rows)
+        if (item.method, item.variant) == column[:2] and item.task in tasks
     }
     measured = (latency.candidates, latency.network_evaluations)
     if other := sorted(costs - {measured}):
-        told = " / ".join(f"{candidates} candidates, {count} network evaluations" for candidates, count in other)
-        remarks.append(
-            f"{names[column]}: measured with {measured[0]} candidates, {measured[1]} network evaluations; "
-            f"evaluated with {told}."
-        )
-    return remarks
+        yield f"latency with {_cost(*measured)}, scores with {' / '.join(_cost(*cost) for cost in other)}"
+
+
+def _cost(candidates: int, network_evaluations: int) -> str:
+    times = "evaluation" if network_evaluations == 1 else "evaluations"
+    return f"{candidates} {'candidate' if candidates == 1 else 'candidates'} of {network_evaluations} network {times}"

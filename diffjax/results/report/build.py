@@ -24,9 +24,7 @@ def render(page: Page, trade_off: TradeOff | None = None) -> str:
         "Performance profiles": sections.performance_profiles(page, styles, names),
         **({"Latency and score": sections.latency(trade_off, page, styles, names)} if trade_off else {}),
         "Hyper-parameters": provenance.hyper_parameters(table),
-        "Environments and data": join(
-            provenance.data(table), provenance.runs(table), provenance.versions(table)
-        ),
+        "Environments and data": join(provenance.data(table), provenance.runs(table), provenance.versions(table)),
         "Failures": provenance.failures(table),
         "Notes": provenance.bullets(scores.other_notes(page)),
     }

@@ -1,6 +1,6 @@
 """The figures of a page as SVG; their numbers are ``diffjax.results.figures``'."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from diffjax.results.figures import Limits, Line, Metric, Panel, Profiles, Style
 from diffjax.results.latency import Point
@@ -11,6 +11,7 @@ from diffjax.results.report.svg import WIDTH, Axis
 from diffjax.results.tables import Column
 
 _LEFT, _RIGHT, _TOP = 46, WIDTH - 12, 8
+_NARROW = 290  # of figures that stand four in a line
 _LETTER = 6.2  # pixels, about
 _LONGEST = 24  # letters of a label within a figure
 
@@ -99,17 +100,18 @@ def intervals(metric: Metric, styles: Mapping[Column, Style], names: Mapping[Col
     ends = [end for interval in metric.intervals.values() for end in interval]
     spare = 0.06 * max(max(ends) - min(ends), 1.0)
     bottom = 10 + 24 * len(shown)
-    x = Axis(min(ends) - spare, max(ends) + spare, left, _RIGHT)
-    grid = "".join(f"M{x(value):.1f} {bottom}V4" for value in x.ticks())
+    x = Axis(min(ends) - spare, max(ends) + spare, left, _NARROW - 8)
+    marks = svg.ticks(x.low, x.high, most=5)
+    grid = "".join(f"M{x(value):.1f} {bottom}V4" for value in marks)
     parts = [element("path", d=grid, class_="grid")]
-    parts += [svg.text(svg.short(value), x(value), bottom + 15, "middle") for value in x.ticks()]
+    parts += [svg.text(svg.short(value), x(value), bottom + 15, "middle") for value in marks]
     for index, (column, interval) in enumerate(metric.intervals.items()):
         at = 18 + 24 * index
         whisker = svg.line((x(interval.low), x(interval.high)), (at, at), "whisker")
         shape = svg.marker(styles[column].marker, x(interval.estimate), at, "marker")
         parts.append(element("g", whisker, shape, class_=series(styles[column])))
         parts.append(svg.text(shown[column], left - 8, at + 4, "end", "name"))
-    return svg.picture(bottom + 22, label, *parts)
+    return svg.picture(bottom + 22, label, *parts, width=_NARROW)
 
 
 def pareto(points: Sequence[Point], styles: Mapping[Column, Style], names: Mapping[Column, str], label: str) -> Markup:
@@ -144,11 +146,13 @@ def _labels(points: Sequence[Point], names: Mapping[Column, str], x: Axis, y: Ax
     for point in points:
         name = _shortened(names[point.column])
         width, at, height = _LETTER * len(name), x(point.latency_ms), y(point.score)
-        choices = [
+        beside = [(at + 11, height), (at - 11 - width, height)]
+        around = [
             (start, height + shift)
-            for shift in (0, -13, 13, -26, 26)
-            for start in ((at + 11, at - 11 - width) if shift == 0 else (at - width / 2, at + 6, at - 6 - width))
+            for shift in (-14, 14, -27, 27)
+            for start in (at - width / 2, at + 6, at - 6 - width)
         ]
+        choices = [*around, *beside] if point.is_front else [*beside, *around]  # the front's line runs beside it
         free = [
             (start, level)
             for start, level in choices
@@ -165,6 +169,6 @@ def _shortened(name: str) -> str:
     return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
 
 
-def interval_text(estimate: float, low: float | None, high: float | None, show=number) -> str:
+def interval_text(estimate: float, low: float | None, high: float | None, show: Callable[[float], str] = number) -> str:
     """``45.2 [40.1, 50.3]``, or the number alone."""
     return show(estimate) if low is None or high is None else f"{show(estimate)} [{show(low)}, {show(high)}]"

@@ -7,8 +7,7 @@ from typing import Any
 
 from diffjax.results.folder import Results
 from diffjax.results.report.markup import Markup, details, element, join, table
-from diffjax.results.tables import Table, column_label, column_labels, row_labels
-from diffjax.results.tables import Column
+from diffjax.results.tables import Column, Table, column_label, column_labels, row_labels
 
 _ABSENT = "–"
 _UNKNOWN = "not recorded"
@@ -135,8 +134,10 @@ def versions(found: Table) -> Markup:
             kinds.setdefault(known, []).append(f"{folder.config['method']} on {folder.config['task']}")
     if not kinds:
         return element("p", "No folder records versions.")
-    labels = (places[0] if len(places) == 1 else f"{places[0]} and {len(places) - 1} more" for places in kinds.values())
-    columns = {f"{index}: {label}": dict(known) for index, (known, label) in enumerate(zip(kinds, labels), start=1)}
+    columns = {
+        f"{number}: {places[0]}" + (f" and {len(places) - 1} more" if len(places) > 1 else ""): dict(known)
+        for number, (known, places) in enumerate(kinds.items(), start=1)
+    }
     return _comparison("Programs", columns, "Versions")
 
 

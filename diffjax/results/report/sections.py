@@ -112,8 +112,8 @@ def _curve_table(panel: Panel, names: Names) -> Markup:
         curve = line.curve
         found = {step: number(value) for step, value in zip(curve.steps, curve.mean, strict=True)}
         if curve.low:
-            bounds = zip(curve.steps, curve.mean, curve.low, curve.high, strict=True)
-            found = {step: charts.interval_text(*values) for step, *values in bounds}
+            texts = map(charts.interval_text, curve.mean, curve.low, curve.high)
+            found = dict(zip(curve.steps, texts, strict=True))
         columns.append(found)
     steps = sorted({step for column in columns for step in column})
     if panel.reference:
@@ -133,8 +133,8 @@ def performance_profiles(page: Page, styles: Styles, names: Names) -> Markup:
     return join(
         element(
             "p",
-            f"The fraction of runs with a score above τ, every task weighing the same (Agarwal et al., 2021), by {protocol}; "
-            "band: 95 % at each τ, by a bootstrap over seeds within each task. Higher is better.",
+            f"The fraction of runs with a score above τ by {protocol}, every task weighing the same (Agarwal et al., "
+            "2021); band: 95 % at each τ, by a bootstrap over seeds within each task. Higher is better.",
         ),
         legend(columns, styles, names),
         element("div", *(_profile(each, index, styles, names) for index, each in enumerate(found)), class_="grid"),
@@ -193,7 +193,7 @@ def latency(found: TradeOff, page: Page, styles: Styles, names: Names) -> Markup
         told = (f"{names[p.column]} {p.latency_ms:.3g} ms, {number(p.score)}" for p in found.points)
         drawing = charts.pareto(found.points, styles, names, f"Score against latency: {'; '.join(told)}.")
         caption = element("figcaption", f"Over {', '.join(found.rows)}")
-        parts.append(element("div", element("figure", caption, drawing), class_="grid wide"))
+        parts.append(element("div", element("figure", caption, drawing), class_="grid"))
         parts.append(_pareto_table(found.points, names))
     if found.remarks:
         parts.append(bullets(found.remarks))

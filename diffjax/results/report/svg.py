@@ -52,9 +52,9 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten from ``low`` to ``high``; the powers alone where they are more than two."""
+    """1, 2 and 5 times powers of ten from ``low`` to ``high``; the powers alone where they span three or more."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if math.log10(high / low) < 2 else (1,)
+    factors = (1, 2, 5) if math.log10(high / low) < 3 else (1,)
     found = [factor * 10.0**power for power in powers for factor in factors]
     return [value for value in found if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
 
@@ -67,9 +67,9 @@ def short(value: float) -> str:
     return f"{value:.6g}"
 
 
-def picture(height: float, label: str, *children: Markup) -> Markup:
+def picture(height: float, label: str, *children: Markup, width: float = WIDTH) -> Markup:
     """A drawing whose text alternative is ``label``; its numbers stand beside it."""
-    return element("svg", *children, viewBox=f"0 0 {WIDTH} {_px(height)}", role="img", aria_label=label)
+    return element("svg", *children, viewBox=f"0 0 {_px(width)} {_px(height)}", role="img", aria_label=label)
 
 
 def axes(x: Axis, y: Axis) -> Markup:
