@@ -177,7 +177,8 @@ def profiles(page: Page) -> tuple[Profiles, ...]:
         scores = task_scores(page.table, suite, page.options.chosen()[0])
         if scores:
             values = np.concatenate([run for tasks in scores.values() for run in tasks.values()])
-            thresholds = np.linspace(min(0.0, values.min()), max(100.0, values.max()), _THRESHOLDS)
+            low, high = min(0.0, values.min()), max(values.max(), 1.0)
+            thresholds = np.linspace(low, high + 0.02 * (high - low), _THRESHOLDS)
             bands = {column: profile_band(generator(), tasks, thresholds) for column, tasks in scores.items()}
             found.append(Profiles(suite, tuple(next(iter(scores.values()))), thresholds, bands))
     return tuple(found)

@@ -10,7 +10,7 @@ from diffjax.results.report.markup import Markup, element, join
 from diffjax.results.report.svg import WIDTH, Axis
 from diffjax.results.tables import Column
 
-_LEFT, _RIGHT, _TOP = 46, WIDTH - 12, 8
+_LEFT, _RIGHT, _TOP = 46, WIDTH - 18, 8
 _NARROW = 290  # of figures that stand four in a line
 _LETTER = 6.2  # pixels, about
 _LONGEST = 24  # letters of a label within a figure

@@ -24,7 +24,7 @@ def hyper_parameters(found: Table) -> Markup:
             place = f"{config['task']} ({', '.join(filter(None, [config['dataset']['label'], setting]))})"
             protocol = {f"protocol: {name}": value for name, value in config.get("protocol", {}).items()}
             values.setdefault(place, {**hyper, **protocol})
-    return join(*(_comparison(label, columns, "Hyper-parameters") for label, columns in groups.items()))
+    return join(*(_comparison(label, f"Hyper-parameters of {label}", columns) for label, columns in groups.items()))
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -35,7 +35,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {"": hyper}
 
 
-def _comparison(title: str, columns: Mapping[str, Mapping[str, Any]], what: str) -> Markup:
+def _comparison(title: str, what: str, columns: Mapping[str, Mapping[str, Any]]) -> Markup:
     """What differs between columns as a table with all of them, then what they share."""
     names = dict.fromkeys(name for values in columns.values() for name in values)
     texts = {name: [_text(values.get(name, _ABSENT)) for values in columns.values()] for name in names}
@@ -45,10 +45,10 @@ def _comparison(title: str, columns: Mapping[str, Mapping[str, Any]], what: str)
     if different:
         count += f", {len(different)} of them not the same everywhere"
         rows = ([name, *row] for name, row in different.items())
-        parts.append(table(f"{what} of {title} that differ", ["name", *columns], rows))
+        parts.append(table(f"{what} that differ", ["name", *columns], rows))
     if shared:
-        where = next(iter(columns)) if len(columns) == 1 else f"all {len(columns)} of {title}"
-        parts.append(table(f"{what} of {where}", ["name", "value"], shared))
+        where = f"on {next(iter(columns))}" if len(columns) == 1 else "that are the same everywhere"
+        parts.append(table(f"{what} {where}", ["name", "value"], shared))
     return details(f"{title}: {count}", *parts)
 
 
@@ -91,15 +91,19 @@ def data(found: Table) -> Markup:
 
 
 def runs(found: Table) -> Markup:
-    """How each folder's runs were made."""
-    header = (
-        *("method", "task", "data", "seeds", "runs", "updates", "tuning", "device", "revision", "command line"),
-        "folder",
+    """How each folder's runs were made, and by which command lines."""
+    header = ("method", "task", "data", "seeds", "runs", "updates", "tuning", "device", "revision", "command", "folder")
+    commands = {folder.path: shlex.join(map(str, folder.config["flags"])) for folder in found.folders}
+    numbers = {command: str(number) for number, command in enumerate(dict.fromkeys(filter(None, commands.values())), 1)}
+    rows = (_run(folder, numbers.get(commands[folder.path], _UNKNOWN)) for folder in found.folders)
+    items = (element("li", element("code", command)) for command in numbers)
+    return join(
+        table("Runs", header, rows, numbers=False),
+        join(element("p", "Commands:"), element("ol", *items)) if numbers else "",
     )
-    return table("Runs", header, map(_run, found.folders), numbers=False)
 
 
-def _run(folder: Results) -> tuple[str, ...]:
+def _run(folder: Results, command: str) -> tuple[str, ...]:
     config, versions = folder.config, folder.config["versions"]
     states = Counter(run.status.partition(":")[0] for run in folder.runs)
     devices = str(versions.get("device", _UNKNOWN))
@@ -115,7 +119,7 @@ def _run(folder: Results) -> tuple[str, ...]:
         str(config.get("tuning") or " / ".join(sorted({item.tuning for item in folder.evaluations})) or _UNKNOWN),
         devices,
         str(versions.get("revision") or _UNKNOWN),
-        shlex.join(map(str, config["flags"])) or _UNKNOWN,
+        command,
         str(folder.path),
     )
 
@@ -135,10 +139,11 @@ def versions(found: Table) -> Markup:
     if not kinds:
         return element("p", "No folder records versions.")
     columns = {
-        f"{number}: {places[0]}" + (f" and {len(places) - 1} more" if len(places) > 1 else ""): dict(known)
+        (f"{number}: " if len(kinds) > 1 else "")
+        + (places[0] if len(places) == 1 else f"{places[0]} and {len(places) - 1} more"): dict(known)
         for number, (known, places) in enumerate(kinds.items(), start=1)
     }
-    return _comparison("Programs", columns, "Versions")
+    return _comparison("Versions", "Versions", columns)
 
 
 def failures(found: Table) -> Markup:

@@ -95,7 +95,7 @@ def _panel(panel: Panel, index: int, styles: Styles, names: Names) -> Markup:
     label = f"Learning curves of {panel.title}; last means: {'; '.join(ends) or 'none'}."
     caption: list[str] = [element("strong", panel.row.task), f" ({panel.title.removeprefix(panel.row.task)[2:-1]})"]
     if panel.reference and not panel.reference.same_data:
-        caption.append(element("span", f" {panel.reference.label}", class_="other"))
+        caption.append(element("span", f"; dashed: {panel.reference.label}", class_="other"))
     return element(
         "figure",
         element("figcaption", *caption),
