@@ -16,6 +16,7 @@ from rich.console import Console
 
 from diffjax.errors import UserError
 from diffjax.results import curves
+from diffjax.results.figures import learning_curve
 from diffjax.results.folder import Evaluation, RunStatus, open_folder, read_results
 from diffjax.results.formats import FORMATS, print_page, render
 from diffjax.results.layout import lay_out
@@ -488,7 +489,12 @@ def test_terminal_shows_every_cell_whatever_the_width(two_tasks: list[Path], wid
 
 def test_curve_by_hand() -> None:
     histories = (History(0, (100, 200, 300), (1.0, 2.0, 9.0)), History(1, (100, 200), (3.0, 6.0)))
-    assert curves.curve(histories) == ([100, 200], [2.0, 4.0], [1.0, 2.0], [3.0, 6.0])
+    found = learning_curve(histories)
+    assert (found.steps, found.mean) == ((100, 200), (2.0, 4.0))
+    # t with one degree of freedom at 97.5 % is 12.7062; the standard errors are 1 and 2.
+    assert found.low == pytest.approx((2 - 12.7062, 4 - 2 * 12.7062), abs=1e-3)
+    assert found.high == pytest.approx((2 + 12.7062, 4 + 2 * 12.7062), abs=1e-3)
+    assert learning_curve(histories[:1]) == ((100, 200, 300), (1.0, 2.0, 9.0), (), ())
 
 
 @pytest.mark.parametrize(("name", "magic"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.pdf", b"%PDF")])
@@ -542,7 +548,7 @@ def test_launcher_prints_or_writes(two_tasks: list[Path], tmp_path: Path) -> Non
 def test_launcher_help_names_flags_and_choices() -> None:
     result = launch("--help")
     assert (result.returncode, result.stderr) == (0, "")
-    for expected in ("--runs=DIR[,DIR]", f"--format={'|'.join(FORMATS)}", "default: markdown", "examples:"):
+    for expected in ("--runs=DIR[,DIR]", f"--format={'|'.join(FORMATS)}|html", "default: markdown", "examples:"):
         assert expected in result.stdout
 
 
@@ -551,7 +557,10 @@ def test_launcher_help_names_flags_and_choices() -> None:
     [
         ([], "missing --runs=DIR[,DIR]: "),
         (["--runs={runs}", "--fromat=csv"], "unknown flag --fromat; did you mean --format?"),
-        (["--runs={runs}", "--format=html5"], "--format=html5 is not one of markdown, latex, csv"),
+        (
+            ["--runs={runs}", "--format=html5"],
+            "--format=html5 is not one of markdown, latex, csv, html; did you mean html?",
+        ),
         (["--runs={runs}", "--last=0"], "--last=0 is not a positive integer"),
         (["--runs={runs}", "csv"], "unexpected argument 'csv'; "),
         (["--runs={tmp}/none"], "{tmp}/none is not a folder; "),

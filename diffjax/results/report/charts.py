@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from diffjax.results.figures import Limits, Line, Metric, Panel, Profiles, Style
+from diffjax.results.figures import Line, Metric, Panel, Profiles, Style
 from diffjax.results.latency import Point
 from diffjax.results.page import number
 from diffjax.results.report import svg
@@ -36,17 +36,16 @@ def series(style: Style) -> str:
 
 def learning_curves(panel: Panel, name: str, styles: Mapping[Column, Style], label: str) -> Markup:
     """A panel; ``name`` is an id that no other element has."""
-    limits: Limits = panel.limits
-    x = Axis(0, limits.steps, _LEFT, _RIGHT, "updates")
-    y = Axis(limits.low, limits.high, 190, _TOP, "normalised score")
+    x = Axis(0, panel.limits.steps, _LEFT, _RIGHT, "updates")
+    y = Axis(panel.limits.low, panel.limits.high, 190, _TOP, "normalised score")
     drawn = [_bands(line, x, y, styles[line.column]) for line in panel.lines]
     drawn += [_seeds(line, x, y, styles[line.column]) for line in panel.lines]
     if (reference := panel.reference) is not None:
         points = list(map(x, reference.steps)), list(map(y, reference.mean))
         drawn.append(svg.line(*points, "reference" if reference.same_data else "reference other"))
-    drawn += [_mean(line, x, y, styles[line.column]) for line in panel.lines]
     inside = element("g", *drawn, clip_path=f"url(#{name})")
-    return svg.picture(228, label, svg.clip(name, x, y), svg.axes(x, y), inside)
+    means = [_mean(line, x, y, styles[line.column]) for line in panel.lines]
+    return svg.picture(228, label, svg.clip(name, x, y), svg.axes(x, y), inside, *means)
 
 
 def _bands(line: Line, x: Axis, y: Axis, style: Style) -> Markup:
