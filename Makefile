@@ -3,10 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMPS := $(VENV)/.created $(VENV)/.installed $(VENV)/.installed-dev
+STAMPS := $(VENV)/.created $(VENV)/.installed $(VENV)/.installed-dev $(VENV)/.installed-browser
 CUT_OFF := $(VENV)/.installing
 
-.PHONY: quickstart test lint slow clean
+.PHONY: quickstart test lint slow browser clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python experiments/sweep.py --suite=mini --methods=dac,dtql,diffcps,diffpogan,bc \
@@ -22,6 +22,9 @@ lint: $(VENV)/.installed-dev
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
+
+browser: $(VENV)/.installed-browser
+	$(BIN)/python -m pytest -m browser
 
 # Keeps runs/: results are never a by-product.
 clean:
@@ -59,3 +62,7 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml
 	$(call install,.[dev])
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-browser: $(VENV)/.installed-dev
+	$(call install,.[dev,browser])
+	@touch $(VENV)/.installed $(VENV)/.installed-dev $@

@@ -15,6 +15,7 @@ examples:
       --latency=runs/inference/inference.csv --plots=figures
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -137,7 +138,8 @@ def main(args: flags.FlagValues) -> None:
         raise UserError(f"--latency={args.latency} is shown by --format={HTML} and --plots only; add one of them")
     latencies = read_latencies(args.latency) if args.latency is not None else None
     folders = find_folders(cli.parse_list("runs", args.runs))
-    page = lay_out(tables.build_table(map(read_results, folders)), options_from_flags(args))
+    options = options_from_flags(args)
+    page = lay_out(tables.build_table(map(read_results, folders)), options)
     speed = trade_off(page, latencies) if latencies is not None else None
     text = _text(page, args.format, speed)
     if args.plot is not None:
@@ -145,7 +147,8 @@ def main(args: flags.FlagValues) -> None:
             curves.plot_curves(page.table, args.plot)
     if args.plots is not None:
         with writable(args.plots, "plots"):
-            plots.plot_all(page, speed, args.plots)
+            drawn = page if options.statistics else lay_out(page.table, dataclasses.replace(options, statistics=True))
+            plots.plot_all(drawn, speed, args.plots)
     if args.out is None:
         print(text, end="")
     else:
