@@ -190,6 +190,22 @@ def test_switches_of_the_curves(page: Any) -> None:
         assert visible(selector) is not first
 
 
+def test_a_panel_tells_the_numbers_under_the_pointer(page: Any) -> None:
+    (drawing, *_) = all_of(page, "#learning-curves figure > svg")
+    (box, *_) = all_of(page, ".readout")
+    assert not box.is_displayed()
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", drawing)
+    place = page.execute_script(
+        "const box = arguments[0].getBoundingClientRect(); return [box.x, box.y, box.width]", drawing
+    )
+    where = {"x": place[0] + 250 / 360 * place[2], "y": place[1] + 60}  # 243.3 of 360 is at 200 updates
+    page.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", **where})
+    assert box.is_displayed()
+    assert box.text.splitlines() == ["200 updates", "dac: 31.0 [31.0, 31.0]", "bc: 31.0 [31.0, 31.0]"]
+    page.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": 2, "y": 2})
+    assert not box.is_displayed()
+
+
 @pytest.mark.parametrize("width", [320, 360, 768, 1280, 1920])
 def test_the_page_never_scrolls_sideways(page: Any, width: int) -> None:
     resize(page, width)

@@ -45,7 +45,9 @@ def learning_curves(panel: Panel, name: str, styles: Mapping[Column, Style], lab
         drawn.append(svg.line(*points, "reference" if reference.same_data else "reference other"))
     inside = element("g", *drawn, clip_path=f"url(#{name})")
     means = [_mean(line, x, y, styles[line.column]) for line in panel.lines]
-    return svg.picture(228, label, svg.clip(name, x, y), svg.axes(x, y), inside, *means)
+    hair = element("path", class_="hair")  # the program puts it under the pointer
+    parts = svg.clip(name, x, y), svg.axes(x, y), inside, *means, hair
+    return svg.picture(228, label, *parts, last=panel.limits.steps)
 
 
 def _bands(line: Line, x: Axis, y: Axis, style: Style) -> Markup:
@@ -100,7 +102,7 @@ def intervals(metric: Metric, styles: Mapping[Column, Style], names: Mapping[Col
     spare = 0.06 * max(max(ends) - min(ends), 1.0)
     bottom = 10 + 24 * len(shown)
     x = Axis(min(ends) - spare, max(ends) + spare, left, _NARROW - 8)
-    marks = svg.ticks(x.low, x.high, most=5)
+    marks = x.ticks()
     grid = "".join(f"M{x(value):.1f} {bottom}V4" for value in marks)
     parts = [element("path", d=grid, class_="grid")]
     parts += [svg.text(svg.short(value), x(value), bottom + 15, "middle") for value in marks]
@@ -116,7 +118,7 @@ def intervals(metric: Metric, styles: Mapping[Column, Style], names: Mapping[Col
 def pareto(points: Sequence[Point], styles: Mapping[Column, Style], names: Mapping[Column, str], label: str) -> Markup:
     """Score against latency; a line joins those that no other beats in both."""
     times, scores = [point.latency_ms for point in points], [point.score for point in points]
-    spare = 0.1 * max(max(scores) - min(scores), 2.0)
+    spare = 0.14 * max(max(scores) - min(scores), 2.0)
     x = Axis(min(times) / 1.5, max(times) * 1.5, _LEFT, _RIGHT, "ms per action (batch 1, median), logarithmic", True)
     y = Axis(min(scores) - spare, max(scores) + spare, 190, _TOP, "mean normalised score")
     front = sorted((point.latency_ms, point.score) for point in points if point.is_front)
@@ -151,7 +153,10 @@ def _labels(points: Sequence[Point], names: Mapping[Column, str], x: Axis, y: Ax
             for shift in (-14, 14, -27, 27)
             for start in (at - width / 2, at + 6, at - 6 - width)
         ]
-        choices = [*around, *beside] if point.is_front else [*beside, *around]  # the front's line runs beside it
+        if point.is_front:  # its line comes from below and leaves to the right
+            choices = [*around[:3], beside[1], (at + 6, height + 16), *around, *beside]
+        else:
+            choices = [*beside, *around]
         free = [
             (start, level)
             for start, level in choices

@@ -45,6 +45,52 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+/* Under the pointer, a panel of learning curves tells the numbers of the nearest step; they are its table's. */
+for (const figure of document.querySelectorAll("#learning-curves figure")) {
+  const drawing = figure.querySelector("svg");
+  const frame = drawing.querySelector("clipPath rect");
+  const [left, top, width, height] = ["x", "y", "width", "height"].map((name) => Number(frame.getAttribute(name)));
+  const last = Number(drawing.dataset.last);
+  const table = figure.querySelector("table");
+  const names = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
+  const rows = [...table.tBodies[0].rows].map((row) => [...row.cells].map((cell) => cell.textContent));
+  const steps = rows.map((row) => Number(row[0].replaceAll(",", "")));
+  if (rows.length === 0) continue;
+
+  const hair = drawing.querySelector(".hair");
+  const box = document.createElement("div");
+  box.className = "readout";
+  box.setAttribute("aria-hidden", "true");
+  box.hidden = true;
+  drawing.after(box);
+
+  const line = (text) => {
+    const part = document.createElement("div");
+    part.textContent = text;
+    return part;
+  };
+
+  drawing.addEventListener("pointermove", (event) => {
+    const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(drawing.getScreenCTM().inverse());
+    const wanted = ((at.x - left) / width) * last;
+    const distance = (index) => Math.abs(steps[index] - wanted);
+    const nearest = steps.reduce((best, _, index) => (distance(index) < distance(best) ? index : best), 0);
+    const reference = drawing.querySelector(".reference");
+    const hidden = reference !== null && getComputedStyle(reference).display === "none";
+    const shown = hidden ? names.length - 1 : names.length;
+    const texts = names.slice(1, shown).map((name, index) => `${name}: ${rows[nearest][index + 1]}`);
+    box.replaceChildren(line(`${rows[nearest][0]} updates`), ...texts.map(line));
+    box.hidden = false;
+    const x = left + (steps[nearest] / last) * width;
+    box.classList.toggle("at-left", x > left + width / 2);
+    hair.setAttribute("d", `M${x} ${top}v${height}`);
+  });
+  drawing.addEventListener("pointerleave", () => {
+    box.hidden = true;
+    hair.removeAttribute("d");
+  });
+}
+
 /* On paper everything is open. */
 const closed = [];
 window.addEventListener("beforeprint", () => {

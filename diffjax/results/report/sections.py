@@ -158,10 +158,9 @@ def _profile(found: Profiles, index: int, styles: Styles, names: Names) -> Marku
         ]
         for at in range(0, len(found.thresholds), _PROFILE_ROWS)
     ]
-    over = f"{len(found.rows)} {'task' if len(found.rows) == 1 else 'tasks'}"
     return element(
         "figure",
-        element("figcaption", element("strong", found.suite), f" ({over})"),
+        element("figcaption", element("strong", found.suite), f" ({_tasks(found.rows)})"),
         charts.performance_profiles(found, f"clip-profile-{index}", styles, label),
         details(
             "Numbers",
@@ -173,6 +172,10 @@ def _profile(found: Profiles, index: int, styles: Styles, names: Names) -> Marku
             element("p", f"Over {', '.join(found.rows)}."),
         ),
     )
+
+
+def _tasks(rows: Sequence[str]) -> str:
+    return f"{len(rows)} {'task' if len(rows) == 1 else 'tasks'}"
 
 
 def latency(found: TradeOff, page: Page, styles: Styles, names: Names) -> Markup:
@@ -192,9 +195,10 @@ def latency(found: TradeOff, page: Page, styles: Styles, names: Names) -> Markup
     if found.points:
         told = (f"{names[p.column]} {p.latency_ms:.3g} ms, {number(p.score)}" for p in found.points)
         drawing = charts.pareto(found.points, styles, names, f"Score against latency: {'; '.join(told)}.")
-        caption = element("figcaption", f"Over {', '.join(found.rows)}")
+        caption = element("figcaption", f"Over {_tasks(found.rows)}")
         parts.append(element("div", element("figure", caption, drawing), class_="grid"))
         parts.append(_pareto_table(found.points, names))
+        parts.append(element("p", f"Tasks: {', '.join(found.rows)}."))
     if found.remarks:
         parts.append(bullets(found.remarks))
     return join(*parts)

@@ -38,13 +38,13 @@ class Axis:
             share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 
-    def ticks(self) -> list[float]:
-        """Round values within the axis."""
-        return log_ticks(self.low, self.high) if self.logarithmic else ticks(self.low, self.high)
+    def ticks(self, most: int = 6) -> list[float]:
+        """Round values within the axis, fewer than ``most`` unless it is logarithmic."""
+        return log_ticks(self.low, self.high) if self.logarithmic else ticks(self.low, self.high, most)
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten from ``low`` to ``high``, at most ``most``."""
+    """Multiples of 1, 2 or 5 times a power of ten from ``low`` to ``high``, with fewer than ``most`` steps."""
     step = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(step * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (step * factor) < most)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -67,9 +67,10 @@ def short(value: float) -> str:
     return f"{value:.6g}"
 
 
-def picture(height: float, label: str, *children: Markup, width: float = WIDTH) -> Markup:
-    """A drawing whose text alternative is ``label``; its numbers stand beside it."""
-    return element("svg", *children, viewBox=f"0 0 {_px(width)} {_px(height)}", role="img", aria_label=label)
+def picture(height: float, label: str, *children: Markup, width: float = WIDTH, last: float | None = None) -> Markup:
+    """A drawing whose text alternative is ``label``; its numbers stand beside it. ``last``: where its x axis ends."""
+    box = f"0 0 {_px(width)} {_px(height)}"
+    return element("svg", *children, viewBox=box, role="img", aria_label=label, data_last=last)
 
 
 def axes(x: Axis, y: Axis) -> Markup:
@@ -80,7 +81,7 @@ def axes(x: Axis, y: Axis) -> Markup:
         at = _px(x(value))
         grid.append(f"M{at} {_px(bottom)}V{_px(y.end)}")
         texts.append(element("text", short(value), x=at, y=_px(bottom + 15), text_anchor="middle"))
-    for value in y.ticks():
+    for value in y.ticks(most=7):
         at = _px(y(value))
         grid.append(f"M{_px(left)} {at}H{_px(x.end)}")
         texts.append(element("text", short(value), x=_px(left - 6), y=_px(y(value) + 4), text_anchor="end"))
