@@ -11,8 +11,8 @@ examples:
   python experiments/tables.py --runs=runs/hopper,runs/walker --published --baselines=CQL,IQL --spread=standard-error
   python experiments/tables.py --runs=runs/hopper,runs/walker --format=latex --bold=significance --out=table.tex
   python experiments/tables.py --runs=runs/mini --protocol=all --statistics --format=csv --out=t.csv --plot=curves.png
-  python experiments/tables.py --runs=runs/mini --format=html --out=report.html --published \
-      --latency=runs/inference/inference.csv --plots=figures
+  python experiments/tables.py --runs=runs/mini --format=html --out=report.html --latency=runs/inference/inference.csv
+  python experiments/tables.py --runs=runs/mini --published --plots=figures
 """
 
 import dataclasses

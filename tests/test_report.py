@@ -348,6 +348,22 @@ def test_latency_against_score(two_tasks: Page, tmp_path: Path) -> None:
     assert [item.text for item in latency.all("li")] == list(found.remarks)
 
 
+def test_names_of_points_do_not_overlap(tmp_path: Path) -> None:
+    methods = [f"method-{index}" for index in range(6)]
+    paths = [
+        write(tmp_path / method, {(0, ""): [50.0 + index / 4]}, method=method) for index, method in enumerate(methods)
+    ]
+    lines = (f"{method},default,1,5,1,{1 + index / 50}\n" for index, method in enumerate(methods))
+    (tmp_path / "l.csv").write_text(LATENCIES + "".join(lines))
+    page = page_of(*paths)
+    root = parsed(build.render(page, trade_off(page, read_latencies(tmp_path / "l.csv"))))
+    names = section(root, "latency-and-score").all("text", "name")
+    assert [node.text for node in names] == methods
+    boxes = [(float(node["x"]), float(node["x"]) + 50, float(node["y"])) for node in names]
+    for (left, right, level), (start, end, other) in itertools.combinations(boxes, 2):
+        assert right < start or end < left or abs(level - other) > 10
+
+
 def test_only_tasks_that_all_share_count(tmp_path: Path) -> None:
     page = page_of(
         write(tmp_path / "a", {(0, ""): [10.0]}),
@@ -401,7 +417,7 @@ def test_hyper_parameters_that_differ_come_first(two_tasks: Page) -> None:
         [["name", "maze (mini)", "swing (mini)"], ["eta", "1", "3"]],
         [["name", "value"], ["rho", "2"]],
     ]
-    assert bc.all("summary")[0].text == "bc (paper): 1 values"
+    assert bc.all("summary")[0].text == "bc (paper): 1 value"
     assert "open" not in dac.attributes
 
 

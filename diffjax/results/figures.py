@@ -15,7 +15,7 @@ from diffjax.results.aggregates import generator, task_scores
 from diffjax.results.page import D4RL, Block, Page
 from diffjax.results.protocols import History
 from diffjax.results.statistics import Band, Interval, profile_band, t_interval
-from diffjax.results.tables import Column, Row, Table, column_labels, row_labels
+from diffjax.results.tables import Column, Row, Table, row_labels
 from diffjax.settings import sisters
 
 MARKERS = ("circle", "square", "triangle", "diamond", "point-down", "plus", "cross")
@@ -78,10 +78,14 @@ class Panel:
     """The learning curves of a row; ``reference`` ends where the longest run does."""
 
     row: Row
-    title: str
+    data: str
     lines: tuple[Line, ...]
     reference: Reference | None
     limits: Limits
+
+    @property
+    def title(self) -> str:
+        return f"{self.row.task} ({self.data})"
 
 
 @dataclass(frozen=True)
@@ -138,8 +142,7 @@ def panels(table: Table) -> tuple[Panel, ...]:
         if lines:
             last = max(step for line in lines for history in line.histories for step in history.steps)
             reference = _reference(row, last)
-            title = f"{row.task} ({labels[row]})"
-            found.append(Panel(row, title, lines, reference, _limits(lines, reference, last)))
+            found.append(Panel(row, labels[row], lines, reference, _limits(lines, reference, last)))
     return tuple(found)
 
 
@@ -203,8 +206,3 @@ def metrics(page: Page) -> tuple[Metric, ...]:
 
 def _is_of_metrics(block: Block) -> bool:
     return block.is_aggregate and block.corner[0] == "aggregate"
-
-
-def labels(table: Table) -> dict[Column, str]:
-    """What every figure calls a column."""
-    return column_labels(table.columns)

@@ -8,6 +8,7 @@ from diffjax.results.latency import TradeOff
 from diffjax.results.page import Page
 from diffjax.results.report import provenance, scores, sections
 from diffjax.results.report.markup import Markup, element, join
+from diffjax.results.tables import column_labels
 
 # Nothing is ever fetched, whatever a page should come to hold.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -15,7 +16,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 
 def render(page: Page, trade_off: TradeOff | None = None) -> str:
     """The page of a table (with ``statistics``) as one HTML file."""
-    table, names = page.table, figures.labels(page.table)
+    table, names = page.table, column_labels(page.table.columns)
     styles = figures.styles(table.columns)
     parts = {
         "Scores": scores.score_tables(page),
@@ -49,12 +50,13 @@ def render(page: Page, trade_off: TradeOff | None = None) -> str:
         element("link", rel="icon", href="data:,"),
         element("style", _file("report.css")),
     )
-    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
+    text = f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
+    return text.encode("utf-8", "replace").decode("utf-8")  # a folder's name may hold what is no UTF-8
 
 
 def _section(title: str, name: str, content: Markup) -> Markup:
-    return element("section", element("h2", title, id=f"{name}-title"), content, id=name,
-                   aria_labelledby=f"{name}-title")  # fmt: skip
+    heading = element("h2", title, id=f"{name}-title")
+    return element("section", heading, content, id=name, aria_labelledby=f"{name}-title")
 
 
 def _title(page: Page) -> str:

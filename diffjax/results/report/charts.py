@@ -142,31 +142,37 @@ def _staircase(front: Sequence[tuple[float, float]], x: Axis, y: Axis) -> tuple[
 
 def _labels(points: Sequence[Point], names: Mapping[Column, str], x: Axis, y: Axis) -> list[Markup]:
     """Each point's name where no other name is: beside it, or somewhat lower or higher."""
-    taken: list[tuple[float, float, float]] = [(x(p.latency_ms) - 6, x(p.latency_ms) + 6, y(p.score)) for p in points]
+    taken = [(x(point.latency_ms) - 6, x(point.latency_ms) + 6, y(point.score)) for point in points]
     found = []
     for point in points:
         name = _shortened(names[point.column])
-        width, at, height = _LETTER * len(name), x(point.latency_ms), y(point.score)
-        beside = [(at + 11, height), (at - 11 - width, height)]
-        around = [
-            (start, height + shift)
-            for shift in (-14, 14, -27, 27)
-            for start in (at - width / 2, at + 6, at - 6 - width)
-        ]
-        if point.is_front:  # its line comes from below and leaves to the right
-            choices = [*around[:3], beside[1], (at + 6, height + 16), *around, *beside]
-        else:
-            choices = [*beside, *around]
-        free = [
-            (start, level)
-            for start, level in choices
-            if x.start < start and start + width < x.end + 8 and y.end + 4 < level < y.start - 2
-            and all(start > right or start + width < left or abs(level - row) > 11 for left, right, row in taken)
-        ]  # fmt: skip
-        start, level = (free or choices)[0]
+        width = _LETTER * len(name)
+        choices = _places(point, width, x, y)
+        free = (place for place in choices if _is_free(*place, width, x, y, taken))
+        start, level = next(free, choices[0])
         taken.append((start, start + width, level))
         found.append(svg.text(name, start, level + 4, class_="name"))
     return found
+
+
+def _places(point: Point, width: float, x: Axis, y: Axis) -> list[tuple[float, float]]:
+    """Where a name of some width may stand, the best place first: its start and its middle's height."""
+    at, height = x(point.latency_ms), y(point.score)
+    right, left = (at + 11, height), (at - 11 - width, height)
+    around = [
+        (start, height + shift) for shift in (-14, 14, -27, 27) for start in (at - width / 2, at + 6, at - 6 - width)
+    ]
+    if point.is_front:  # its line comes from below and leaves to the right
+        return [*around[:3], left, (at + 6, height + 16), *around, right]
+    return [right, left, *around]
+
+
+def _is_free(
+    start: float, level: float, width: float, x: Axis, y: Axis, taken: Sequence[tuple[float, float, float]]
+) -> bool:
+    end = start + width
+    inside = x.start < start and end < x.end + 8 and y.end + 4 < level < y.start - 2
+    return inside and all(start > right or end < left or abs(level - row) > 11 for left, right, row in taken)
 
 
 def _shortened(name: str) -> str:

@@ -41,7 +41,7 @@ def _comparison(title: str, what: str, columns: Mapping[str, Mapping[str, Any]])
     texts = {name: [_text(values.get(name, _ABSENT)) for values in columns.values()] for name in names}
     different = {name: row for name, row in texts.items() if len(set(row)) > 1}
     shared = [(name, row[0]) for name, row in texts.items() if name not in different]
-    parts, count = [], f"{len(names)} values"
+    parts, count = [], f"{len(names)} {'value' if len(names) == 1 else 'values'}"
     if different:
         count += f", {len(different)} of them not the same everywhere"
         rows = ([name, *row] for name, row in different.items())

@@ -93,7 +93,7 @@ def _panel(panel: Panel, index: int, styles: Styles, names: Names) -> Markup:
         if line.curve.steps
     ]
     label = f"Learning curves of {panel.title}; last means: {'; '.join(ends) or 'none'}."
-    caption: list[str] = [element("strong", panel.row.task), f" ({panel.title.removeprefix(panel.row.task)[2:-1]})"]
+    caption: list[str] = [element("strong", panel.row.task), f" ({panel.data})"]
     if panel.reference and not panel.reference.same_data:
         caption.append(element("span", f"; dashed: {panel.reference.label}", class_="other"))
     return element(
