@@ -66,6 +66,7 @@ class Experiment:
     top_percent: float | None = None
     resume: bool = False
     matmul_precision: str = "highest"
+    ablation: str = ""  # name of the ablation that ``settings`` are part of, for its table
     flags: tuple[str, ...] = ()
 
 
@@ -190,7 +191,7 @@ def describe(plan: Plan, dataset: Dataset, simulator_version: str) -> dict[str, 
         },
         "versions": versions() | {"simulator": simulator_version},
         "flags": list(experiment.flags),
-    }
+    } | ({"ablation": experiment.ablation} if experiment.ablation else {})
 
 
 def obtain_dataset(plan: Plan) -> Dataset:

@@ -7,6 +7,7 @@ import jax
 from absl import flags
 
 from diffjax import cli
+from diffjax.ablations import Ablation, settings_of
 from diffjax.errors import UserError
 from diffjax.experiment import Experiment
 from diffjax.results.folder import read_config, read_status
@@ -102,8 +103,10 @@ def prepare(args: flags.FlagValues) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def experiment_from_flags(args: flags.FlagValues, method: str, variant: str, task: str, out: Path) -> Experiment:
-    """The experiment that the shared flags describe for one method and task.
+def experiment_from_flags(
+    args: flags.FlagValues, method: str, variant: str, task: str, out: Path, ablation: Ablation | None = None
+) -> Experiment:
+    """The experiment that the shared flags describe for one method and task; an ``ablation`` stands for a grid.
 
     Raises:
       UserError: for flags that contradict one another.
@@ -115,7 +118,14 @@ def experiment_from_flags(args: flags.FlagValues, method: str, variant: str, tas
             if name in overrides:
                 raise UserError(f"{name} is given by both --{name} and --set; choose one")
             overrides[name] = str(value)
-    grid = cli.parse_grid(args.grid, fixed=overrides)
+    if ablation is None:
+        settings = cli.grid_settings(cli.parse_grid(args.grid, fixed=overrides))
+    else:
+        settings = settings_of(ablation, method, variant, task, args.preset)
+        if args.grid:
+            raise UserError(f"--ablation={ablation.name} sets the grid; leave out --grid")
+        if fixed := [name for name in ablation.parameters if name in overrides]:
+            raise UserError(f"--ablation={ablation.name} varies {fixed[0]}; leave out --set {fixed[0]}")
     return Experiment(
         method=method,
         variant=variant,
@@ -123,7 +133,7 @@ def experiment_from_flags(args: flags.FlagValues, method: str, variant: str, tas
         out=out,
         preset=args.preset,
         seeds=tuple(range(args.first_seed, args.first_seed + args.num_seeds)),
-        settings=cli.grid_settings(grid),
+        settings=settings,
         overrides=tuple(overrides.items()),
         dataset=args.dataset,
         dataset_source=args.dataset_source,
@@ -131,6 +141,7 @@ def experiment_from_flags(args: flags.FlagValues, method: str, variant: str, tas
         top_percent=args.top_percent,
         resume=args.resume,
         matmul_precision=args.matmul_precision,
+        ablation=ablation.name if ablation else "",
         flags=tuple(sys.argv[1:]),
     )
 

@@ -1,0 +1,322 @@
+"""Ablations: every one resolves and can be trained, and its table's columns are what the sweep trains."""
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from method_tools import SPEC, TINY, random_batches, tiny
+
+from diffjax import ablations, cli
+from diffjax.ablations import column_index, columns, default_tasks, get_ablation, published_column, settings_of
+from diffjax.errors import UserError
+from diffjax.experiment import Experiment, Plan, plan
+from diffjax.methods import diffpogan
+from diffjax.methods import diffusion_policy as dp
+from diffjax.settings import PRESETS, check_overrides, parse_setting
+from diffjax.tasks import get_task
+
+NAMES = ablations.ablation_names()
+MINI = "pendulum-mixed"
+REPOSITORY = Path(__file__).parents[1]
+
+
+def trained(name: str, task: str, preset: str) -> list[Plan]:
+    """What a sweep trains for an ablation on a task, everything looked up and checked."""
+    ablation = get_ablation(name)
+    found = []
+    for entry in ablation.methods:
+        method, _, variant = entry.partition(":")
+        settings = settings_of(ablation, method, variant, task, preset)
+        found.append(plan(Experiment(method, task, Path("x"), variant, preset, settings=settings, ablation=name)))
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_ablation_resolves(name):
+    ablation = get_ablation(name)
+    assert ablation.tasks_from in ("the paper", "this project")
+    labels = [column.label for column in columns(ablation, MINI)]
+    assert len(set(labels)) == len(labels) > 1
+    tasks = [get_task(task).id for task in default_tasks(ablation)]
+    assert tasks
+    for task in (*tasks, MINI):
+        for preset in PRESETS:
+            here = columns(ablation, task, preset)
+            assert [column.label for column in here] == labels
+            assert len({column[:3] for column in here}) == len(here)
+            plans = trained(name, task, preset)
+            runs = [
+                (each.experiment.method, each.variant, run.setting)
+                for each in plans
+                for g in each.groups
+                for run in g.runs
+            ]
+            assert sorted(runs) == sorted(column[:3] for column in here)
+            for index, column in enumerate(here):
+                assert column_index(ablation, task, preset, *column[:3]) == index
+        assert published_column(ablation, MINI) is None
+    for word in (ablation.symbol, *ablation.parameters, ablation.reported, ablation.source):
+        assert word in ablations.caption(ablation)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_column_traces(name):
+    """Initialisation, an update of each phase and an action of every column, by shapes alone."""
+    for column in columns(get_ablation(name), "hopper-medium-v2"):
+        changes = check_overrides(column.method, column.variant, parse_setting(column.setting))
+        method, hyper = tiny(column.method, column.variant, **changes)
+        start, draw_key = jax.random.key(0), jax.random.key(1)
+        state = jax.eval_shape(lambda key: method.init(key, SPEC, hyper), start)  # noqa: B023
+        for phase in method.phases:
+
+            def update(key, state, batches, phase=phase, hyper=hyper):
+                return phase.update(phase.draw(key, SPEC, hyper), jnp.int32(0), state, hyper, batches)
+
+            after, metrics = jax.eval_shape(update, draw_key, state, random_batches(method, hyper))
+            assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+                lambda x: (x.shape, x.dtype), state
+            )
+            assert metrics
+        observation = jnp.zeros(SPEC.observation_dim)
+        action = jax.eval_shape(lambda key, s: method.act(key, SPEC, s, hyper, observation), draw_key, state)  # noqa: B023
+        assert action.shape == (SPEC.action_dim,)
+
+
+def test_columns_of_an_absolute_grid():
+    ablation = get_ablation("dac_ensemble")
+    assert columns(ablation, "hopper-medium-v2") == (
+        ("dac", "default", "num_critics=2", "2"),
+        ("dac", "default", "num_critics=5", "5"),
+        ("dac", "default", "num_critics=10", "10"),
+    )
+    assert columns(ablation, MINI, "quick") == columns(ablation, "hopper-medium-v2")
+    assert ablations.caption(ablation).startswith("DAC: size of the critic ensemble. Columns: H (num_critics); * marks")
+    assert column_index(ablation, MINI, "quick", "dac", "default", "num_critics=5") == 1
+    assert column_index(ablation, MINI, "quick", "dac", "default", "") is None
+
+
+def test_columns_of_factors_are_multiples_of_each_tasks_own():
+    ablation = get_ablation("dtql_alpha")
+    of = lambda task, preset="paper": [column.setting for column in columns(ablation, task, preset)]  # noqa: E731
+    assert of("hopper-medium-expert-v2") == ["alpha=4", "alpha=10", "alpha=20", "alpha=40", "alpha=100"]
+    assert of("halfcheetah-medium-v2") == ["alpha=0.2", "alpha=0.5", "alpha=1", "alpha=2", "alpha=5"]
+    assert of(MINI, "quick") == ["alpha=0.06", "alpha=0.15", "alpha=0.3", "alpha=0.6", "alpha=1.5"]
+    assert [column.label for column in columns(ablation, MINI)] == ["×0.2", "×0.5", "×1", "×2", "×5"]
+
+
+def test_columns_of_several_methods_and_of_several_switches():
+    terms = get_ablation("diffpogan_terms")
+    assert [(column.setting, column.label) for column in columns(terms, MINI)] == [
+        ("discriminator_weighting=true;adversarial_term=true", "full"),
+        ("discriminator_weighting=true;adversarial_term=false", "no adversarial term"),
+        ("discriminator_weighting=false;adversarial_term=true", "no discriminator weight"),
+        ("discriminator_weighting=false;adversarial_term=false", "neither"),
+    ]
+    two = dataclasses.replace(terms, methods=("diffcps", "diffpogan:paper"), values={}, labels=())
+    assert columns(two, MINI) == (
+        ("diffcps", "default", "", "diffcps"),
+        ("diffpogan", "paper", "", "diffpogan:paper"),
+    )
+    both = dataclasses.replace(two, values={"diffusion_steps": (5, 10)})
+    assert [column.label for column in columns(both, MINI)] == [
+        "diffcps, 5", "diffcps, 10", "diffpogan:paper, 5", "diffpogan:paper, 10",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "place"),
+    [
+        ("dac_guidance", "hopper-medium-v2", 0),
+        ("dac_ensemble", "hopper-medium-v2", 2),
+        ("dac_sample_target", "hopper-medium-v2", 0),
+        ("dac_sample_target", "antmaze-umaze-v0", 1),
+        ("dac_sample_target", "antmaze-umaze-v2", 1),
+        ("dtql_nll", "antmaze-umaze-v0", 1),
+        ("dtql_alpha", "hopper-medium-expert-v2", 2),
+        ("diffcps_kappa", "antmaze-umaze-diverse-v0", 2),
+        ("diffcps_lambda_min", "antmaze-umaze-v0", 2),
+        ("diffcps_policy_interval", "antmaze-large-play-v0", 2),
+        ("diffcps_steps", "pen-human-v1", None),
+        ("diffpogan_terms", "hopper-medium-v2", 0),
+    ],
+)
+def test_the_published_column(name, task, place):
+    assert published_column(get_ablation(name), task) == place
+
+
+def test_published_values_are_none_of_the_quick_presets_multiples():
+    assert (
+        published_column(get_ablation("dtql_alpha"), "hopper-medium-v2", "quick") == 2
+    )  # quick keeps the task's alpha
+    ablation = dataclasses.replace(get_ablation("dac_target"), values={}, factors={"eta_lr": (1, 2)})
+    assert published_column(ablation, "hopper-medium-v2") == 0
+    assert published_column(ablation, "hopper-medium-v2", "quick") is None
+
+
+def test_default_tasks():
+    assert default_tasks(get_ablation("dac_ensemble"))[0] == "hopper-medium-v2"
+    steps = default_tasks(get_ablation("diffcps_steps"))
+    assert len(steps) == 15
+    assert steps[-1] == "antmaze-large-diverse-v0"
+
+
+def test_unknown_names_are_answered_with_close_ones():
+    with pytest.raises(UserError, match="did you mean dac_target"):
+        get_ablation("dac_targets")
+    with pytest.raises(UserError, match="one of: dac_guidance, .*diffpogan_steps"):
+        get_ablation("zzz")
+
+
+# The switches of DiffPoGAN that its ablation needs.
+
+
+def diffpogan_losses(variant: str, **changes: object) -> tuple[dict[str, float], float]:
+    """The actor's loss with its parts, and the largest absolute gradient, at one random state."""
+    method, hyper = tiny("diffpogan", variant, **changes)
+    state = method.init(jax.random.key(0), SPEC, hyper)
+    batch, _ = random_batches(method, hyper)
+    draws = dp.draw_policy(jax.random.key(3), SPEC, hyper)
+    actor, critic, discriminator = state.core.actor.params, state.core.critic.params, state.discriminator.params
+
+    def loss(actor):
+        if variant == "paper":
+            return diffpogan.paper_actor_loss(actor, critic, discriminator, draws, hyper, batch)
+        likelihood = jnp.float32(-100.0 if hyper.adversarial_term is False else 30.0)
+        return diffpogan.actor_loss(
+            actor, critic, discriminator, draws, batch.action, jnp.float32(0.25), likelihood, hyper, batch
+        )
+
+    grads, metrics = jax.jit(jax.grad(loss, has_aux=True))(actor)
+    largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(grads))
+    return {name: float(value) for name, value in metrics.items()}, largest
+
+
+@pytest.mark.parametrize("variant", ["code", "paper"])
+def test_diffpogan_without_its_terms(variant):
+    full, _ = diffpogan_losses(variant)
+    generator = full["actor/generator" if variant == "paper" else "actor/adversarial"]
+    assert full["actor/bc_weight"] != 1.0
+    # Likelihood -100 makes the logarithm's argument negative: without the term it must not be looked at.
+    bare, gradient = diffpogan_losses(variant, discriminator_weighting=False, adversarial_term=False)
+    assert bare["actor/bc_weight"] == 1.0
+    assert bare["actor/loss"] == pytest.approx(0.05 * full["actor/bc"] + full["actor/q"], abs=1e-6)
+    assert np.isfinite(gradient)
+    assert gradient > 0
+    weighted, _ = diffpogan_losses(variant, adversarial_term=False)
+    assert full["actor/loss"] - weighted["actor/loss"] == pytest.approx(0.01 * generator, abs=1e-6)
+
+
+# The launcher.
+
+
+def sweep_module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("sweep", REPOSITORY / "experiments" / "sweep.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def sweep(*arguments: object) -> int:
+    module = sweep_module()
+    argv = ["sweep.py", *map(str, arguments)]
+    return cli.launch(module.main, module.define_flags, description="", required=("out",), argv=argv)
+
+
+@pytest.fixture(scope="module")
+def pendulum_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few random transitions of the embedded pendulum."""
+    rng = np.random.default_rng(0)
+    task, rows = get_task(MINI), 200
+    path = tmp_path_factory.mktemp("data") / "pendulum_tiny.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"] = rng.normal(size=(rows, task.observation_dim)).astype(np.float32)
+        file["actions"] = rng.uniform(-1, 1, (rows, task.action_dim)).astype(np.float32)
+        file["rewards"] = rng.normal(size=rows).astype(np.float32)
+        file["terminals"] = np.zeros(rows, bool)
+        file["timeouts"] = np.arange(rows) % 50 == 49
+    return path
+
+
+def small(path: Path, out: Path, name: str) -> list[object]:
+    """A sweep of a few updates; fields that a method does not have are left out."""
+    names = set.intersection(
+        *({f.name for f in dataclasses.fields(p.groups[0].runs[0].hyper)} for p in trained(name, MINI, "quick"))
+    )
+    varied = get_ablation(name).parameters
+    sizes = [
+        f"--set={key}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for key, value in TINY.items()
+        if key in names and key not in varied
+    ]
+    common = ["--preset=quick", "--steps=2", "--eval_interval=2", "--episodes=2", f"--task={MINI}"]
+    return [f"--ablation={name}", f"--dataset={path}", f"--out={out}", *common, *sizes]
+
+
+def test_a_sweep_of_an_ablation(pendulum_file, tmp_path, capsys):
+    arguments = small(pendulum_file, tmp_path / "alpha", "dtql_alpha")
+    assert sweep(*arguments) == 0
+    folder = tmp_path / "alpha" / MINI / "dtql"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["ablation"] == "dtql_alpha"
+    assert config["settings"] == [column.setting for column in columns(get_ablation("dtql_alpha"), MINI, "quick")]
+    assert sweep(*arguments) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert sweep(*arguments, "--resume") == 0
+    # The same settings outside the ablation are another experiment: its table would be another.
+    grid = ["--grid=alpha=0.06,0.15,0.3,0.6,1.5", "--methods=dtql"]
+    assert sweep(*arguments[1:], *grid, "--resume") == 2
+    assert "ablation is dtql_alpha there and absent now" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_ablation_trains(pendulum_file, tmp_path, name):
+    assert sweep(*small(pendulum_file, tmp_path / name, name)) == 0
+    for folder in (tmp_path / name / MINI).iterdir():
+        status = json.loads((folder / "status.json").read_text())["runs"]
+        assert {run["status"] for run in status} == {"complete"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--ablation=dac_targets"], ["unknown ablation", "dac_target"]),
+        (["--ablation=dac_target", "--methods=dac"], ["--methods", "--ablation"]),
+        ([f"--task={MINI}"], ["--methods", "--ablation"]),
+        (["--ablation=dac_target", "--grid=rho=0,1"], ["--ablation=dac_target", "--grid"]),
+        (["--ablation=dac_ensemble", "--set=num_critics=3"], ["varies num_critics", "--set"]),
+        (["--ablation=dac_ensemble", "--suite=mini", f"--task={MINI}"], ["--suite", "--task"]),
+        (["--ablation=dac_ensemble", "--task=pendulum-mixt"], ["unknown task", MINI]),
+    ],
+)
+def test_bad_requests_are_one_line(tmp_path, capsys, arguments, words):
+    assert sweep(*arguments, f"--out={tmp_path / 'out'}") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert all(word in lines[0] for word in words), lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_ablations_own_tasks_and_the_users(tmp_path, capsys):
+    assert sweep("--ablation=dac_ensemble", "--status", f"--out={tmp_path}/out") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [Path(line.split(":")[0]).parent.name for line in lines] == list(default_tasks(get_ablation("dac_ensemble")))
+    assert sweep("--ablation=dac_ensemble", "--suite=mini", "--status", f"--out={tmp_path}/out") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_the_listing_says_what_each_varies():
+    lines = ablations.listing().splitlines()
+    assert len(lines) == len(NAMES)
+    assert "  dac_target" in lines[3]
+    assert lines[3].endswith("dac ensemble_target=lcb,min")
+    assert "alpha=own ×0.2,0.5,1,2,5" in ablations.listing()
