@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import math
 from pathlib import Path
 from types import ModuleType
 
@@ -68,10 +69,13 @@ def test_every_ablation_resolves(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_column_traces(name):
-    """Initialisation, an update of each phase and an action of every column, by shapes alone."""
+    """Initialisation, an update of each phase and an action of every program of the ablation, by shapes alone."""
+    programs = {}
     for column in columns(get_ablation(name), "hopper-medium-v2"):
         changes = check_overrides(column.method, column.variant, parse_setting(column.setting))
         method, hyper = tiny(column.method, column.variant, **changes)
+        programs[column.method, jax.tree.structure(hyper)] = (method, hyper)
+    for method, hyper in programs.values():
         start, draw_key = jax.random.key(0), jax.random.key(1)
         state = jax.eval_shape(lambda key: method.init(key, SPEC, hyper), start)  # noqa: B023
         for phase in method.phases:
@@ -170,47 +174,43 @@ def test_default_tasks():
 def test_unknown_names_are_answered_with_close_ones():
     with pytest.raises(UserError, match="did you mean dac_target"):
         get_ablation("dac_targets")
-    with pytest.raises(UserError, match="one of: dac_guidance, .*diffpogan_steps"):
+    with pytest.raises(UserError, match=r"one of: dac_guidance, .*diffpogan_steps"):
         get_ablation("zzz")
 
 
 # The switches of DiffPoGAN that its ablation needs.
 
 
-def diffpogan_losses(variant: str, **changes: object) -> tuple[dict[str, float], float]:
-    """The actor's loss with its parts, and the largest absolute gradient, at one random state."""
-    method, hyper = tiny("diffpogan", variant, **changes)
-    state = method.init(jax.random.key(0), SPEC, hyper)
-    batch, _ = random_batches(method, hyper)
-    draws = dp.draw_policy(jax.random.key(3), SPEC, hyper)
-    actor, critic, discriminator = state.core.actor.params, state.core.critic.params, state.discriminator.params
-
-    def loss(actor):
-        if variant == "paper":
-            return diffpogan.paper_actor_loss(actor, critic, discriminator, draws, hyper, batch)
-        likelihood = jnp.float32(-100.0 if hyper.adversarial_term is False else 30.0)
-        return diffpogan.actor_loss(
-            actor, critic, discriminator, draws, batch.action, jnp.float32(0.25), likelihood, hyper, batch
-        )
-
-    grads, metrics = jax.jit(jax.grad(loss, has_aux=True))(actor)
-    largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(grads))
-    return {name: float(value) for name, value in metrics.items()}, largest
-
-
-@pytest.mark.parametrize("variant", ["code", "paper"])
-def test_diffpogan_without_its_terms(variant):
-    full, _ = diffpogan_losses(variant)
-    generator = full["actor/generator" if variant == "paper" else "actor/adversarial"]
-    assert full["actor/bc_weight"] != 1.0
-    # Likelihood -100 makes the logarithm's argument negative: without the term it must not be looked at.
-    bare, gradient = diffpogan_losses(variant, discriminator_weighting=False, adversarial_term=False)
-    assert bare["actor/bc_weight"] == 1.0
-    assert bare["actor/loss"] == pytest.approx(0.05 * full["actor/bc"] + full["actor/q"], abs=1e-6)
-    assert np.isfinite(gradient)
-    assert gradient > 0
-    weighted, _ = diffpogan_losses(variant, adversarial_term=False)
-    assert full["actor/loss"] - weighted["actor/loss"] == pytest.approx(0.01 * generator, abs=1e-6)
+@pytest.mark.parametrize(
+    ("variant", "switches", "loss", "weight"),
+    [
+        ("code", {}, 2 * 0.05 * 0.4 - 1 + 0.01 * math.log(2), 2),
+        ("code", {"discriminator_weighting": False}, 0.05 * 0.4 - 1 + 0.01 * math.log(2), 1),
+        ("code", {"adversarial_term": False}, 2 * 0.05 * 0.4 - 1, 2),
+        ("code", {"adversarial_term": False, "likelihood_weight": -1.0}, 2 * 0.05 * 0.4 - 1, 2),
+        ("code", {"discriminator_weighting": False, "adversarial_term": False}, 0.05 * 0.4 - 1, 1),
+        ("paper", {}, 2 * 0.05 * 0.4 - 1 + 0.01 * math.log(2), 2),
+        ("paper", {"discriminator_weighting": False}, 0.05 * 0.4 - 1 + 0.01 * math.log(2), 1),
+        ("paper", {"adversarial_term": False}, 2 * 0.05 * 0.4 - 1, 2),
+        ("paper", {"discriminator_weighting": False, "adversarial_term": False}, 0.05 * 0.4 - 1, 1),
+    ],
+)
+def test_diffpogan_without_its_terms(monkeypatch, variant, switches, loss, weight):
+    """``L_d = 0.4``, ``L_q = -1``; the judge says 0.25 of the data and 0.5 of the policy; ``c = 50``."""
+    hyper = diffpogan.Hyper(divergence="wgan" if variant == "code" else "ga").replace(**switches)
+    data = random_batches(*tiny("diffpogan", variant))[0]
+    data = data._replace(action=jnp.full_like(data.action, 0.25))
+    own = jnp.full_like(data.action, 0.5)
+    monkeypatch.setattr(dp, "denoising_loss", lambda *_: jnp.full(len(own), 0.4))
+    monkeypatch.setattr(dp, "q_term", lambda *_: (jnp.float32(-1), own))
+    monkeypatch.setattr(diffpogan, "judge", lambda _, __, samples: samples.action[:, 0])
+    draws = dp.PolicyDraws(None, None, None)
+    if variant == "code":
+        value, parts = diffpogan.actor_loss(None, None, None, draws, own, jnp.float32(0.25), 50.0, hyper, data)
+    else:
+        value, parts = diffpogan.paper_actor_loss(None, None, None, draws, hyper, data)
+    assert float(value) == pytest.approx(loss, abs=1e-6)
+    assert float(parts["actor/bc_weight"]) == pytest.approx(weight)
 
 
 # The launcher.
@@ -248,33 +248,34 @@ def pendulum_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small(path: Path, out: Path, name: str) -> list[object]:
     """A sweep of a few updates; fields that a method does not have are left out."""
+    sizes = TINY | {"hidden_dims": (8,)}
     names = set.intersection(
         *({f.name for f in dataclasses.fields(p.groups[0].runs[0].hyper)} for p in trained(name, MINI, "quick"))
     )
     varied = get_ablation(name).parameters
-    sizes = [
+    sets = [
         f"--set={key}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
-        for key, value in TINY.items()
+        for key, value in sizes.items()
         if key in names and key not in varied
     ]
     common = ["--preset=quick", "--steps=2", "--eval_interval=2", "--episodes=2", f"--task={MINI}"]
-    return [f"--ablation={name}", f"--dataset={path}", f"--out={out}", *common, *sizes]
+    return [f"--ablation={name}", f"--dataset={path}", f"--out={out}", *common, *sets]
 
 
 def test_a_sweep_of_an_ablation(pendulum_file, tmp_path, capsys):
-    arguments = small(pendulum_file, tmp_path / "alpha", "dtql_alpha")
+    arguments = small(pendulum_file, tmp_path / "kappa", "diffcps_kappa")
     assert sweep(*arguments) == 0
-    folder = tmp_path / "alpha" / MINI / "dtql"
+    folder = tmp_path / "kappa" / MINI / "diffcps"
     config = json.loads((folder / "config.json").read_text())
-    assert config["ablation"] == "dtql_alpha"
-    assert config["settings"] == [column.setting for column in columns(get_ablation("dtql_alpha"), MINI, "quick")]
+    assert config["ablation"] == "diffcps_kappa"
+    assert config["settings"] == [column.setting for column in columns(get_ablation("diffcps_kappa"), MINI, "quick")]
     assert sweep(*arguments) == 2
     assert "--resume" in capsys.readouterr().err
     assert sweep(*arguments, "--resume") == 0
     # The same settings outside the ablation are another experiment: its table would be another.
-    grid = ["--grid=alpha=0.06,0.15,0.3,0.6,1.5", "--methods=dtql"]
+    grid = ["--grid=kappa=0.0125,0.025,0.05,0.1,0.2", "--methods=diffcps"]
     assert sweep(*arguments[1:], *grid, "--resume") == 2
-    assert "ablation is dtql_alpha there and absent now" in capsys.readouterr().err
+    assert 'ablation is "diffcps_kappa" there and absent now' in capsys.readouterr().err
 
 
 @pytest.mark.slow
