@@ -11,6 +11,7 @@ from diffjax.ablations import Ablation, settings_of
 from diffjax.errors import UserError
 from diffjax.experiment import Experiment
 from diffjax.results.folder import read_config, read_status
+from diffjax.results.loggers import PACKAGES
 from diffjax.settings import PRESETS
 
 MATMUL_PRECISIONS = ("highest", "high", "default")
@@ -81,6 +82,13 @@ def define_training_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_string("out", None, "DIR: Folder for the results.", flag_values=values)
     flags.DEFINE_bool("resume", False, "Go on where an interrupted experiment in --out stopped.", flag_values=values)
+    flags.DEFINE_string(
+        "log",
+        None,
+        "NAME,...: Where metrics and evaluations are also logged, one series per run: tensorboard (in --out), wandb "
+        "(Weights & Biases; obeys WANDB_MODE and WANDB_PROJECT).",
+        flag_values=values,
+    )
     flags.DEFINE_enum(
         "matmul_precision",
         "highest",
@@ -141,6 +149,7 @@ def experiment_from_flags(
         top_percent=args.top_percent,
         resume=args.resume,
         matmul_precision=args.matmul_precision,
+        log=cli.parse_list("log", args.log, PACKAGES) if args.log else (),
         ablation=ablation.name if ablation else "",
         flags=tuple(sys.argv[1:]),
     )

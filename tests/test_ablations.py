@@ -7,11 +7,10 @@ import math
 from pathlib import Path
 from types import ModuleType
 
-import h5py
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from data_tools import random_hdf5
 from method_tools import SPEC, TINY, random_batches, tiny
 
 from diffjax import ablations, cli
@@ -234,16 +233,9 @@ def sweep(*arguments: object) -> int:
 @pytest.fixture(scope="module")
 def pendulum_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few random transitions of the embedded pendulum."""
-    rng = np.random.default_rng(0)
-    task, rows = get_task(MINI), 200
+    task = get_task(MINI)
     path = tmp_path_factory.mktemp("data") / "pendulum_tiny.hdf5"
-    with h5py.File(path, "w") as file:
-        file["observations"] = rng.normal(size=(rows, task.observation_dim)).astype(np.float32)
-        file["actions"] = rng.uniform(-1, 1, (rows, task.action_dim)).astype(np.float32)
-        file["rewards"] = rng.normal(size=rows).astype(np.float32)
-        file["terminals"] = np.zeros(rows, bool)
-        file["timeouts"] = np.arange(rows) % 50 == 49
-    return path
+    return random_hdf5(path, task.observation_dim, task.action_dim)
 
 
 def small(path: Path, out: Path, name: str) -> list[object]:
