@@ -1,5 +1,6 @@
 """Pages of tables: published numbers beside ours, what is bold, which tasks an average is over, what ± is."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,24 @@ def test_an_average_needs_all_its_tasks(locomotion: list[Path]) -> None:
     assert len(block(page)) == 1 + 8 + 1
     mean = np.mean([published.preferred("dac", task).mean for task in LOCOMOTION[:-1]])
     assert column(page, "dac (published)")[-1] == f"{mean:.1f}"
+
+
+def test_offline_selection_reads_the_recorded_losses(tmp_path: Path) -> None:
+    path = hopper(tmp_path / "a", {(0, ""): [10.0, 20.0, 30.0, 40.0], (1, ""): [1.0, 2.0, 3.0, 4.0]})
+    losses = {100: [0.9, 0.9], 200: [0.8, 0.95], 300: [0.85, 0.5], 400: [0.1, "nan"]}
+    records = [
+        {"phase": "main", "step": step, "seeds": [0, 1], "settings": ["", ""], "metrics": {"actor/bc": values}}
+        for step, values in losses.items()
+    ]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    page = page_of(path, protocols=("offline",))
+    assert block(page)[1][2] == "30.0 (n=1)"  # seed 0 stops at its first rise; seed 1 has a loss that is none
+    config = json.loads((path / "config.json").read_text())
+    config["protocol"] = {"selection": "offline", "offline_rank": 2}
+    (path / "config.json").write_text(json.dumps(config))
+    page = page_of(path, protocols=("paper",))
+    assert block(page)[1][2] == "10.0 (n=1)"
+    assert "Rules: dac selected offline by the cloning loss." in page.notes
 
 
 def test_bold_is_near_the_best_and_never_across_data(tmp_path: Path) -> None:

@@ -230,7 +230,8 @@ def read_results(path: str | Path) -> Results:
         if key in seen:
             raise UserError(f"{where}: {_run_name(row.seed, row.setting)} is evaluated at step {row.step} twice")
         seen.add(key)
-    return Results(folder, config, tuple(evaluations), tuple(runs), tuple(read_metrics(folder)))
+    metrics = read_metrics(folder) if os.path.lexists(folder / METRICS) else []  # a table can do without
+    return Results(folder, config, tuple(evaluations), tuple(runs), tuple(metrics))
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
