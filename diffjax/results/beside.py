@@ -46,12 +46,7 @@ def published_entry(row: Row, method: str, options: Options) -> Entry:
     found = next((score for task in sisters(row.task) if (score := _score(method, task, options))), None)
     if found is None:
         return Entry("not published")
-    known = found.same_version
-    same_task = found.task == row.task and row.dataset.startswith(f"{D4RL} v")
-    if same_task and (not known or row.dataset == f"{D4RL} {found.data_version}"):
-        mark = "" if known else UNKNOWN
-    else:
-        mark = f"{OTHER} {D4RL} {found.data_version}" if known else f"{OTHER} {D4RL}"
+    mark = _data_mark(row, found)
     if found.verified == "no":
         mark = f"{mark} (from memory)".strip()
     return Entry(
@@ -64,6 +59,15 @@ def published_entry(row: Row, method: str, options: Options) -> Entry:
         source=found.source,
         comparable=not mark.startswith(OTHER),
     )
+
+
+def _data_mark(row: Row, score: published.Score) -> str:
+    """Nothing where both numbers are of the same data; ``≠`` and those behind the published one; ``?`` if in doubt."""
+    same_task = score.task == row.task
+    if score.data_version.startswith("v"):
+        data = f"{D4RL} {score.data_version}"
+        return "" if same_task and row.dataset == data else f"{OTHER} {data}"
+    return UNKNOWN if same_task and row.dataset.startswith(f"{D4RL} v") else f"{OTHER} {D4RL}"
 
 
 def _score(method: str, task: str, options: Options) -> published.Score | None:

@@ -166,11 +166,8 @@ def _average(
 def _bold(entries: tuple[Entry, ...], options: Options) -> tuple[Entry, ...]:
     """The entries, the best ones marked; nothing where only one has a number, or there is nothing to compare."""
     means = [entry.mean if entry.comparable else None for entry in entries]
-    if options.bold == "none" or sum(mean is not None for mean in means) < 2:
+    runs = [entry.values or None for entry in entries]
+    if options.bold == "none" or sum(known is not None for known in (means if options.bold == "5%" else runs)) < 2:
         return entries
-    if options.bold == "5%":
-        best = near_best(means)
-    else:
-        worse = significantly_worse([entry.values or None for entry in entries])
-        best = [found is False for found in worse]
+    best = near_best(means) if options.bold == "5%" else [found is False for found in significantly_worse(runs)]
     return tuple(replace(entry, is_best=is_best) for entry, is_best in zip(entries, best, strict=True))
