@@ -65,6 +65,7 @@ class Experiment:
     dataset_source: str | None = None
     mirror: str | None = None
     top_percent: float | None = None
+    ref_scores: tuple[float, float] | None = None
     resume: bool = False
     matmul_precision: str = "highest"
     log: tuple[str, ...] = ()  # loggers beside the results folder
@@ -225,7 +226,7 @@ def run_experiment(experiment: Experiment, progress: TrainingProgress) -> Result
     """
     planned = plan(experiment)
     dataset = obtain_dataset(planned)
-    planned = planned._replace(task=with_references(planned.task, dataset))
+    planned = planned._replace(task=with_references(planned.task, dataset, experiment.ref_scores))
     runs_at_once = max(len(group.runs) for group in planned.groups)
     simulator = make_simulator(planned.task, runs_at_once * planned.protocol.episodes)
     config = describe(planned, dataset, simulator.version)

@@ -1,5 +1,6 @@
 """Flags that training launchers share, and how they become experiments."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -39,6 +40,12 @@ def define_training_flags(values: flags.FlagValues) -> None:
         "P: Learn from the best P percent of the recorded trajectories only.",
         lower_bound=0.0,
         upper_bound=100.0,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "ref_scores",
+        None,
+        "MIN,MAX: Returns that score 0 and 100, for a task that has no published ones.",
         flag_values=values,
     )
     flags.DEFINE_enum(
@@ -147,12 +154,30 @@ def experiment_from_flags(
         dataset_source=args.dataset_source,
         mirror=args.mirror,
         top_percent=args.top_percent,
+        ref_scores=reference_scores(args.ref_scores),
         resume=args.resume,
         matmul_precision=args.matmul_precision,
         log=cli.parse_list("log", args.log, PACKAGES) if args.log else (),
         ablation=ablation.name if ablation else "",
         flags=tuple(sys.argv[1:]),
     )
+
+
+def reference_scores(text: str | None) -> tuple[float, float] | None:
+    """``--ref_scores`` as two finite numbers, the smaller first.
+
+    Raises:
+      UserError: it is something else.
+    """
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low, high = 0.0, -1.0
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UserError(f"--ref_scores={text} is not MIN,MAX with MIN below MAX, such as -20.3,3234.3")
+    return low, high
 
 
 def state_of(folder: Path) -> str:

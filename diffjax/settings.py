@@ -38,6 +38,7 @@ class Protocol:
     action_clip: float = float("inf")  # the data's actions are clipped to +- this
     sampling: str = "uniform"  # uniform (with replacement) | shuffled (passes without)
     selection: str = "last"  # the paper's own rule: last | last5 | best | offline
+    offline_rank: int = 0  # offline: the k of top_k, evaluations before the end of the history
 
 
 class Settings(NamedTuple):
@@ -55,10 +56,13 @@ def load_tables(method: str) -> dict[str, Any]:
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
+def sisters(task: str) -> tuple[str, ...]:
+    """The task, then the D4RL tasks it stands for."""
+    return tuple(dict.fromkeys([task, *(re.sub(pattern, replacement, task) for pattern, replacement in ALIASES)]))
+
+
 def _row_name(tables: dict[str, Any], task: str) -> str | None:
-    rows = tables.get("task", {})
-    names = [task, *(re.sub(pattern, replacement, task) for pattern, replacement in ALIASES)]
-    return next((name for name in names if name in rows), None)
+    return next((name for name in sisters(task) if name in tables.get("task", {})), None)
 
 
 def _matching(tables: dict[str, Any], section: str, task: str) -> dict[str, Any]:

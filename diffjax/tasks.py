@@ -125,18 +125,23 @@ def make_simulator(task: Task, num_envs: int) -> VectorSimulator:
     return make_vector(task.env_id, num_envs, task.env_kwargs, task.horizon)
 
 
-def with_references(task: Task, dataset: Dataset) -> Task:
-    """The task with reference scores: its own, or those in the metadata of data made in the same environment.
+def with_references(task: Task, dataset: Dataset, given: tuple[float, float] | None = None) -> Task:
+    """The task with reference scores: its own, the user's, or those in the metadata of data of the same environment.
 
     Raises:
-      UserError: there are none; a normalised score is refused, never guessed.
+      UserError: there are none, for a normalised score is refused, never guessed; or some are given to a task that has
+        its own.
     """
     if task.ref_min is not None:
+        if given is not None:
+            raise UserError(f"task {task.id} has reference scores of its own; leave out --ref_scores")
         return task
+    if given is not None:
+        return dataclasses.replace(task, ref_min=given[0], ref_max=given[1], ref_source="given with --ref_scores")
     if dataset.ref_min is None or dataset.ref_max is None or dataset.ref_max <= dataset.ref_min:
         raise UserError(
             f"task {task.id} has no reference scores, and neither has {dataset.source}: no normalised score can be "
-            "given; store ref_min_score and ref_max_score in the data's metadata"
+            "given; store ref_min_score and ref_max_score in the data's metadata or give --ref_scores=MIN,MAX"
         )
     source = f"metadata of {dataset.source}"
     return dataclasses.replace(task, ref_min=dataset.ref_min, ref_max=dataset.ref_max, ref_source=source)

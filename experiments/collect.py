@@ -1,9 +1,9 @@
 """Make data sets from scratch: of the tasks that bring their own, or of a robot at a level; and learn the policies.
 
-Policies of Hopper-v4 and HalfCheetah-v4 come with diffjax, so that their data sets are made in less than a minute.
-Levels are D4RL's: random; medium, the policy nearest to a third of the expert's return; expert; medium-replay, a
-mixture of all policies up to the medium one; medium-expert. Data are stored as local Minari data sets, or as one HDF5
-file in D4RL's layout, with their whole provenance.
+Policies of Hopper-v4, HalfCheetah-v4 and Walker2d-v4 come with diffjax, so that their data sets are made in less than a
+minute. Levels are D4RL's: random; medium, the policy nearest to a third of the expert's return; expert; medium-replay,
+a mixture of all policies up to the medium one; full-replay, of all; medium-expert. Data are stored as local Minari data
+sets, or as one HDF5 file in D4RL's layout, with their whole provenance.
 
 examples:
   python experiments/collect.py --task=hopper-medium-local

@@ -30,6 +30,8 @@ from diffjax.methods.registry import get_method
 from diffjax.progress import TrainingProgress
 from diffjax.results import formats, tables
 from diffjax.results.folder import read_results, write_text
+from diffjax.results.layout import lay_out
+from diffjax.results.page import Options
 from diffjax.tasks import suite_tasks
 
 
@@ -114,9 +116,10 @@ def main(args: flags.FlagValues) -> None:
             jax.clear_caches()  # the next experiment compiles programs of its own; these would pile up
     if args.shard is None:
         table = tables.build_table(read_results(experiment.out) for experiment in found)
-        formats.print_table(table)
+        page = lay_out(table, Options())
+        formats.print_page(page)
         path = Path(args.out) / "table.md"
-        write_text(path, formats.render(table, "markdown"))
+        write_text(path, formats.render(page, "markdown"))
         print(f"table written to {path}")
 
 

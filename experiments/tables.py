@@ -1,13 +1,16 @@
-"""Make score tables, and a picture of the learning curves, from results folders.
+"""Make score tables, and pictures or a page of them, from results folders.
 
-A row is a task with the data that was learned from; a column is a method, and a setting of its own where a
-grid was trained. A cell is mean ± standard deviation over seeds of the normalised score, in three blocks:
-the mean of the last k evaluations, the last evaluation, and the best over training (an oracle).
+A row is a task with the data that was learned from; a column is a method, and a setting of its own where a grid was
+trained. A cell is mean ± spread over seeds of the normalised score, in a block for each protocol, that is, for each
+way of taking one number from a run: mean (of the last k evaluations), last, best (over training, an oracle), offline
+(selected by the cloning loss, Diffusion-QL's rule), paper (each method's by its own paper's rule). Published numbers
+stand beside the last of these. What is missing says why.
 
 examples:
   python experiments/tables.py --runs=runs/mini
-  python experiments/tables.py --runs=runs/hopper,runs/walker --format=latex --out=table.tex
-  python experiments/tables.py --runs=runs/mini --format=csv --out=table.csv --plot=curves.png
+  python experiments/tables.py --runs=runs/hopper,runs/walker --published --baselines=CQL,IQL --spread=standard-error
+  python experiments/tables.py --runs=runs/hopper,runs/walker --format=latex --bold=significance --out=table.tex
+  python experiments/tables.py --runs=runs/mini --protocol=all --statistics --format=csv --out=t.csv --plot=curves.png
 """
 
 import sys
@@ -19,6 +22,9 @@ from diffjax import cli
 from diffjax.errors import UserError
 from diffjax.results import curves, formats, tables
 from diffjax.results.folder import find_folders, read_results, writable, write_text
+from diffjax.results.layout import lay_out
+from diffjax.results.page import BOLD, SPREAD_LABELS, Options
+from diffjax.results.protocols import DEFAULT, PAPER, protocols
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -30,11 +36,45 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_enum("format", "markdown", tuple(formats.FORMATS), "How the table is written.", flag_values=values)
+    flags.DEFINE_string(
+        "protocol",
+        None,
+        f"NAME,...: Blocks of the table, the first is the headline: {', '.join(protocols())}, or all. Default: "
+        f"{','.join(DEFAULT)}, with {PAPER} before them where published numbers are shown.",
+        flag_values=values,
+    )
     flags.DEFINE_integer(
         "last",
         5,
         "k: How many evaluations the mean of the last k takes.",
         lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_enum("spread", "std", list(SPREAD_LABELS), "What stands behind ±, over seeds.", flag_values=values)
+    flags.DEFINE_enum(
+        "bold",
+        "5%",
+        list(BOLD),
+        "Bold: what is near the best of its line, or not significantly worse.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool("published", False, "Show what is published of the methods beside ours.", flag_values=values)
+    flags.DEFINE_string(
+        "baselines",
+        None,
+        "NAME,...: Also show published numbers of these methods (IQL,CQL), or all.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "unverified",
+        False,
+        "Also show published numbers that nobody could check, marked '(from memory)'; not for publication.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "statistics",
+        False,
+        "Add aggregates over tasks (mean, median, IQM, optimality gap, probability of improvement), 95 % intervals.",
         flag_values=values,
     )
     flags.DEFINE_string("out", None, "FILE: Where the table is written; the terminal if not given.", flag_values=values)
@@ -46,6 +86,20 @@ def define_flags(values: flags.FlagValues) -> None:
     )
 
 
+def options_from_flags(args: flags.FlagValues) -> Options:
+    """What the flags ask a page to show."""
+    return Options(
+        protocols=cli.parse_list("protocol", args.protocol) if args.protocol is not None else (),
+        last=args.last,
+        spread=args.spread,
+        bold=args.bold,
+        published=args.published,
+        baselines=cli.parse_list("baselines", args.baselines) if args.baselines is not None else (),
+        unverified=args.unverified,
+        statistics=args.statistics,
+    )
+
+
 def main(args: flags.FlagValues) -> None:
     """Read the folders, make the table, draw the curves; write nothing before all of it is made."""
     for name in ("out", "plot"):
@@ -53,8 +107,9 @@ def main(args: flags.FlagValues) -> None:
     if args.plot is not None:
         curves.check_plot_path(args.plot)
     folders = find_folders(cli.parse_list("runs", args.runs))
-    table = tables.build_table(map(read_results, folders), last=args.last)
-    text = formats.render(table, args.format)
+    table = tables.build_table(map(read_results, folders))
+    page = lay_out(table, options_from_flags(args))
+    text = formats.render(page, args.format)
     if args.plot is not None:
         with writable(args.plot, "plot"):
             curves.plot_curves(table, args.plot)

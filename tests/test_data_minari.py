@@ -20,9 +20,10 @@ from minari.dataset.minari_storage import MinariStorage
 from minari.storage.remotes import _registry
 from minari.storage.remotes.cloud_storage import CloudStorage
 
-from diffjax.data.goals import KITCHEN_ELEMENTS, flatten_goal_observation, flatten_kitchen_observation
+from diffjax.data.goals import flatten_goal_observation, flatten_kitchen_observation
 from diffjax.data.load import load_dataset
 from diffjax.data.minari_store import Episode, load_minari, minari_exists, write_minari
+from diffjax.envs.goal_observation import KITCHEN_ELEMENTS
 from diffjax.types import Spec
 
 SPEC = Spec(observation_dim=3, action_dim=2)

@@ -11,7 +11,7 @@ import pytest
 
 from diffjax.envs.adroit import TASKS, adroit
 from diffjax.envs.base import VectorSimulator
-from diffjax.envs.goal_observation import flatten_goal_observation
+from diffjax.envs.goal_observation import KITCHEN_ELEMENTS, flatten_goal_observation
 from diffjax.envs.gym_loop import GymLoop
 from diffjax.envs.kitchen import GOALS, OBJECT_NOISE, goal_kitchen, kitchen, make_kitchen
 from diffjax.envs.kitchen import TASKS as KITCHENS
@@ -185,8 +185,7 @@ def test_kitchen_pays_a_task_once_and_ends_with_the_fourth():
     def complete(*tasks: str) -> tuple[float, bool]:
         """One step from where these tasks are complete; reward and termination."""
         for task in tasks:
-            joints, values = GOALS[task]
-            world.data.qpos[9:][joints] = values
+            world.data.qpos[list(KITCHEN_ELEMENTS[task])] = GOALS[task]
         _, reward, terminated, _ = envs.step(np.zeros((1, 9)))
         return float(reward[0]), bool(terminated[0])
 
@@ -240,13 +239,18 @@ def test_kitchen_robot_is_gymnasium_robotics_own(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     "make",
-    [lambda threads: goal_kitchen(3, num_threads=threads), lambda threads: kitchen("partial", 3, num_threads=threads)],
+    [
+        lambda threads: goal_kitchen(3, num_threads=threads),
+        lambda threads: kitchen("partial", 3, num_threads=threads),
+        lambda threads: adroit("pen", 3, num_threads=threads),
+        lambda threads: adroit("hammer", 3, num_threads=threads),
+    ],
 )
-def test_kitchen_threads_change_no_bit(make: Any):
+def test_threads_change_no_bit(make: Any):
     def rollout(envs: VectorSimulator) -> list[np.ndarray]:
         random = np.random.default_rng(0)
         first = envs.reset(np.arange(3))
-        return [first, *(part for _ in range(5) for part in envs.step(random.uniform(-1, 1, (3, 9))))]
+        return [first, *(part for _ in range(5) for part in envs.step(random.uniform(-1, 1, (3, envs.action_dim))))]
 
     for left, right in zip(rollout(make(1)), rollout(make(3)), strict=True):
         np.testing.assert_array_equal(left, right)

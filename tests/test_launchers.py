@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
+from diffjax.results.folder import read_results
 from diffjax.training.checkpoints import Checkpoints
 
 REPOSITORY = Path(__file__).parents[1]
@@ -241,8 +242,15 @@ def test_data_that_cannot_be_fetched_are_named(tmp_path):
 def test_a_task_without_references_is_refused(hopper_file, tmp_path):
     task = ["--task=mujoco/hopper/medium-v0", f"--dataset={hopper_file}", f"--out={tmp_path / 'out'}"]
     run = launch("train.py", "--method=bc", *task, *TINY)
-    one_line(run, "mujoco/hopper/medium-v0", "no reference scores", hopper_file.name)
+    one_line(run, "mujoco/hopper/medium-v0", "no reference scores", hopper_file.name, "--ref_scores")
+    for wrong in ("1", "3,1", "nan,2", "low,high", "1,2,3"):
+        run = launch("train.py", "--method=bc", *task, *TINY, f"--ref_scores={wrong}")
+        one_line(run, f"--ref_scores={wrong}", "MIN,MAX")
     assert not (tmp_path / "out").exists()
+    run = launch("train.py", "--method=bc", *task, *TINY, "--ref_scores=-20,3000")
+    assert run.returncode == 0, run.stderr
+    config = read_results(tmp_path / "out").config
+    assert config["reference"] == {"min": -20.0, "max": 3000.0, "source": "given with --ref_scores"}
 
 
 def test_the_best_trajectories_only(hopper_file, tmp_path):

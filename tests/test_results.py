@@ -272,6 +272,10 @@ def test_results_hold_everything(results: ResultsFolder) -> None:
     assert read.config == config()
     assert read.evaluations == (evaluation(),)
     assert [run.status for run in read.runs] == ["running"] * 4
+    results.append_metrics([{"step": 1000}])
+    assert read_results(results.path).metrics == ({"step": 1000},)
+    (results.path / "metrics.jsonl").unlink()  # a copy of the scores alone
+    assert read_results(results.path) == read
 
 
 def test_find_folders(tmp_path: Path) -> None:

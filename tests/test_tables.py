@@ -12,27 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
 from diffjax.errors import UserError
 from diffjax.results import curves
 from diffjax.results.folder import Evaluation, RunStatus, open_folder, read_results
-from diffjax.results.formats import FORMATS, print_table, render
+from diffjax.results.formats import FORMATS, print_page, render
+from diffjax.results.layout import lay_out
+from diffjax.results.page import Options, Page
+from diffjax.results.protocols import History, chosen_protocols, offline_index, protocols
 from diffjax.results.tables import (
     Cell,
     Column,
-    History,
     Row,
     Table,
+    average,
     build_table,
     column_labels,
-    protocols,
     row_labels,
-    statistic,
-    suite_average,
-    summarize,
+    values_of,
 )
 
 REPOSITORY = Path(__file__).parents[1]
@@ -109,13 +107,17 @@ def write(
     return path
 
 
-def table_of(*paths: Path, last: int = 2) -> Table:
-    return build_table([read_results(path) for path in paths], last)
+def table_of(*paths: Path) -> Table:
+    return build_table([read_results(path) for path in paths])
 
 
-def block(table: Table, protocol: int = 0) -> list[list[str]]:
+def page_of(*paths: Path, last: int = 2, bold: str = "none", **options: Any) -> Page:
+    return lay_out(table_of(*paths), Options(last=last, bold=bold, **options))
+
+
+def block(page: Page, index: int = 0) -> list[list[str]]:
     """The cells of one block of the markdown table, without header and rule."""
-    lines = render(table, "markdown").split("### ")[1 + protocol].splitlines()
+    lines = render(page, "markdown").split("### ")[1 + index].splitlines()
     rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines if line.startswith("|")]
     return [rows[0], *rows[2:]]
 
@@ -127,34 +129,60 @@ THREE_SEEDS = {(0, ""): [5.0, 10.0, 30.0], (1, ""): [0.0, 30.0, 50.0], (2, ""): 
 
 def test_means_and_deviations_by_hand(tmp_path: Path) -> None:
     table = table_of(write(tmp_path / "a", THREE_SEEDS))
-    (cell,) = table.cells.values()
-    found = [statistic(cell, protocol) for protocol in table.protocols]
-    assert found[0] == (40.0, 20.0, 3)
-    assert found[1] == pytest.approx((45.0, 13.228756555322953, 3), rel=1e-12)
-    assert found[2] == pytest.approx((56.666666666666664, 30.550504633038933, 3), rel=1e-12)
+    found = [entry for block in lay_out(table, Options(last=2)).blocks for entry in block.lines[0].entries]
+    assert (found[0].mean, found[0].spread, found[0].seeds) == (40.0, 20.0, 3)
+    assert (found[1].mean, found[1].spread) == pytest.approx((45.0, 13.228756555322953), rel=1e-12)
+    assert (found[2].mean, found[2].spread) == pytest.approx((56.666666666666664, 30.550504633038933), rel=1e-12)
 
 
-def test_last_takes_what_there_is() -> None:
-    mean, last, best = protocols(5)
-    assert mean.select([1.0, 2.0, 6.0]) == 3.0
-    assert mean.select([100.0, 1.0, 2.0, 3.0, 4.0, 5.0]) == 3.0
-    assert last.select([1.0, 9.0, 6.0]) == 6.0
-    assert best.select([1.0, 9.0, 6.0]) == 9.0
+def history(*scores: float, losses: Sequence[float] = (), rule: str = "last", rank: int = 0) -> History:
+    return History(0, tuple(range(1, len(scores) + 1)), scores, tuple(losses), rule, rank)
 
 
-def test_one_seed_has_no_deviation() -> None:
-    assert summarize([3.5]) == (3.5, None, 1)
-    assert statistic(Cell(), protocols(5)[0]) is None
-    assert statistic(None, protocols(5)[0]) is None
+def test_each_protocol_takes_its_number() -> None:
+    found = protocols(5)
+    assert found["mean"].select(history(1.0, 2.0, 6.0)) == 3.0
+    assert found["mean"].select(history(100.0, 1.0, 2.0, 3.0, 4.0, 5.0)) == 3.0
+    assert found["last"].select(history(1.0, 9.0, 6.0)) == 6.0
+    assert found["best"].select(history(1.0, 9.0, 6.0)) == 9.0
+    falling = history(1.0, 9.0, 6.0, 7.0, losses=[0.9, 0.8, 0.7, 0.75], rank=1)
+    assert found["offline"].select(falling) == 6.0
+    assert found["offline"].select(history(1.0, 9.0)) is None
+    assert found["offline"].select(history(1.0, 9.0, losses=[0.5, math.nan])) is None
 
 
-@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=6), st.floats(-100, 100))
-def test_deviation_is_of_the_sample_and_does_not_move(values: list[float], shift: float) -> None:
-    mean, std, count = summarize(values)
-    assert std is not None
-    assert count == len(values)
-    assert math.isclose(std**2 * (count - 1), sum((v - mean) ** 2 for v in values), abs_tol=1e-6, rel_tol=1e-9)
-    assert math.isclose(summarize([v + shift for v in values])[1] or 0.0, std, abs_tol=1e-6)
+@pytest.mark.parametrize(
+    ("rule", "score", "needs"), [("last", 7.0, 1), ("last5", 6.0, 5), ("best", 9.0, 1), ("offline", 8.0, 1)]
+)
+def test_a_papers_own_rule(rule: str, score: float, needs: int) -> None:
+    """Whatever k the table's mean takes, DAC's is of five: (9 + 6 + 0 + 8 + 7) / 5 = 6."""
+    run = history(1.0, 9.0, 6.0, 0.0, 8.0, 7.0, losses=[6, 5, 4, 3, 2, 3], rule=rule, rank=1)
+    (own,) = chosen_protocols(["paper"], last=2)
+    assert own.select(run) == score
+    assert own.needs(run) == needs
+
+
+@pytest.mark.parametrize(
+    ("losses", "ranks"),
+    [
+        ([5, 4, 3, 2, 1], {0: 4, 1: 3, 2: 2}),  # never rises: counted from the end
+        ([5, 4, 3, 3.5, 1], {0: 3, 1: 2, 2: 1}),  # stops at the first rise, which counts
+        ([5, 5, 5], {0: 2, 1: 1, 2: 0}),  # standing still is no rise
+        ([5, 6], {0: 1, 1: 0, 2: 0}),  # not so many: the first
+    ],
+)
+def test_offline_selection_by_hand(losses: list[float], ranks: dict[int, int]) -> None:
+    assert {rank: offline_index(losses, rank) for rank in ranks} == ranks
+
+
+def test_unknown_options() -> None:
+    with pytest.raises(UserError, match=r"unknown protocol 'bets'; did you mean best\?"):
+        chosen_protocols(["bets"], 5)
+    assert [protocol.name for protocol in chosen_protocols(["all"], 5)] == ["mean", "last", "best", "offline", "paper"]
+
+
+def test_a_cell_without_runs_has_no_numbers() -> None:
+    assert values_of(Cell(), protocols(5)["last"]) == values_of(None, protocols(5)["last"]) == []
 
 
 @pytest.fixture
@@ -182,8 +210,7 @@ def two_tasks(tmp_path: Path) -> list[Path]:
 
 
 def test_cells(two_tasks: list[Path]) -> None:
-    table = table_of(*two_tasks, last=1)
-    assert block(table) == [
+    assert block(page_of(*two_tasks, last=1)) == [
         ["task", "data", "bc", "dac (paper)", "dac (quick)"],
         ["maze", "mini", "0.0 ± 0.0", "40.0 ± 14.1", "not run"],
         ["swing", "mini", "not run", "85.0 ± 7.1 †", "not run"],
@@ -193,17 +220,19 @@ def test_cells(two_tasks: list[Path]) -> None:
     ]
 
 
-def test_suite_average(two_tasks: list[Path]) -> None:
-    table = table_of(*two_tasks, last=1)
+def test_average_over_rows(two_tasks: list[Path]) -> None:
+    table = table_of(*two_tasks)
     bc, dac = table.columns[:2]
+    rows, last = table.suite_rows("mini"), protocols(1)["last"]
     assert (bc.method, dac.preset) == ("bc", "paper")
-    assert suite_average(table, "mini", dac, table.protocols[0]) == (40.0 + 85.0) / 2
-    assert suite_average(table, "mini", bc, table.protocols[0]) is None
+    assert average(table, rows, dac, last) == (40.0 + 85.0) / 2
+    assert average(table, rows, bc, last) is None
+    assert average(table, [], bc, last) is None
 
 
 def test_markdown_is_aligned_and_explained(tmp_path: Path) -> None:
-    table = table_of(write(tmp_path / "a", THREE_SEEDS))
-    assert render(table, "markdown") == (
+    page = page_of(write(tmp_path / "a", THREE_SEEDS))
+    assert render(page, "markdown") == (
         "### Normalised score, mean of last k evaluations (k=2, headline)\n"
         "\n"
         "| task         | data |         dac |\n"
@@ -229,7 +258,7 @@ def test_markdown_is_aligned_and_explained(tmp_path: Path) -> None:
         "over 3 seeds unless marked with n; one seed has no ±. An average is the mean of its suite's rows "
         "above it.\n"
         "- Best over training takes each run's best evaluation: an oracle, it chooses by the simulator.\n"
-        "- Data mini: not D4RL v2, so not comparable with published D4RL scores.\n"
+        "- Data mini: not D4RL's, so not comparable with published D4RL scores.\n"
         "- Updates: 300; evaluated every 100 updates on 10 episodes.\n"
         "- Simulators: Maze (jax 1).\n"
         "- Actions of dac: one sample; candidates 1, network evaluations 5.\n"
@@ -239,7 +268,7 @@ def test_markdown_is_aligned_and_explained(tmp_path: Path) -> None:
 def test_settings_are_columns(tmp_path: Path) -> None:
     settings = ("", "eta=0.1;rho=1.5")
     write(tmp_path / "a", {(seed, setting): [float(seed)] for seed in (0, 1) for setting in settings})
-    assert block(table_of(tmp_path / "a", last=1))[:2] == [
+    assert block(page_of(tmp_path / "a", last=1))[:2] == [
         ["task", "data", "dac", "dac (eta=0.1, rho=1.5)"],
         ["maze", "mini", "0.5 ± 0.7", "0.5 ± 0.7"],
     ]
@@ -251,9 +280,9 @@ def test_failed_runs_are_counted_and_left_out(tmp_path: Path) -> None:
         {(0, ""): [10.0, 20.0], (1, ""): [99.0, 99.0], (2, ""): [30.0, 40.0], (3, ""): [5.0, math.nan]},
         status={(1, ""): "failed: non-finite critic/loss at step 150"},
     )
-    table = table_of(path, last=1)
-    assert block(table)[1] == ["maze", "mini", "30.0 ± 14.1 (2 of 4 failed)"]
-    assert table.notes[-1] == (
+    page = page_of(path, last=1)
+    assert block(page)[1] == ["maze", "mini", "30.0 ± 14.1 (2 of 4 failed)"]
+    assert page.notes[-1] == (
         "Failed: dac on maze: seed 1: non-finite critic/loss at step 150; seed 3: non-finite score at step 200."
     )
 
@@ -267,8 +296,8 @@ def test_failed_runs_are_counted_and_left_out(tmp_path: Path) -> None:
     ],
 )
 def test_a_cell_without_a_number_says_why(tmp_path: Path, scores: list[float], status: str, text: str) -> None:
-    table = table_of(write(tmp_path / "a", {(0, ""): scores}, status={(0, ""): status}))
-    assert block(table)[1:] == [["maze", "mini", text], ["mini average", "mini", "0 of 1 rows"]]
+    page = page_of(write(tmp_path / "a", {(0, ""): scores}, status={(0, ""): status}))
+    assert block(page)[1:] == [["maze", "mini", text], ["mini average", "mini", "0 of 1 rows"]]
 
 
 def test_marks_and_their_legend(tmp_path: Path) -> None:
@@ -279,38 +308,38 @@ def test_marks_and_their_legend(tmp_path: Path) -> None:
         tuning="untuned",
         status={(0, ""): "running"},
     )
-    table = table_of(path)
-    assert block(table)[1][2] == "2.0 ± 1.4 †‡§¶"
-    assert block(table, protocol=1)[1][2] == "2.0 ± 1.4 †‡¶"  # every run has a last evaluation
-    legend = [note.split(":")[0] for note in table.notes if note[0] in "†‡§¶"]
+    page = page_of(path)
+    assert block(page)[1][2] == "2.0 ± 1.4 †‡§¶"
+    assert block(page, 1)[1][2] == "2.0 ± 1.4 †‡¶"  # every run has a last evaluation
+    legend = [note.split(":")[0] for note in page.notes if note[0] in "†‡§¶"]
     assert legend == ["† untuned", "‡ quick", "§ short", "¶ running"]
-    unmarked = table_of(write(tmp_path / "b", THREE_SEEDS))
+    unmarked = page_of(write(tmp_path / "b", THREE_SEEDS))
     assert not [note for note in unmarked.notes if note[0] in "†‡§¶"]
 
 
 def test_data_sets_are_rows(tmp_path: Path) -> None:
-    table = table_of(
+    page = page_of(
         write(tmp_path / "a", THREE_SEEDS, dataset="snapshot"),
         write(tmp_path / "b", THREE_SEEDS, dataset="D4RL v2", method="bc"),
         write(tmp_path / "c", THREE_SEEDS, dataset="D4RL v2", fingerprint="f" * 16, method="bc"),
     )
-    assert [line[:2] for line in block(table)[1:]] == [
+    assert [line[:2] for line in block(page)[1:]] == [
         ["maze", "snapshot"],
         ["maze", "D4RL v2 #01234567"],
         ["maze", "D4RL v2 #ffffffff"],
         ["mini average", "snapshot / D4RL v2"],
     ]
-    assert "Data snapshot: not D4RL v2, so not comparable with published D4RL scores." in table.notes
-    published = table_of(tmp_path / "b")
+    assert "Data snapshot: not D4RL's, so not comparable with published D4RL scores." in page.notes
+    published = page_of(tmp_path / "b")
     assert not any(note.startswith("Data") for note in published.notes)
 
 
 def test_seeds_of_two_folders_make_one_cell(tmp_path: Path) -> None:
-    split = table_of(
+    split = page_of(
         write(tmp_path / "a", {run: THREE_SEEDS[run] for run in [(0, ""), (1, "")]}),
         write(tmp_path / "b", {run: THREE_SEEDS[run] for run in [(2, "")]}),
     )
-    together = table_of(write(tmp_path / "c", THREE_SEEDS))
+    together = page_of(write(tmp_path / "c", THREE_SEEDS))
     assert render(split, "markdown") == render(together, "markdown")
 
 
@@ -337,8 +366,8 @@ def test_evaluation_rules_are_columns_only_within_a_folder(tmp_path: Path) -> No
     one = write(tmp_path / "a", THREE_SEEDS, selections=["argmax of 32"])
     another = write(tmp_path / "b", THREE_SEEDS, selections=["argmax of 64"], task="swing")
     both = write(tmp_path / "c", THREE_SEEDS, selections=["argmax of 32", "one sample"])
-    assert block(table_of(one, another))[0] == ["task", "data", "dac"]
-    assert block(table_of(both))[0][2:] == [
+    assert block(page_of(one, another))[0] == ["task", "data", "dac"]
+    assert block(page_of(both))[0][2:] == [
         "dac (argmax of 32; candidates 1, network evaluations 5)",
         "dac (one sample; candidates 1, network evaluations 5)",
     ]
@@ -357,22 +386,22 @@ def test_labels() -> None:
 
 
 def test_methods_and_tasks_of_a_family_stay_together(tmp_path: Path) -> None:
-    table = table_of(
+    page = page_of(
         write(tmp_path / "1", THREE_SEEDS, method="dac", task="a"),
         write(tmp_path / "2", THREE_SEEDS, method="bc", task="h", suite="locomotion"),
         write(tmp_path / "3", THREE_SEEDS, method="dac", task="b", variant="hard"),
         write(tmp_path / "4", THREE_SEEDS, method="dac", task="b"),
     )
-    assert [(row.suite, row.task) for row in table.rows] == [
+    assert [(row.suite, row.task) for row in page.table.rows] == [
         ("mini", "a"),
         ("mini", "b"),
         ("locomotion", "h"),
     ]
-    assert block(table)[0] == ["task", "data", "dac", "dac (hard)", "bc"]
+    assert block(page)[0] == ["task", "data", "dac", "dac (hard)", "bc"]
 
 
 def test_csv_is_tidy(two_tasks: list[Path]) -> None:
-    lines = list(csv.DictReader(io.StringIO(render(table_of(*two_tasks, last=1), "csv"))))
+    lines = list(csv.DictReader(io.StringIO(render(page_of(*two_tasks, last=1), "csv"))))
     assert len(lines) == 3 * 3 * (3 + 2)  # protocols x columns x (rows + averages)
     (dac,) = [
         line
@@ -391,31 +420,35 @@ def test_csv_is_tidy(two_tasks: list[Path]) -> None:
         "rule": "",
         "protocol": "last",
         "mean": "85.0",
-        "std": "7.0710678118654755",
+        "spread": "7.0710678118654755",
+        "spread_kind": "std",
+        "low": "",
+        "high": "",
         "seeds": "2",
         "failed": "0",
         "running": "0",
         "marks": "untuned",
+        "is_best": "False",
+        "published_in": "",
         "text": "85.0 ± 7.1 †",
     }
-    (average,) = [
+    (suite,) = [
         line
         for line in lines
-        if (line["suite"], line["task"], line["preset"], line["protocol"])
-        == ("mini", "average", "paper", "best over training (oracle)")
+        if (line["suite"], line["task"], line["preset"], line["protocol"]) == ("mini", "mini average", "paper", "best")
         and line["method"] == "dac"
     ]
-    assert (average["mean"], average["std"], average["text"]) == ("62.5", "", "62.5 †")
+    assert (suite["mean"], suite["spread"], suite["text"]) == ("62.5", "", "62.5 †")
     assert {line["mean"] for line in lines if line["text"] == "not run"} == {""}
 
 
 def test_latex_compiles_in_form(tmp_path: Path) -> None:
-    table = table_of(
+    page = page_of(
         write(tmp_path / "a", {(0, "max_q=1"): [-1.0], (1, "max_q=1"): [-3.0]}, dataset="50% & #1 ~^\\{}$_<|>"),
         write(tmp_path / "b", {(0, ""): [1.0]}, method="bc", task="swing", preset="quick"),
     )
-    text = render(table, "latex")
-    assert text.startswith("% Needs \\usepackage{booktabs}.\n")
+    text = render(page, "latex")
+    assert text.startswith("% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n")
     for environment in ("table", "tabular"):
         assert text.count(f"\\begin{{{environment}}}") == text.count(f"\\end{{{environment}}}") == 3
     for rule in ("toprule", "bottomrule"):
@@ -433,7 +466,7 @@ def test_latex_compiles_in_form(tmp_path: Path) -> None:
         "\\addlinespace[2pt]\n"
         f"mini average & {data} / mini & 1 of 2 rows & 1 of 2 rows \\\\\n"
     )
-    body = re.sub(r"\\[\\{}$%&#_]", "", "\n".join(text.splitlines()[1:]))  # what is left is syntax
+    body = re.sub(r"\\[\\{}$%&#_]|%\n", "", "\n".join(text.splitlines()[1:]))  # what is left is syntax
     assert body.count("{") == body.count("}")
     assert body.count("$") % 2 == 0
     assert "%" not in body
@@ -443,9 +476,9 @@ def test_latex_compiles_in_form(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [200, 60])
 def test_terminal_shows_every_cell_whatever_the_width(two_tasks: list[Path], width: int) -> None:
-    table = table_of(*two_tasks, last=1)
+    page = page_of(*two_tasks, last=1)
     stream = io.StringIO()
-    print_table(table, Console(file=stream, width=width))
+    print_page(page, Console(file=stream, width=width))
     text = stream.getvalue()
     assert all(len(line) <= width for line in text.splitlines())
     for expected in ("0.0±0.0", "40.0±14.1", "85.0±7.1 †", "60.0 (n=1) ‡", "maze (mini)", "62.5 †"):
@@ -498,7 +531,7 @@ def test_launcher_prints_or_writes(two_tasks: list[Path], tmp_path: Path) -> Non
     runs = ",".join(map(str, folders))
     printed = launch(f"--runs={runs}", "--format=csv", "--last=1")
     assert (printed.returncode, printed.stderr) == (0, "")
-    assert printed.stdout == render(table_of(*folders, last=1), "csv")
+    assert printed.stdout == render(page_of(*folders, last=1, bold="5%"), "csv")
     out, plot = tmp_path / "table.csv", tmp_path / "curves.svg"
     written = launch(f"--runs={tmp_path}", "--format=csv", "--last=1", f"--out={out}", f"--plot={plot}")
     assert (written.returncode, written.stdout, written.stderr) == (0, "", "")

@@ -111,8 +111,12 @@ def test_references_come_from_the_data_or_not_at_all():
     for references in ((None, None), (1.0, None), (3.0, 3.0)):
         with pytest.raises(UserError, match="no normalised score can be given"):
             with_references(task, dataset(*references))
+    given = with_references(task, dataset(1.0, 3.0), (-5.0, 5.0))
+    assert (given.ref_min, given.ref_max, given.ref_source) == (-5.0, 5.0, "given with --ref_scores")
     d4rl = get_task("hopper-medium-v2")
     assert with_references(d4rl, dataset(1.0, 3.0)) is d4rl
+    with pytest.raises(UserError, match="leave out --ref_scores"):
+        with_references(d4rl, dataset(1.0, 3.0), (-5.0, 5.0))
 
 
 def test_normalized_score_by_hand():

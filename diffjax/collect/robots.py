@@ -2,8 +2,8 @@
 
 ``random``: uniform actions. ``expert``: the policy with the best evaluated return. ``medium``: the one nearest to a
 third of that. ``medium-replay``: what the agent met on its way to the medium one, as a mixture: equal parts of uniform
-actions and of every policy that is not newer than it. ``medium-expert``: equal parts of both. As in D4RL, policies act
-by sampling, not by their mean.
+actions and of every policy that is not newer than it. ``full-replay``: the same with all policies. ``medium-expert``:
+equal parts of both. As in D4RL, policies act by sampling, not by their mean.
 """
 
 import importlib.resources
@@ -23,7 +23,7 @@ from diffjax.envs.base import VectorSimulator
 from diffjax.envs.make import make_vector, simulator_version
 from diffjax.errors import UserError, unknown_name
 
-LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert")
+LEVELS = ("random", "medium", "medium-replay", "full-replay", "medium-expert", "expert")
 TRANSITIONS = 200_000  # of each level; twice as many of medium-expert
 NUM_ENVS = 100  # episodes side by side
 
@@ -67,8 +67,8 @@ def parts_of(level: str, policies: Sequence[Policy], transitions: int = TRANSITI
     """What a level consists of."""
     if level == "random":
         return [Part(None, transitions)]
-    if level == "medium-replay":
-        last = medium(policies).about["step"]
+    if level in ("medium-replay", "full-replay"):
+        last = (medium(policies) if level == "medium-replay" else policies[-1]).about["step"]
         met = [None, *(policy for policy in policies if policy.about["step"] <= last)]
         return [Part(policy, transitions // len(met)) for policy in met]
     chosen = {"medium": [medium], "expert": [expert], "medium-expert": [medium, expert]}[level]

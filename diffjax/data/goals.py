@@ -1,28 +1,15 @@
 """Observations of goal environments as one flat array."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from diffjax.envs.goal_observation import flatten_goal_observation
+from diffjax.envs.goal_observation import KITCHEN_ELEMENTS, flatten_goal_observation
 
 GOAL_KEYS = frozenset({"achieved_goal", "desired_goal", "observation"})
 
 KITCHEN_GOAL_SIZE = 30
-KITCHEN_ELEMENTS: Mapping[str, tuple[int, ...]] = MappingProxyType(
-    {
-        "bottom burner": (11, 12),
-        "top burner": (15, 16),
-        "light switch": (17, 18),
-        "slide cabinet": (19,),
-        "hinge cabinet": (20, 21),
-        "microwave": (22,),
-        "kettle": (23, 24, 25, 26, 27, 28, 29),
-    }
-)
-"""Places of each task in D4RL's goal vector (D4RL, d4rl/kitchen/kitchen_envs.py)."""
 
 
 def flatten_kitchen_observation(observation: np.ndarray, desired: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -1,10 +1,25 @@
 """The one order in which goal environments' observations are laid flat, for simulators and stored data alike."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
 Goal = np.ndarray | Mapping[str, "Goal"]
+
+KITCHEN_ELEMENTS: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {
+        "bottom burner": (11, 12),
+        "top burner": (15, 16),
+        "light switch": (17, 18),
+        "slide cabinet": (19,),
+        "hinge cabinet": (20, 21),
+        "microwave": (22,),
+        "kettle": (23, 24, 25, 26, 27, 28, 29),
+    }
+)
+"""Places of each task's joints in D4RL's Kitchen: in its observation and, the same, in its goal of 30 numbers
+(D4RL, d4rl/kitchen/kitchen_envs.py)."""
 
 
 def flatten_goal_observation(achieved: Goal, observation: np.ndarray, desired: Goal) -> np.ndarray:

@@ -17,6 +17,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from diffjax.envs.goal_observation import KITCHEN_ELEMENTS
 from diffjax.envs.gym_loop import GymLoop, make_gymnasium
 from diffjax.envs.robotics import import_robotics
 
@@ -27,13 +28,13 @@ OBJECT_JOINTS = 21
 THRESHOLD = 0.3
 NOISE_RATIO = 0.1
 
-# Joints of each task, counted after the robot's, and their values when it is complete.
-GOALS: dict[str, tuple[slice, tuple[float, ...]]] = {
-    "bottom burner": (slice(2, 4), (-0.88, -0.01)),
-    "light switch": (slice(8, 10), (-0.69, -0.05)),
-    "slide cabinet": (slice(10, 11), (0.37,)),
-    "microwave": (slice(13, 14), (-0.75,)),
-    "kettle": (slice(14, 21), (-0.23, 0.75, 1.62, 0.99, 0.0, 0.0, -0.06)),
+# Values of each task's joints when it is complete.
+GOALS: dict[str, tuple[float, ...]] = {
+    "bottom burner": (-0.88, -0.01),
+    "light switch": (-0.69, -0.05),
+    "slide cabinet": (0.37,),
+    "microwave": (-0.75,),
+    "kettle": (-0.23, 0.75, 1.62, 0.99, 0.0, 0.0, -0.06),
 }
 TASKS = {
     "complete": ("microwave", "kettle", "light switch", "slide cabinet"),
@@ -85,8 +86,7 @@ class D4RLKitchen(gymnasium.Wrapper):
         self._tasks, self._open = tuple(tasks), set(tasks)
         self._goal = np.zeros(size)
         for task in tasks:
-            joints, values = GOALS[task]
-            self._goal[ROBOT_JOINTS:][joints] = values
+            self._goal[list(KITCHEN_ELEMENTS[task])] = GOALS[task]
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode with all tasks open."""
@@ -98,8 +98,7 @@ class D4RLKitchen(gymnasium.Wrapper):
         """One step; the reward is the number of tasks that it completes."""
         original, _, _, truncated, info = self.env.step(action)
         observation = self._observe(original)
-        joints = observation[ROBOT_JOINTS : ROBOT_JOINTS + OBJECT_JOINTS]
-        done = {task for task in self._open if np.linalg.norm(joints[GOALS[task][0]] - GOALS[task][1]) < THRESHOLD}
+        done = {task for task in self._open if _distance(observation, task) < THRESHOLD}
         self._open -= done
         return observation, float(len(done)), not self._open, truncated, info
 
@@ -108,6 +107,11 @@ class D4RLKitchen(gymnasium.Wrapper):
         world: Any = self.unwrapped
         noise = NOISE_RATIO * OBJECT_NOISE * world.robot_env.np_random.uniform(-1.0, 1.0, OBJECT_JOINTS)
         return np.concatenate([robot, world.data.qpos[ROBOT_JOINTS:] + noise, self._goal])
+
+
+def _distance(observation: np.ndarray, task: str) -> float:
+    """How far the joints of a task are from its goal."""
+    return float(np.linalg.norm(observation[list(KITCHEN_ELEMENTS[task])] - GOALS[task]))
 
 
 def kitchen(tasks: str, num_envs: int, horizon: int | None = None, num_threads: int = 0) -> GymLoop:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from diffjax.errors import UserError
 from diffjax.results.folder import whole_file
-from diffjax.results.tables import History, Table, column_labels, row_labels
+from diffjax.results.protocols import History
+from diffjax.results.tables import Table, column_labels, row_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -143,6 +143,7 @@ class Results:
     config: dict[str, Any]
     evaluations: tuple[Evaluation, ...]
     runs: tuple[RunStatus, ...]
+    metrics: tuple[dict[str, Any], ...] = ()
 
 
 def open_folder(path: str | Path, config: Mapping[str, Any], resume: bool = False) -> ResultsFolder:
@@ -229,7 +230,8 @@ def read_results(path: str | Path) -> Results:
         if key in seen:
             raise UserError(f"{where}: {_run_name(row.seed, row.setting)} is evaluated at step {row.step} twice")
         seen.add(key)
-    return Results(folder, config, tuple(evaluations), tuple(runs))
+    metrics = read_metrics(folder) if os.path.lexists(folder / METRICS) else []  # a table can do without
+    return Results(folder, config, tuple(evaluations), tuple(runs), tuple(metrics))
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

@@ -1,0 +1,85 @@
+"""What follows from a suite's numbers over its tasks: aggregates and probabilities of improvement, with intervals."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from diffjax.results.page import Block, Entry, Line, number
+from diffjax.results.protocols import Protocol
+from diffjax.results.statistics import METRICS, Interval, Scores, bootstrap_interval, improvement_interval
+from diffjax.results.tables import Column, Table, column_labels, row_labels, values_of
+
+AGGREGATES = {
+    "mean": "mean",
+    "median": "median",
+    "iqm": "interquartile mean (IQM)",
+    "optimality-gap": "optimality gap (lower is better)",
+}
+
+
+def task_scores(table: Table, suite: str, protocol: Protocol) -> dict[Column, Scores]:
+    """The numbers of each column with results in a suite, by task, of the tasks where all of them have two seeds."""
+    rows, labels = table.suite_rows(suite), row_labels(table.rows)
+    columns = [column for column in table.columns if any((row, column) in table.cells for row in rows)]
+    found = {column: {row: values_of(table.cells.get((row, column)), protocol) for row in rows} for column in columns}
+    shared = [row for row in rows if all(len(found[column][row]) > 1 for column in columns)]
+    names = {row: f"{row.task} ({labels[row]})" for row in shared}
+    return {column: {names[row]: np.array(found[column][row]) for row in shared} for column in columns if shared}
+
+
+def aggregate_blocks(table: Table, suite: str, protocol: Protocol) -> Iterator[Block]:
+    """A suite's aggregates over its tasks, and how probably a run of one column beats one of another."""
+    scores = task_scores(table, suite, protocol)
+    if not scores:
+        return
+    columns, names = tuple(scores), column_labels(table.columns)
+    header = tuple(names[column] for column in columns)
+    shared = len(next(iter(scores.values())))
+    data = f"{shared} of {len(table.suite_rows(suite))} rows"
+
+    def entry(found: Interval) -> Entry:
+        text = f"{number(found.estimate)} [{number(found.low)}, {number(found.high)}]"
+        return Entry(text, found.estimate, low=found.low, high=found.high)
+
+    def metric(name: str) -> Line:
+        intervals = [bootstrap_interval(generator(), scores[column], METRICS[name]) for column in columns]
+        return Line(suite, AGGREGATES[name], data, None, tuple(map(entry, intervals)))
+
+    def improvement(better: Column, worse: Column) -> Entry:
+        if better == worse:
+            return Entry("–")
+        found = improvement_interval(generator(), scores[better], scores[worse]).interval
+        return entry(Interval(*(100 * value for value in found)))
+
+    title = f"{suite}, {protocol.title}"
+    lines = tuple(metric(name) for name in METRICS)
+    corner = ("aggregate", "over")
+    yield Block(f"Aggregates [95 % interval], {title}", protocol, columns, header, lines, corner, True)
+    if len(columns) > 1:
+        lines = tuple(
+            Line(suite, f"{names[row]} beats", data, None, tuple(improvement(row, column) for column in columns))
+            for row in columns
+        )
+        corner = ("probability, %", "over")
+        yield Block(
+            f"Probability of improvement [95 % interval], {title}", protocol, columns, header, lines, corner, True
+        )
+
+
+def generator() -> np.random.Generator:
+    """The random numbers of one interval, always the same."""
+    return np.random.default_rng(0)
+
+
+def aggregate_notes(table: Table, blocks: Sequence[Block]) -> Iterator[str]:
+    """How intervals were made, and which suites have none."""
+    shown = {line.suite for block in blocks if block.is_aggregate for line in block.lines}
+    if shown:
+        yield (
+            "Aggregates weigh every task alike; intervals by 2,000 repetitions of a bootstrap over seeds within each "
+            "task, too narrow with few seeds. The optimality gap is what runs lack to 100. The probability of "
+            "improvement is that of a run of the line against one of the column on the same task, ties counted half."
+        )
+    for suite in table.suites:
+        if suite not in shown:
+            yield f"No intervals for {suite}: no task has two seeds of every column."

@@ -1,0 +1,137 @@
+"""Published numbers as columns of a page: which one stands beside a row, and how it is marked."""
+
+import itertools
+import statistics
+from collections.abc import Iterator, Sequence
+
+from diffjax.errors import unknown_name
+from diffjax.results import published
+from diffjax.results.page import (
+    D4RL,
+    LEGEND,
+    OTHER,
+    UNKNOWN,
+    Block,
+    Entry,
+    Options,
+    PublishedColumn,
+    number,
+    with_spread,
+)
+from diffjax.results.protocols import OWN_RULES
+from diffjax.results.tables import Column, Row
+from diffjax.settings import sisters
+
+
+def with_published(columns: Sequence[Column], options: Options) -> Iterator[Column | PublishedColumn]:
+    """Each method's own columns, then what is published of it; then the baselines."""
+    shown = []
+    for method, own in itertools.groupby(columns, key=lambda column: column.method):
+        yield from own
+        has_numbers = any(score.method == method for score in published.scores(options.unverified))
+        if options.published and (has_numbers or published.reason(method)):
+            shown.append(method)
+            yield PublishedColumn(method)
+    known = tuple(dict.fromkeys(score.method for score in published.scores(options.unverified)))
+    wanted = known if options.baselines == ("all",) else options.baselines
+    for method in wanted:
+        if method not in known:
+            raise unknown_name("baseline", method, known)
+        if method not in shown:
+            yield PublishedColumn(method)
+
+
+def published_entry(row: Row, method: str, options: Options) -> Entry:
+    """The published number of a row's task, or of the D4RL task it stands for, marked if its data are others."""
+    found = next((score for task in sisters(row.task) if (score := _score(method, task, options))), None)
+    if found is None:
+        return Entry("not published")
+    mark = _data_mark(row, found)
+    if found.verified == "no":
+        mark = f"{mark} (from memory)".strip()
+    return Entry(
+        f"{with_spread(found.mean, found.spread)} {mark}".rstrip(),
+        found.mean,
+        found.spread,
+        found.spread_kind if found.spread is not None else "",
+        found.seeds,
+        marks="".join(character for character in mark[:1] if character in LEGEND),
+        source=found.source,
+        comparable=not mark.startswith(OTHER),
+    )
+
+
+def _data_mark(row: Row, score: published.Score) -> str:
+    """Nothing where both numbers are of the same data; ``≠`` and those behind the published one; ``?`` if in doubt."""
+    same_task = score.task == row.task
+    if score.data_version.startswith("v"):
+        data = f"{D4RL} {score.data_version}"
+        return "" if same_task and row.dataset == data else f"{OTHER} {data}"
+    return UNKNOWN if same_task and row.dataset.startswith(f"{D4RL} v") else f"{OTHER} {D4RL}"
+
+
+def _score(method: str, task: str, options: Options) -> published.Score | None:
+    return published.preferred(method, task, options.unverified)
+
+
+def published_average(rows: Sequence[Row], method: str, options: Options) -> Entry:
+    """The average that is printed over exactly these tasks, or else that of the numbers shown above."""
+    tasks = {row.task for row in rows}
+    entries = [published_entry(row, method, options) for row in rows]
+    means = [entry.mean for entry in entries if entry.mean is not None]
+    kinds = list(dict.fromkeys(mark for entry in entries for mark in entry.marks))
+    for printed in published.averages(options.unverified):
+        same = printed.method == method and set(published.groups()[printed.table, printed.group]) == tasks
+        if same and printed.statistic == "mean" and OTHER not in kinds and (len(means) < len(rows) or _is_own(printed)):
+            source = published.sources()[printed.table].source
+            mark = UNKNOWN if UNKNOWN in kinds else ""
+            return Entry(f"{number(printed.value)} {mark}".rstrip(), printed.value, marks=mark, source=source)
+    if len(means) < len(rows):
+        return Entry(f"{len(means)} of {len(rows)} rows" if means else "not published")
+    mark = OTHER if OTHER in kinds else "".join(kinds)
+    mean = statistics.fmean(means)
+    return Entry(f"{number(mean)} {mark}".rstrip(), mean, marks=mark, comparable=mark != OTHER)
+
+
+def _is_own(average: published.Average) -> bool:
+    return average.printed and published.sources()[average.table].own == average.method
+
+
+def paper_groups() -> dict[frozenset[str], list[str]]:
+    """The sets of tasks that papers average, and the methods whose papers do."""
+    found: dict[frozenset[str], list[str]] = {}
+    for (table, group), tasks in published.groups().items():
+        methods = found.setdefault(frozenset(tasks), [])
+        own = published.sources()[table].own
+        has_own = any((item.method, item.table, item.group) == (own, table, group) for item in published.averages())
+        if has_own and own not in methods:
+            methods.append(own)
+    return {tasks: methods for tasks, methods in found.items() if methods}
+
+
+def published_notes(blocks: Sequence[Block], options: Options) -> Iterator[str]:
+    """Where each published column was read, and why one has nothing."""
+    for block in blocks:
+        for index, column in enumerate(block.columns):
+            if not isinstance(column, PublishedColumn):
+                continue
+            entries = [line.entries[index] for line in block.lines]
+            if sources := list(dict.fromkeys(entry.source for entry in entries if entry.source)):
+                kinds = [kind for kind in dict.fromkeys(entry.spread_kind for entry in entries) if kind]
+                seeds = dict.fromkeys(entry.seeds for entry in entries if entry.seeds)
+                spread = f"± {' / '.join(kinds)}" if kinds else "no spread"
+                over = f" over {' / '.join(map(str, seeds))} seeds" if seeds else ""
+                mean = f"mean{over}, {spread}"
+                yield f"{column.label}: {'; '.join(sources)}; {mean}; {_published_rule(column, options)}."
+            tasks = [line.task for line, entry in zip(block.lines, entries, strict=True) if entry.mean is None]
+            reasons = [published.reason(column.method, task) for task in ("*", *tasks)]
+            if any(entry.text == "not published" for entry in entries):
+                for reason in dict.fromkeys(filter(None, reasons)):
+                    yield f"{column.label}, not published: {reason}."
+
+
+def _published_rule(column: PublishedColumn, options: Options) -> str:
+    rules = dict.fromkeys(
+        score.protocol for score in published.scores(options.unverified) if score.method == column.method
+    )
+    return "by " + " / ".join(OWN_RULES.get(rule, "a rule that is not stated") for rule in rules)

@@ -1,0 +1,173 @@
+"""How a table is laid out: for each protocol a block of lines and entries, published numbers beside ours, and notes.
+
+What a place says stands here, how it is written in ``diffjax.results.formats``.
+"""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from diffjax.errors import unknown_name
+from diffjax.results.aggregates import aggregate_blocks
+from diffjax.results.beside import paper_groups, published_average, published_entry, with_published
+from diffjax.results.notes import notes
+from diffjax.results.page import (
+    BOLD,
+    INTERVAL,
+    LEGEND,
+    QUICK,
+    RUNNING,
+    SHORT,
+    SPREAD_LABELS,
+    UNTUNED,
+    Block,
+    Entry,
+    Line,
+    Options,
+    Page,
+    PublishedColumn,
+    number,
+    usual_seeds,
+    with_spread,
+)
+from diffjax.results.protocols import PAPER, Protocol
+from diffjax.results.statistics import near_best, significantly_worse, spread, t_interval
+from diffjax.results.tables import Cell, Column, Row, Table, average, column_labels, row_labels, values_of
+
+
+def lay_out(table: Table, options: Options) -> Page:
+    """The page of a table.
+
+    Raises:
+      UserError: an option has an unknown value, or a baseline has no published number.
+    """
+    for name, value, known in (("spread", options.spread, SPREAD_LABELS), ("bold", options.bold, BOLD)):
+        if value not in known:
+            raise unknown_name(name, value, known)
+    chosen = options.chosen()
+    blocks = [_block(table, protocol, options) for protocol in chosen]
+    if options.statistics:
+        blocks += [found for suite in table.suites for found in aggregate_blocks(table, suite, chosen[0])]
+    return Page(table, options, tuple(blocks), tuple(notes(table, blocks, options)))
+
+
+def _block(table: Table, protocol: Protocol, options: Options) -> Block:
+    columns: tuple[Column | PublishedColumn, ...] = table.columns
+    if protocol.name == PAPER and options.shows_published:
+        columns = tuple(with_published(table.columns, options))
+    names, data = column_labels(table.columns), row_labels(table.rows)
+    header = tuple(column.label if isinstance(column, PublishedColumn) else names[column] for column in columns)
+    lines: list[Line] = []
+    for suite in table.suites:
+        rows = table.suite_rows(suite)
+        for row in rows:
+            entries = tuple(_entry(table, row, column, protocol, options) for column in columns)
+            lines.append(Line(suite, row.task, data[row], row, entries))
+        for label, members in _averages(suite, rows):
+            entries = tuple(_average(table, members, column, protocol, options) for column in columns)
+            lines.append(Line(suite, label, _data_labels(members), None, entries))
+    lines = [replace(line, entries=_bold(line.entries, options)) for line in lines]
+    return Block(f"Normalised score, {protocol.title}", protocol, columns, header, tuple(lines))
+
+
+def _averages(suite: str, rows: Sequence[Row]) -> list[tuple[str, tuple[Row, ...]]]:
+    """The averages below a suite's rows: over all of them, and over each set of tasks that a paper averages."""
+    found = [(f"{suite} average", tuple(rows))]
+    by_task = {row.task: row for row in rows}
+    if len(by_task) == len(rows):
+        for tasks, methods in paper_groups().items():
+            if tasks < by_task.keys():
+                members = tuple(row for row in rows if row.task in tasks)
+                found.append((f"average of the {len(tasks)} tasks of {', '.join(methods)}", members))
+    return found
+
+
+def _data_labels(rows: Iterable[Row]) -> str:
+    return " / ".join(dict.fromkeys(row.dataset for row in rows))
+
+
+def _entry(table: Table, row: Row, column: Column | PublishedColumn, protocol: Protocol, options: Options) -> Entry:
+    """What stands in a row's place: a number with its spread and marks, or why there is none."""
+    if isinstance(column, PublishedColumn):
+        return published_entry(row, column.method, options)
+    cell = table.cells.get((row, column))
+    if cell is None:
+        return Entry("not run")
+    values = values_of(cell, protocol)
+    entry = Entry(
+        _why_nothing(cell), seeds=len(cell.histories), failed=len(cell.failures), running=cell.running, values=values
+    )
+    if not values:
+        return entry
+    mean, width = statistics.fmean(values), _spread(values, options.spread)
+    text = with_spread(mean, width)
+    if cell.failures:
+        text += f" ({len(cell.failures)} of {len(cell.failures) + len(cell.histories)} failed)"
+    elif len(values) != usual_seeds(table):
+        text += f" (n={len(values)})"
+    present = marks(table, row, column, protocol)
+    kind = options.spread if width is not None else ""
+    return replace(entry, text=f"{text} {present}".rstrip(), mean=mean, spread=width, spread_kind=kind, marks=present)
+
+
+def _why_nothing(cell: Cell) -> str:
+    if cell.histories:
+        return "no cloning loss"
+    if cell.failures:
+        return f"failed: {cell.failures[0][1]}"
+    return "no evaluation yet" if cell.running else "no evaluations"
+
+
+def _spread(values: Sequence[float], kind: str) -> float | None:
+    """What stands behind ±, or None of a single seed."""
+    if kind == "none":
+        return None
+    if kind == INTERVAL:
+        interval = t_interval(values)
+        return None if interval is None else interval.high - interval.estimate
+    return spread(values, kind)
+
+
+def marks(table: Table, row: Row, column: Column, protocol: Protocol) -> str:
+    """The keys of ``LEGEND`` that a cell's number carries under a protocol."""
+    cell = table.cells.get((row, column))
+    if cell is None or not cell.histories:
+        return ""
+    found = {
+        UNTUNED: "untuned" in cell.tunings,
+        QUICK: "quick" in cell.tunings or column.preset == "quick",
+        SHORT: any(len(history.scores) < protocol.needs(history) for history in cell.histories),
+        RUNNING: cell.running > 0,
+    }
+    return "".join(mark for mark, present in found.items() if present)
+
+
+def _average(
+    table: Table,
+    rows: Sequence[Row],
+    column: Column | PublishedColumn,
+    protocol: Protocol,
+    options: Options,
+) -> Entry:
+    """The mean of the rows' means, or how many of them there are."""
+    if isinstance(column, PublishedColumn):
+        return published_average(rows, column.method, options)
+    mean = average(table, rows, column, protocol)
+    if not any((row, column) in table.cells for row in rows):
+        return Entry("not run")
+    if mean is None:
+        scored = sum(bool(values_of(table.cells.get((row, column)), protocol)) for row in rows)
+        return Entry(f"{scored} of {len(rows)} rows")
+    present = {mark for row in rows for mark in marks(table, row, column, protocol)}
+    found = "".join(mark for mark in LEGEND if mark in present)
+    return Entry(f"{number(mean)} {found}".rstrip(), mean, marks=found)
+
+
+def _bold(entries: tuple[Entry, ...], options: Options) -> tuple[Entry, ...]:
+    """The entries, the best ones marked; nothing where only one has a number, or there is nothing to compare."""
+    means = [entry.mean if entry.comparable else None for entry in entries]
+    runs = [entry.values or None for entry in entries]
+    if options.bold == "none" or sum(known is not None for known in (means if options.bold == "5%" else runs)) < 2:
+        return entries
+    best = near_best(means) if options.bold == "5%" else [found is False for found in significantly_worse(runs)]
+    return tuple(replace(entry, is_best=is_best) for entry, is_best in zip(entries, best, strict=True))

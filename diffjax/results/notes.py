@@ -1,0 +1,79 @@
+"""The notes below a page: what a reader must know to trust its numbers."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from diffjax.results.aggregates import aggregate_notes
+from diffjax.results.beside import published_notes
+from diffjax.results.page import BOLD, D4RL, LEGEND, SPREAD_LABELS, Block, Options, usual_seeds
+from diffjax.results.protocols import OWN_RULES, PAPER
+from diffjax.results.tables import Column, Table, column_label, column_labels, evaluation_rule
+
+
+def notes(table: Table, blocks: Sequence[Block], options: Options) -> list[str]:
+    """What a reader must know to trust the numbers."""
+    seeds = usual_seeds(table)
+    shown = f"mean ± {SPREAD_LABELS[options.spread]} over {seeds} seeds"
+    if seeds <= 1 or options.spread == "none":
+        shown = f"the mean over {seeds} seeds" if seeds > 1 else "one seed"
+    names = {block.protocol.name for block in blocks}
+    entries = [entry for block in blocks for line in block.lines for entry in line.entries]
+    found = [
+        f"Score 0 is a random policy, 100 an expert. A cell is {shown} unless marked with n; "
+        "one seed has no ±. An average is the mean of its suite's rows above it."
+    ]
+    if any(entry.is_best for entry in entries):
+        found.append(BOLD[options.bold])
+    if "best" in names:
+        found.append("Best over training takes each run's best evaluation: an oracle, it chooses by the simulator.")
+    if PAPER in names:
+        found.append(f"Rules: {_own_rules(table)}.")
+    present = {mark for entry in entries for mark in entry.marks}
+    found += [f"{mark} {name}: {text}" for mark, (name, text) in LEGEND.items() if mark in present]
+    labels = dict.fromkeys(row.dataset for row in table.rows)
+    if other := [label for label in labels if not label.startswith(f"{D4RL} v")]:
+        found.append(f"Data {', '.join(other)}: not {D4RL}'s, so not comparable with published D4RL scores.")
+    if options.statistics:
+        found += aggregate_notes(table, blocks)
+    found += published_notes(blocks, options)
+    found += _provenance(table)
+    return found
+
+
+def _own_rules(table: Table) -> str:
+    """``dac mean of last 5; dtql last evaluation``."""
+    rules: dict[str, str] = {}
+    for (_, column), cell in table.cells.items():
+        for history in cell.histories[:1]:
+            rules.setdefault(column.method, OWN_RULES[history.own_rule])
+    return "; ".join(f"{method} {rule}" for method, rule in rules.items())
+
+
+def _provenance(table: Table) -> Iterator[str]:
+    """Updates, simulators, actions, failures."""
+    configs = [folder.config for folder in table.folders]
+    yield (
+        f"Updates: {_span(config['steps'] for config in configs)}; evaluated every "
+        f"{_span(config['eval_interval'] for config in configs)} updates on "
+        f"{_span(config['episodes'] for config in configs)} episodes."
+    )
+    evaluations = [evaluation for folder in table.folders for evaluation in folder.evaluations]
+    if evaluations:
+        simulators = dict.fromkeys(f"{item.env} ({item.simulator})" for item in evaluations)
+        yield f"Simulators: {', '.join(simulators)}."
+    given = [config for config in configs if "--ref_scores" in config.get("reference", {}).get("source", "")]
+    for task, reference in {config["task"]: config["reference"] for config in given}.items():
+        yield f"Reference scores of {task}: {reference['min']} and {reference['max']}, {reference['source']}."
+    rules: dict[str, dict[str, None]] = {}
+    for item in evaluations:
+        label = column_label(Column(item.method, item.variant, preset="", setting="", rule=""))
+        rules.setdefault(evaluation_rule(item), {})[label] = None
+    yield from (f"Actions of {', '.join(methods)}: {rule}." for rule, methods in rules.items())
+    names = column_labels(table.columns)
+    for (row, column), cell in table.cells.items():
+        if cell.failures:
+            reasons = "; ".join(f"seed {seed}: {reason}" for seed, reason in cell.failures)
+            yield f"Failed: {names[column]} on {row.task}: {reasons}."
+
+
+def _span(values: Iterable[int]) -> str:
+    return " / ".join(str(value) for value in sorted(set(values)))

@@ -1,0 +1,148 @@
+"""What a page of tables consists of: options, entries, lines, blocks; the same for every format."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffjax.results.protocols import DEFAULT, PAPER, Protocol, chosen_protocols
+from diffjax.results.statistics import SPREADS
+from diffjax.results.tables import Column, Row, Table
+
+D4RL = "D4RL"  # "D4RL v2": data whose scores may stand beside published ones of the same version
+UNTUNED, QUICK, SHORT, RUNNING, OTHER, UNKNOWN = "†", "‡", "§", "¶", "≠", "?"
+LEGEND = {
+    UNTUNED: ("untuned", "no published hyper-parameters for this task; the method's defaults were used."),
+    QUICK: ("quick", "the preset for minutes on a CPU, not the published widths and batch sizes."),
+    SHORT: ("short", "fewer than k evaluations; the mean of those there are."),
+    RUNNING: ("running", "some runs have not finished; their evaluations so far."),
+    OTHER: ("other data", "the published number was reached on the data named behind it, not on those of its row."),
+    UNKNOWN: ("version", "which version of D4RL's data is behind the published number is not established."),
+}
+INTERVAL = "interval"
+SPREAD_LABELS = {
+    **{name: found.label for name, found in SPREADS.items()},
+    INTERVAL: "half of the 95 % confidence interval by Student's t",
+    "none": "",
+}
+BOLD = {
+    "5%": "Bold: within 5 % of the best number of its line.",
+    "significance": (
+        "Bold: the best number of its line and those not significantly worse (Welch's test over seeds, Holm's "
+        "correction, alpha = 0.05); where there is no test, nothing is bold but the best."
+    ),
+    "none": "",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a page shows.
+
+    ``baselines`` are methods of which only published numbers are shown; ``unverified`` also shows numbers that were
+    only remembered; ``statistics`` adds aggregates over tasks with their intervals.
+    """
+
+    protocols: tuple[str, ...] = ()
+    last: int = 5
+    spread: str = "std"
+    bold: str = "5%"
+    published: bool = False
+    baselines: tuple[str, ...] = ()
+    unverified: bool = False
+    statistics: bool = False
+
+    def chosen(self) -> tuple[Protocol, ...]:
+        """The protocols of the page's blocks, the headline first; the papers' own where published numbers are shown."""
+        return chosen_protocols(self.protocols or ((PAPER,) * self.shows_published + DEFAULT), self.last)
+
+    @property
+    def shows_published(self) -> bool:
+        return self.published or bool(self.baselines)
+
+
+@dataclass(frozen=True)
+class PublishedColumn:
+    """The published numbers of a method."""
+
+    method: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.method} (published)"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one place of a block says; ``mean`` is None where there is no number and ``text`` says why.
+
+    ``values`` are the numbers of the runs behind it, ``low`` and ``high`` the ends of its confidence interval.
+    """
+
+    text: str
+    mean: float | None = None
+    spread: float | None = None
+    spread_kind: str = ""
+    seeds: int | None = None
+    failed: int = 0
+    running: int = 0
+    marks: str = ""
+    source: str = ""
+    comparable: bool = True
+    is_best: bool = False
+    values: Sequence[float] = ()
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row's entries, or (``row`` None) an average's."""
+
+    suite: str
+    task: str
+    data: str
+    row: Row | None
+    entries: tuple[Entry, ...]
+
+    @property
+    def is_average(self) -> bool:
+        return self.row is None
+
+
+@dataclass(frozen=True)
+class Block:
+    """The numbers of one protocol: those of tasks, or (``is_aggregate``) what follows from them over tasks."""
+
+    title: str
+    protocol: Protocol
+    columns: tuple[Column | PublishedColumn, ...]
+    header: tuple[str, ...]
+    lines: tuple[Line, ...]
+    corner: tuple[str, str] = ("task", "data")
+    is_aggregate: bool = False
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that a format writes."""
+
+    table: Table
+    options: Options
+    blocks: tuple[Block, ...]
+    notes: tuple[str, ...]
+
+
+def usual_seeds(table: Table) -> int:
+    """The number of seeds of most cells; the larger where two are as common."""
+    counts = Counter(len(cell.histories) for cell in table.cells.values() if cell.histories)
+    return max(counts, key=lambda count: (counts[count], count), default=0)
+
+
+def number(value: float) -> str:
+    """One decimal; no minus before zero."""
+    return f"{round(value, 1) + 0.0:.1f}"  # + 0.0 turns -0.0 into 0.0
+
+
+def with_spread(mean: float, spread: float | None) -> str:
+    """``45.2 ± 3.1``, or the mean alone."""
+    return number(mean) if spread is None else f"{number(mean)} ± {number(spread)}"

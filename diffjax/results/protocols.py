@@ -1,0 +1,115 @@
+"""How one number is taken from a run's evaluations: the rules by which papers report, each under its name.
+
+A rule is a pure function of one run's history. Which rule a paper uses stands in its hyper-parameter table
+(``selection``) and is recorded with every run.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from diffjax.errors import unknown_name
+
+PAPER = "paper"
+DEFAULT = ("mean", "last", "best")
+
+
+class History(NamedTuple):
+    """The evaluations of one run, oldest first, at least one, and by which rule its paper reads them.
+
+    ``cloning_losses`` are the means of the behaviour-cloning loss over the updates before each evaluation; NaN where
+    none was recorded. ``offline_rank`` is the k of the offline rule.
+    """
+
+    seed: int
+    steps: tuple[int, ...]
+    scores: tuple[float, ...]
+    cloning_losses: tuple[float, ...] = ()
+    own_rule: str = "last"
+    offline_rank: int = 0
+
+
+class Protocol(NamedTuple):
+    """A rule: its name, what a table's title calls it, and the number it takes, or None where it cannot."""
+
+    name: str
+    title: str
+    select: Callable[[History], float | None]
+    needs: Callable[[History], int] = lambda history: 1
+    """How many evaluations of a run the rule is meant for."""
+
+
+def last_mean(scores: Sequence[float], last: int) -> float:
+    """The mean of the last k scores, or of all where there are fewer (DAC: k = 5)."""
+    return statistics.fmean(scores[-last:])
+
+
+def offline_index(losses: Sequence[float], rank: int) -> int | None:
+    """Which evaluation Diffusion-QL's offline rule selects: no simulator is asked, only the cloning loss.
+
+    The history ends at the first evaluation whose loss is above the one before, or at its own end; the evaluation
+    ``rank`` places before that is taken, the first where there are not so many. None without a loss. (Diffusion-QL,
+    main.py: early stop and top_k; its sorting returns the k-th from the end.)
+    """
+    if not losses or not all(math.isfinite(loss) for loss in losses):
+        return None
+    rises = (index for index in range(1, len(losses)) if losses[index] > losses[index - 1])
+    return max(next(rises, len(losses) - 1) - rank, 0)
+
+
+def _offline(history: History) -> float | None:
+    index = offline_index(history.cloning_losses, history.offline_rank)
+    return None if index is None else history.scores[index]
+
+
+OWN_RULES = {
+    "last": "last evaluation",
+    "last5": "mean of last 5",
+    "best": "best over training (oracle)",
+    "offline": "selected offline by the cloning loss",
+}
+"""The rules of papers (``selection`` in the tables of hyper-parameters), in words."""
+
+
+def protocols(last: int = 5) -> dict[str, Protocol]:
+    """Every rule by name; the first is the headline. ``last`` is the k of the mean."""
+    mean = Protocol(
+        "mean",
+        f"mean of last k evaluations (k={last}, headline)",
+        lambda history: last_mean(history.scores, last),
+        lambda history: last,
+    )
+    found = (
+        mean,
+        Protocol("last", "last evaluation", lambda history: history.scores[-1]),
+        Protocol("best", "best over training (oracle)", lambda history: max(history.scores)),
+        Protocol("offline", "selected offline by the cloning loss (Diffusion-QL's rule)", _offline),
+        Protocol(
+            PAPER,
+            "each paper's own rule",
+            lambda history: _own(history).select(history),
+            lambda history: _own(history).needs(history),
+        ),
+    )
+    return {protocol.name: protocol for protocol in found}
+
+
+def _own(history: History) -> Protocol:
+    """The rule of the paper of a run's method; DAC's mean is of five, whatever a table's k."""
+    return protocols(last=5)["mean" if history.own_rule == "last5" else history.own_rule]
+
+
+def chosen_protocols(names: Sequence[str], last: int) -> tuple[Protocol, ...]:
+    """The rules of those names, ``all`` for every one.
+
+    Raises:
+      UserError: a name is unknown.
+    """
+    known = protocols(last)
+    if tuple(names) == ("all",):
+        return tuple(known.values())
+    for name in names:
+        if name not in known:
+            raise unknown_name("protocol", name, [*known, "all"])
+    return tuple(known[name] for name in names)

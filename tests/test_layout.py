@@ -1,0 +1,234 @@
+"""Pages of tables: published numbers beside ours, what is bold, which tasks an average is over, what ± is."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_tables import block, page_of, write
+
+from diffjax.errors import UserError
+from diffjax.results import published
+from diffjax.results.layout import lay_out
+from diffjax.results.page import Entry, Options, Page, PublishedColumn
+from diffjax.results.statistics import bootstrap_interval, iqm
+from diffjax.results.tables import build_table
+
+LOCOMOTION = published.groups()["dac-1", "locomotion"]
+
+
+def hopper(path: Path, scores: Mapping[tuple[int, str], Sequence[float]] | None = None, **more: Any) -> Path:
+    fields = {"task": "hopper-medium-v2", "suite": "locomotion", "dataset": "D4RL v2"} | more
+    return write(path, scores or {(0, ""): [90.0], (1, ""): [110.0]}, **fields)
+
+
+def column(page: Page, label: str, index: int = 0) -> list[str]:
+    lines = block(page, index)
+    return [line[lines[0].index(label)] for line in lines[1:]]
+
+
+def test_published_numbers_stand_beside_ours_by_the_papers_own_rule(tmp_path: Path) -> None:
+    page = page_of(hopper(tmp_path / "a"), published=True)
+    assert [found.protocol.name for found in page.blocks] == ["paper", "mean", "last", "best"]
+    assert block(page)[0] == ["task", "data", "dac", "dac (published)"]
+    assert block(page)[1] == ["hopper-medium-v2", "D4RL v2", "100.0 ± 14.1", "101.2"]
+    assert block(page, 1)[0] == ["task", "data", "dac"]
+    assert "Rules: dac last evaluation." in page.notes  # as these folders say
+    assert "dac (published): DAC README; mean over 8 seeds, no spread; by mean of last 5." in page.notes
+
+
+@pytest.mark.parametrize(
+    ("task", "dataset", "text"),
+    [
+        ("hopper-medium-v2", "snapshot", "100.1 ± 3.5 ≠ D4RL v2"),
+        ("hopper-medium-local", "local", "100.1 ± 3.5 ≠ D4RL v2"),
+        ("antmaze-umaze-v0", "D4RL v0", "97.4 ± 3.7"),
+        ("antmaze-umaze-v2", "D4RL v2", "97.4 ± 3.7 ≠ D4RL v0"),
+        ("pen-human-v1", "D4RL v1", "not published"),
+    ],
+)
+def test_other_data_are_marked_in_the_table_itself(tmp_path: Path, task: str, dataset: str, text: str) -> None:
+    page = page_of(hopper(tmp_path / "a", method="diffcps", task=task, dataset=dataset), published=True)
+    assert column(page, "diffcps (published)")[0] == text
+    assert any(note.startswith("≠ other data:") for note in page.notes) == ("≠" in text)
+
+
+def test_a_number_on_another_version_of_the_data_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = next(score for score in published.scores() if (score.method, score.data_version) == ("CQL", "v0"))
+    monkeypatch.setattr(published, "preferred", lambda method, task, unverified: old._replace(task=task))
+    page = page_of(hopper(tmp_path / "a"), baselines=("CQL",))
+    assert column(page, "CQL (published)")[0] == f"{old.mean} ≠ D4RL v0"
+
+
+def test_an_unestablished_version_is_marked(tmp_path: Path) -> None:
+    page = page_of(hopper(tmp_path / "a"), baselines=("IQL", "SfBC"))
+    assert column(page, "IQL (published)")[0] == "66.3 ?"
+    assert any(note.startswith("? version:") for note in page.notes)
+    assert "dac (published)" not in block(page)[0]
+
+
+def test_what_is_not_published_says_why(tmp_path: Path) -> None:
+    page = page_of(hopper(tmp_path / "a", method="diffpogan", variant="code"), published=True)
+    assert column(page, "diffpogan (published)") == ["not published", "not published"]
+    reason = "the paper's result table was not readable; nothing is filled in from memory"
+    assert f"diffpogan (published), not published: {reason}." in page.notes
+
+
+def test_remembered_numbers_are_shown_on_request_only(tmp_path: Path) -> None:
+    path = hopper(tmp_path / "a", method="dtql", task="kitchen-partial-v0", suite="kitchen", dataset="D4RL v0")
+    assert column(page_of(path, published=True), "dtql (published)")[0] == "not published"
+    shown = column(page_of(path, published=True, unverified=True), "dtql (published)")[0]
+    assert shown == "74.4 ± 0.3 (from memory)"
+
+
+def test_unknown_baselines_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown baseline 'IQLL'; did you mean IQL"):
+        page_of(hopper(tmp_path / "a"), baselines=("IQLL",))
+    with pytest.raises(UserError, match="unknown spread 'sd'"):
+        page_of(tmp_path / "a", spread="sd")
+    with pytest.raises(UserError, match="unknown bold '1%'"):
+        page_of(tmp_path / "a", bold="1%")
+
+
+def test_all_baselines_come_once(tmp_path: Path) -> None:
+    page = page_of(hopper(tmp_path / "a"), published=True, baselines=("all",))
+    methods = [item.method for item in page.blocks[0].columns if isinstance(item, PublishedColumn)]
+    assert len(methods) == len(set(methods))
+    assert set(methods) == {score.method for score in published.scores()}
+
+
+@pytest.fixture
+def locomotion(tmp_path: Path) -> list[Path]:
+    """DAC on the nine tasks that papers average, each at 90."""
+    return [hopper(tmp_path / task, {(0, ""): [80.0, 90.0], (1, ""): [85.0, 90.0]}, task=task) for task in LOCOMOTION]
+
+
+def test_an_average_over_exactly_a_papers_tasks_is_the_printed_one(locomotion: list[Path]) -> None:
+    page = page_of(*locomotion, last=1, published=True, baselines=("diffcps", "Diffuser"))
+    last = block(page)[-1]
+    assert last[:4] == ["locomotion average", "D4RL v2", "90.0", "92.9"]
+    assert column(page, "diffcps (published)")[-1] == "92.3"  # printed 92.26
+    assert column(page, "Diffuser (published)")[-1] == "75.3 ?"
+
+
+def test_averages_of_papers_among_more_tasks(locomotion: list[Path], tmp_path: Path) -> None:
+    more = hopper(tmp_path / "more", {(0, ""): [0.0], (1, ""): [0.0]}, task="hopper-expert-v2")
+    page = page_of(*locomotion, more, last=1, published=True)
+    assert [line[0] for line in block(page)[-2:]] == [
+        "locomotion average",
+        "average of the 9 tasks of dac, diffcps, dtql",
+    ]
+    assert [line[2:] for line in block(page)[-2:]] == [["81.0", "9 of 10 rows"], ["90.0", "92.9"]]
+
+
+def test_an_average_needs_all_its_tasks(locomotion: list[Path]) -> None:
+    page = page_of(*locomotion[:-1], published=True)
+    assert block(page)[-1][0] == "locomotion average"
+    assert len(block(page)) == 1 + 8 + 1
+    mean = np.mean([published.preferred("dac", task).mean for task in LOCOMOTION[:-1]])
+    assert column(page, "dac (published)")[-1] == f"{mean:.1f}"
+
+
+def test_offline_selection_reads_the_recorded_losses(tmp_path: Path) -> None:
+    path = hopper(tmp_path / "a", {(0, ""): [10.0, 20.0, 30.0, 40.0], (1, ""): [1.0, 2.0, 3.0, 4.0]})
+    losses = {100: [0.9, 0.9], 200: [0.8, 0.95], 300: [0.85, 0.5], 400: [0.1, "nan"]}
+    records = [
+        {"phase": "main", "step": step, "seeds": [0, 1], "settings": ["", ""], "metrics": {"actor/bc": values}}
+        for step, values in losses.items()
+    ]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    page = page_of(path, protocols=("offline",))
+    assert block(page)[1][2] == "30.0 (n=1)"  # seed 0 stops at its first rise; seed 1 has a loss that is none
+    config = json.loads((path / "config.json").read_text())
+    config["protocol"] = {"selection": "offline", "offline_rank": 2}
+    (path / "config.json").write_text(json.dumps(config))
+    page = page_of(path, protocols=("paper",))
+    assert block(page)[1][2] == "10.0 (n=1)"
+    assert "Rules: dac selected offline by the cloning loss." in page.notes
+
+
+def test_bold_is_near_the_best_and_never_across_data(tmp_path: Path) -> None:
+    folders = [
+        hopper(tmp_path / "a", {(0, ""): [100.0]}),
+        hopper(tmp_path / "b", {(0, ""): [95.0]}, method="dtql"),
+        hopper(tmp_path / "c", {(0, ""): [94.9]}, method="bc"),
+    ]
+    page = page_of(*folders, bold="5%")
+    assert block(page)[1][2:] == ["**100.0** §", "**95.0** §", "94.9 §"]
+    assert "Bold: within 5 % of the best number of its line." in page.notes
+    snapshot = hopper(tmp_path / "d", {(0, ""): [10.0]}, dataset="snapshot")
+    page = page_of(snapshot, bold="5%", published=True)
+    assert block(page)[1][2:] == ["10.0", "101.2 ≠ D4RL v2"]
+
+
+def test_bold_by_significance(tmp_path: Path) -> None:
+    seeds = lambda *scores: {(seed, ""): [score] for seed, score in enumerate(scores)}  # noqa: E731
+    folders = [
+        hopper(tmp_path / "a", seeds(90, 100, 110, 95)),
+        hopper(tmp_path / "b", seeds(70, 95, 100, 80), method="dtql"),
+        hopper(tmp_path / "c", seeds(1, 2, 3, 4), method="bc"),
+    ]
+    entries = page_of(*folders, bold="significance").blocks[0].lines[0].entries
+    assert [entry.is_best for entry in entries] == [True, True, False]
+    alone = page_of(*folders[:1], bold="significance", published=True).blocks[0].lines[0].entries
+    assert not any(entry.is_best for entry in alone)  # nothing to test against
+
+
+@pytest.mark.parametrize(
+    ("spread", "text"),
+    [
+        ("std", "100.0 ± 14.1"),
+        ("population-std", "100.0 ± 10.0"),
+        ("standard-error", "100.0 ± 10.0"),
+        ("interval", "100.0 ± 127.1"),  # t quantile 12.706 at one degree of freedom, times 10
+        ("none", "100.0"),
+    ],
+)
+def test_what_stands_behind_the_mean(tmp_path: Path, spread: str, text: str) -> None:
+    page = page_of(hopper(tmp_path / "a"), last=1, spread=spread)
+    assert block(page)[1][2] == text
+    one = page_of(hopper(tmp_path / "b", {(0, ""): [5.0]}), last=1, spread=spread)
+    assert block(one)[1][2] == "5.0"
+
+
+def test_aggregates_over_the_tasks_of_all_columns(tmp_path: Path) -> None:
+    runs = {"a": {(0, ""): [10.0], (1, ""): [30.0]}, "b": {(0, ""): [50.0], (1, ""): [110.0]}}
+    better = {task: {key: [value[0] + 100] for key, value in scores.items()} for task, scores in runs.items()}
+    folders = [write(tmp_path / f"dac-{task}", runs[task], task=task) for task in runs]
+    folders += [write(tmp_path / f"bc-{task}", better[task], task=task, method="bc") for task in runs]
+    folders.append(write(tmp_path / "dac-c", {(0, ""): [7.0]}, task="c"))
+    page = page_of(*folders, last=1, statistics=True)
+    aggregates, improvement = page.blocks[3:]
+    assert [line.task for line in aggregates.lines] == [
+        "mean",
+        "median",
+        "interquartile mean (IQM)",
+        "optimality gap (lower is better)",
+    ]
+    assert {line.data for line in aggregates.lines} == {"2 of 3 rows"}
+    assert [line.entries[0].mean for line in aggregates.lines] == [50.0, 50.0, 40.0, (90 + 70 + 50 + 0) / 4]
+    expected = bootstrap_interval(
+        np.random.default_rng(0), {"a": np.array([10.0, 30.0]), "b": np.array([50.0, 110.0])}, iqm
+    )
+    found = aggregates.lines[2].entries[0]
+    assert (found.mean, found.low, found.high) == pytest.approx(expected)
+    assert found.text == f"40.0 [{expected.low:.1f}, {expected.high:.1f}]"
+    assert improvement.header == ("dac", "bc")
+    assert improvement.lines[0].entries[0] == Entry("–")
+    assert improvement.lines[0].entries[1].mean == 0.0
+    assert improvement.lines[1].entries[0].text == "100.0 [100.0, 100.0]"
+
+
+def test_one_seed_has_no_aggregates(tmp_path: Path) -> None:
+    page = page_of(write(tmp_path / "a", {(0, ""): [1.0]}), statistics=True)
+    assert len(page.blocks) == 3
+    assert "No intervals for mini: no task has two seeds of every column." in page.notes
+
+
+def test_options_choose_the_blocks(tmp_path: Path) -> None:
+    table = build_table(page_of(hopper(tmp_path / "a")).table.folders)
+    page = lay_out(table, Options(protocols=("best", "offline")))
+    assert [found.protocol.name for found in page.blocks] == ["best", "offline"]
+    assert page.blocks[1].lines[0].entries[0].text == "no cloning loss"
