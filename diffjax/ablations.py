@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from diffjax.errors import unknown_name
 from diffjax.methods.registry import get_method
+from diffjax.results import published
 from diffjax.settings import check_overrides, parse_setting, resolve
 from diffjax.tasks import suite_tasks, suites
 
@@ -33,6 +34,8 @@ class Ablation:
     values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     factors: Mapping[str, Sequence[float]] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    study: str = ""
+    study_settings: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -146,13 +149,22 @@ def published_column(ablation: Ablation, task: str, preset: str = "paper") -> in
     for index, column in enumerate(found):
         if column[:2] != found[0][:2]:
             break
-        published = resolve(column.method, task, "paper", column.variant)
+        own = resolve(column.method, task, "paper", column.variant)
         varied = check_overrides(column.method, column.variant, parse_setting(column.setting))
-        if published.tuning == "published" and all(
-            getattr(published.hyper, name) == value for name, value in varied.items()
-        ):
+        if own.tuning == "published" and all(getattr(own.hyper, name) == value for name, value in varied.items()):
             return index
     return None
+
+
+def published_scores(ablation: Ablation, task: str = "", group: str = "") -> tuple[float | None, ...]:
+    """What the paper prints for a task, or as the mean of a group, one score per column; None where it has none."""
+    printed = {
+        row.setting: row.score
+        for row in published.ablations()
+        if (row.study, row.method, row.task, row.group) == (ablation.study, ablation.methods[0], task, group)
+    }
+    settings = ablation.study_settings or ("",) * len(columns(ablation, default_tasks(ablation)[0]))
+    return tuple(printed.get(setting) for setting in settings)
 
 
 def caption(ablation: Ablation) -> str:

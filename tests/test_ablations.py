@@ -163,6 +163,17 @@ def test_published_values_are_none_of_the_quick_presets_multiples():
     assert published_column(ablation, "hopper-medium-v2", "quick") is None
 
 
+def test_scores_that_the_papers_print():
+    steps = get_ablation("diffcps_steps")
+    assert ablations.published_scores(steps, group="locomotion") == (92.0, 87.5, 87.6)
+    assert ablations.published_scores(steps, group="antmaze") == (80.0, 60.7, 66.7)
+    assert ablations.published_scores(steps, task="hopper-medium-v2") == (None, None, None)
+    target = get_ablation("dac_target")
+    assert ablations.published_scores(target, task="halfcheetah-medium-expert-v2") == (99.1, 43.2)
+    assert ablations.published_scores(get_ablation("dac_ensemble"), group="locomotion") == (None, None, None)
+    assert all(len(a.study_settings) in (0, len(columns(a, MINI))) for a in (steps, target))
+
+
 def test_default_tasks():
     assert default_tasks(get_ablation("dac_ensemble"))[0] == "hopper-medium-v2"
     steps = default_tasks(get_ablation("diffcps_steps"))
