@@ -176,6 +176,7 @@ class WandbSeries:
     """One run of Weights & Biases, in the group of its folder; mode and project obey ``WANDB_MODE``, ``WANDB_PROJECT``.
 
     A step counts the updates of all phases; it only moves forward, and what a resumed run already has is left out.
+    Offline nobody knows what it has: the run is written again as a whole, and only the newest is worth syncing.
     """
 
     def __init__(
