@@ -232,3 +232,59 @@ def test_options_choose_the_blocks(tmp_path: Path) -> None:
     page = lay_out(table, Options(protocols=("best", "offline")))
     assert [found.protocol.name for found in page.blocks] == ["best", "offline"]
     assert page.blocks[1].lines[0].entries[0].text == "no cloning loss"
+
+
+def ablated(path: Path, name: str, settings: Mapping[str, float], **more: Any) -> Path:
+    """A folder that is part of an ablation, two seeds of each setting."""
+    hopper(path, {(seed, setting): [score + seed] for setting, score in settings.items() for seed in (0, 1)}, **more)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"ablation": name, "settings": list(settings)}))
+    return path
+
+
+def test_an_ablation_has_a_layout_of_its_own(tmp_path: Path) -> None:
+    settings = {"num_critics=2": 10.0, "num_critics=5": 20.0, "num_critics=10": 30.0}
+    page = page_of(ablated(tmp_path / "a", "dac_ensemble", settings), last=1)
+    assert page.blocks[0].title.startswith("DAC: size of the critic ensemble, mean of last k")
+    assert block(page)[0] == ["task", "data", "2", "5", "10"]
+    assert block(page)[1][2:] == ["10.5 ± 0.7", "20.5 ± 0.7", "30.5 ± 0.7 *"]  # H = 10 is published
+    assert any(note.startswith("DAC: size of the critic ensemble. Columns: H (num_critics)") for note in page.notes)
+    assert "* published value: what the published hyper-parameters of this task say." in page.notes
+
+
+def test_factors_of_different_values_share_a_column(tmp_path: Path) -> None:
+    """DTQL's alpha is 5 on hopper-medium and 50 on halfcheetah-medium-expert."""
+    page = page_of(
+        ablated(tmp_path / "a", "dtql_alpha", {"alpha=2.5": 10.0, "alpha=5": 20.0}, method="dtql"),
+        ablated(
+            tmp_path / "b",
+            "dtql_alpha",
+            {"alpha=25": 30.0, "alpha=50": 40.0},
+            method="dtql",
+            task="halfcheetah-medium-expert-v2",
+        ),
+        last=1,
+    )
+    assert block(page)[0][2:] == ["×0.5", "×1"]
+    assert [line[2:] for line in block(page)[1:3]] == [
+        ["10.5 ± 0.7", "20.5 ± 0.7 *"],
+        ["30.5 ± 0.7", "40.5 ± 0.7 *"],
+    ]
+
+
+def test_what_a_paper_prints_of_its_ablation_stands_below(tmp_path: Path) -> None:
+    settings = {f"diffusion_steps={steps}": float(steps) for steps in (5, 15, 20)}
+    folders = [ablated(tmp_path / task, "diffcps_steps", settings, method="diffcps", task=task) for task in LOCOMOTION]
+    page = page_of(*folders, last=1, published=True)
+    assert block(page)[-2][2:] == ["5.5 *", "15.5", "20.5"]
+    assert block(page)[-1] == ["published", "D4RL", "92.0", "87.5", "87.6"]
+    assert block(page, 1)[-1][0] == "locomotion average"  # only beside the paper's own rule
+    part = page_of(*folders[:3], last=1, published=True)
+    assert block(part)[-1][0] == "locomotion average"
+
+
+def test_an_ablation_among_other_folders_is_an_ordinary_table(tmp_path: Path) -> None:
+    page = page_of(
+        ablated(tmp_path / "a", "dac_ensemble", {"num_critics=2": 10.0}), hopper(tmp_path / "b", method="bc"), last=1
+    )
+    assert block(page)[0][2:] == ["dac (num_critics=2)", "bc"]

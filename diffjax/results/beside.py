@@ -4,6 +4,7 @@ import itertools
 import statistics
 from collections.abc import Iterator, Sequence
 
+from diffjax import ablations
 from diffjax.errors import unknown_name
 from diffjax.results import published
 from diffjax.results.page import (
@@ -13,13 +14,14 @@ from diffjax.results.page import (
     UNKNOWN,
     Block,
     Entry,
+    Line,
     Options,
     PublishedColumn,
     number,
     with_spread,
 )
 from diffjax.results.protocols import OWN_RULES
-from diffjax.results.tables import Column, Row
+from diffjax.results.tables import Column, Row, Table
 from diffjax.settings import sisters
 
 
@@ -91,6 +93,31 @@ def published_average(rows: Sequence[Row], method: str, options: Options) -> Ent
     mark = OTHER if OTHER in kinds else "".join(kinds)
     mean = statistics.fmean(means)
     return Entry(f"{number(mean)} {mark}".rstrip(), mean, marks=mark, comparable=mark != OTHER)
+
+
+def reported_lines(table: Table, rows: Sequence[Row], options: Options) -> list[Line]:
+    """What the paper of an ablation prints for a row's task, or as the average of exactly these tasks."""
+    if table.ablation is None or not options.published:
+        return []
+    tasks = {row.task for row in rows}
+    if len(rows) == 1:
+        scores = ablations.published_scores(table.ablation, task=rows[0].task)
+    else:
+        named = {group for (_, group), members in published.groups().items() if set(members) == tasks}
+        scores = ablations.published_scores(table.ablation, group=min(named, default="none"))
+    if not any(score is not None for score in scores):
+        return []
+    labels = [column.label for column in ablations.columns(table.ablation, rows[0].task)]
+    printed = dict(zip(labels, scores, strict=True))
+    mark = "" if all(row.dataset.startswith(f"{D4RL} v") for row in rows) else f"{OTHER} {D4RL}"
+
+    def entry(score: float | None) -> Entry:
+        if score is None:
+            return Entry("not published")
+        return Entry(f"{number(score)} {mark}".rstrip(), score, marks=mark[:1], comparable=not mark)
+
+    entries = tuple(entry(printed.get(column.setting)) for column in table.columns)
+    return [Line(rows[0].suite, "published", D4RL, None, entries)]
 
 
 def _is_own(average: published.Average) -> bool:

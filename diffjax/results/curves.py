@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from diffjax.errors import UserError
 from diffjax.results.folder import whole_file
 from diffjax.results.protocols import History
-from diffjax.results.tables import Table, column_labels, row_labels
+from diffjax.results.tables import Table, row_labels, table_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,7 +96,7 @@ def _draw(panel: "Axes", table: Table, index: int) -> None:
     """One panel; a column has the same colour, line and marker in all of them."""
     from matplotlib.ticker import EngFormatter
 
-    labels = column_labels(table.columns)
+    labels = table_labels(table)
     styles = zip(cycle(_COLORS), cycle(_MARKERS), strict=False)
     for number, (column, (color, marker)) in enumerate(zip(table.columns, styles, strict=False)):
         cell = table.cells.get((table.rows[index], column))
