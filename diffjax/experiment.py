@@ -29,6 +29,7 @@ from diffjax.methods.base import Method, Metrics
 from diffjax.methods.registry import get_method
 from diffjax.progress import TrainingProgress
 from diffjax.results.folder import Evaluation, ResultsFolder, Rows, RunStatus, open_folder, plain
+from diffjax.results.loggers import LoggedRun, Loggers, check_loggers
 from diffjax.settings import Protocol, Settings, check_overrides, parse_setting, resolve
 from diffjax.task_data import default_dataset
 from diffjax.tasks import Task, get_task, make_simulator, normalized_score, with_references
@@ -67,6 +68,8 @@ class Experiment:
     ref_scores: tuple[float, float] | None = None
     resume: bool = False
     matmul_precision: str = "highest"
+    log: tuple[str, ...] = ()  # loggers beside the results folder
+    ablation: str = ""  # name of the ablation that ``settings`` are part of, for its table
     flags: tuple[str, ...] = ()
 
 
@@ -106,6 +109,7 @@ def plan(experiment: Experiment) -> Plan:
     """
     task = get_task(experiment.task)
     method, variant = get_method(experiment.method, experiment.variant)
+    check_loggers(experiment.log)
     common = dict(experiment.overrides)
     resolved: dict[str, Settings] = {}
     for setting in experiment.settings:
@@ -191,7 +195,7 @@ def describe(plan: Plan, dataset: Dataset, simulator_version: str) -> dict[str, 
         },
         "versions": versions() | {"simulator": simulator_version},
         "flags": list(experiment.flags),
-    }
+    } | ({"ablation": experiment.ablation} if experiment.ablation else {})
 
 
 def obtain_dataset(plan: Plan) -> Dataset:
@@ -229,7 +233,7 @@ def run_experiment(experiment: Experiment, progress: TrainingProgress) -> Result
     simulator.close()
     folder = open_folder(experiment.out, config, experiment.resume)
     with jax.default_matmul_precision(experiment.matmul_precision):
-        _Recorder(planned, dataset, folder, progress).train()
+        _Recorder(planned, dataset, folder, config, progress).train()
     return folder
 
 
@@ -249,10 +253,18 @@ class _Recorder:
     records how many rows stand. What lies beyond the checkpoint is cut on resume.
     """
 
-    def __init__(self, planned: Plan, dataset: Dataset, folder: ResultsFolder, progress: TrainingProgress) -> None:
+    def __init__(
+        self,
+        planned: Plan,
+        dataset: Dataset,
+        folder: ResultsFolder,
+        config: dict[str, Any],
+        progress: TrainingProgress,
+    ) -> None:
         self.plan = planned
         self.dataset = dataset
         self.folder = folder
+        self.config = config
         self.progress = progress
         self.lengths = phase_lengths(planned.method, planned.protocol)
         self.status = {(run.seed, run.setting): "running" for group in planned.groups for run in group.runs}
@@ -270,8 +282,17 @@ class _Recorder:
                 state, position = self.begin(program, setup, checkpoints)
                 done = sum(self.lengths[: position.phase]) + position.step
                 self.progress.begin(name, len(group.runs), sum(self.lengths), done)
-                self.train_group(group, program, setup, data, state, position, checkpoints)
+                with self.loggers(group, done) as loggers:
+                    self.train_group(group, program, setup, data, state, position, checkpoints, loggers)
         self.progress.end()
+
+    def loggers(self, group: Group, done: int) -> Loggers:
+        """The loggers of a group; none for one that has nothing left to train."""
+        names = self.plan.experiment.log if done < sum(self.lengths) else ()
+        hyper = self.config["hyper"]
+        runs = [LoggedRun(run.seed, run.setting, hyper[run.setting]) for run in group.runs]
+        phases = dict(zip((phase.name for phase in self.plan.method.phases), self.lengths, strict=True))
+        return Loggers(names, self.folder, self.config, runs, phases)
 
     def checkpoints(self, index: int) -> Checkpoints:
         """The checkpoints of a group."""
@@ -325,6 +346,7 @@ class _Recorder:
         state: TrainState,
         position: _Position,
         checkpoints: Checkpoints,
+        loggers: Loggers,
     ) -> None:
         """Runs a group to its end."""
         protocol = self.plan.protocol
@@ -337,10 +359,10 @@ class _Recorder:
                     break
                 state, sums = self.advance(program, phase, state, start, stop, setup, data)
                 failed = failed | self.new_failures(group, phase, state, failed)
-                self.append_metrics(group, phase, stop, sums)
+                self.append_metrics(group, phase, stop, sums, loggers)
                 if phase == last_phase:
                     played = evaluate(program, state, setup, simulator, stop, protocol.episodes)
-                    self.append_evaluations(group, stop, played, failed, simulator)
+                    self.append_evaluations(group, stop, played, failed, simulator, loggers)
                 self.update_status(group, failed, phase == last_phase and stop == self.lengths[phase])
                 position = _Position(phase, stop, position.number + 1, failed)
                 record = {
@@ -397,7 +419,7 @@ class _Recorder:
                 self.progress.note(f"seed {run.seed}{setting} failed: {failures[index]}; the others go on")
         return failures
 
-    def append_metrics(self, group: Group, phase: int, step: int, sums: Metrics) -> None:
+    def append_metrics(self, group: Group, phase: int, step: int, sums: Metrics, loggers: Loggers) -> None:
         """One record per interval: means over its updates, run axis kept."""
         record = {
             "phase": self.plan.method.phases[phase].name,
@@ -407,9 +429,16 @@ class _Recorder:
             "metrics": mean_metrics(sums),
         }
         self.folder.append_metrics([record])
+        loggers.metrics(record)
 
     def append_evaluations(
-        self, group: Group, step: int, played: Episodes, failed: dict[int, str], simulator: VectorSimulator
+        self,
+        group: Group,
+        step: int,
+        played: Episodes,
+        failed: dict[int, str],
+        simulator: VectorSimulator,
+        loggers: Loggers,
     ) -> None:
         """One row per run that has not failed."""
         planned, experiment = self.plan, self.plan.experiment
@@ -445,6 +474,7 @@ class _Recorder:
                 )
             )
         self.folder.append_evaluations(rows)
+        loggers.evaluations(rows)
         self.progress.evaluated(step, scores)
 
     def update_status(self, group: Group, failed: dict[int, str], complete: bool) -> None:

@@ -8,9 +8,11 @@ import jax
 from absl import flags
 
 from diffjax import cli
+from diffjax.ablations import Ablation, settings_of
 from diffjax.errors import UserError
 from diffjax.experiment import Experiment
 from diffjax.results.folder import read_config, read_status
+from diffjax.results.loggers import PACKAGES
 from diffjax.settings import PRESETS
 
 MATMUL_PRECISIONS = ("highest", "high", "default")
@@ -87,6 +89,13 @@ def define_training_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_string("out", None, "DIR: Folder for the results.", flag_values=values)
     flags.DEFINE_bool("resume", False, "Go on where an interrupted experiment in --out stopped.", flag_values=values)
+    flags.DEFINE_string(
+        "log",
+        None,
+        "NAME,...: Where metrics and evaluations are also logged, one series per run: tensorboard (in --out), wandb "
+        "(Weights & Biases; obeys WANDB_MODE and WANDB_PROJECT).",
+        flag_values=values,
+    )
     flags.DEFINE_enum(
         "matmul_precision",
         "highest",
@@ -109,8 +118,10 @@ def prepare(args: flags.FlagValues) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def experiment_from_flags(args: flags.FlagValues, method: str, variant: str, task: str, out: Path) -> Experiment:
-    """The experiment that the shared flags describe for one method and task.
+def experiment_from_flags(
+    args: flags.FlagValues, method: str, variant: str, task: str, out: Path, ablation: Ablation | None = None
+) -> Experiment:
+    """The experiment that the shared flags describe for one method and task; an ``ablation`` stands for a grid.
 
     Raises:
       UserError: for flags that contradict one another.
@@ -122,7 +133,14 @@ def experiment_from_flags(args: flags.FlagValues, method: str, variant: str, tas
             if name in overrides:
                 raise UserError(f"{name} is given by both --{name} and --set; choose one")
             overrides[name] = str(value)
-    grid = cli.parse_grid(args.grid, fixed=overrides)
+    if ablation is None:
+        settings = cli.grid_settings(cli.parse_grid(args.grid, fixed=overrides))
+    else:
+        settings = settings_of(ablation, method, variant, task, args.preset)
+        if args.grid:
+            raise UserError(f"--ablation={ablation.name} sets the grid; leave out --grid")
+        if fixed := [name for name in ablation.parameters if name in overrides]:
+            raise UserError(f"--ablation={ablation.name} varies {fixed[0]}; leave out --set {fixed[0]}")
     return Experiment(
         method=method,
         variant=variant,
@@ -130,7 +148,7 @@ def experiment_from_flags(args: flags.FlagValues, method: str, variant: str, tas
         out=out,
         preset=args.preset,
         seeds=tuple(range(args.first_seed, args.first_seed + args.num_seeds)),
-        settings=cli.grid_settings(grid),
+        settings=settings,
         overrides=tuple(overrides.items()),
         dataset=args.dataset,
         dataset_source=args.dataset_source,
@@ -139,6 +157,8 @@ def experiment_from_flags(args: flags.FlagValues, method: str, variant: str, tas
         ref_scores=reference_scores(args.ref_scores),
         resume=args.resume,
         matmul_precision=args.matmul_precision,
+        log=cli.parse_list("log", args.log, PACKAGES) if args.log else (),
+        ablation=ablation.name if ablation else "",
         flags=tuple(sys.argv[1:]),
     )
 

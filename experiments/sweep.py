@@ -3,12 +3,17 @@ r"""Train several methods on several tasks, one experiment after the other, and 
 Every experiment has a results folder of its own, OUT/TASK/METHOD. An interrupted sweep goes on with --resume; finished
 experiments are not repeated. The table is also written to OUT/table.md (not with --shard).
 
+--ablation=NAME runs an ablation of a paper: it sets the methods and the grid, and the tasks unless --suite or --task
+names others. All other flags (--preset, --num_seeds, --steps, --set, ...) work as ever.
+
 examples:
   python experiments/sweep.py --suite=mini --methods=dac,dtql,diffcps,diffpogan,bc --preset=quick --num_seeds=3 \
       --out=runs/mini
   python experiments/sweep.py --task=hopper-medium-v2 --dataset=hopper_medium-v2.hdf5 --methods=dac,bc --num_seeds=5 \
       --out=runs/hopper
   python experiments/sweep.py --suite=locomotion --methods=dtql,diffpogan:paper --shard=2/4 --out=runs/cluster
+  python experiments/sweep.py --ablation=dac_target --num_seeds=8 --out=runs/dac_target
+  python experiments/sweep.py --ablation=diffcps_steps --suite=mini --preset=quick --num_seeds=3 --out=runs/steps
 """
 
 import re
@@ -18,7 +23,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from diffjax import cli, launch
+from diffjax import ablations, cli, launch
 from diffjax.errors import UserError
 from diffjax.experiment import Experiment, plan, run_experiment
 from diffjax.methods.registry import get_method
@@ -37,6 +42,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "methods", None, "NAME[:VARIANT],...: The methods, each perhaps with a variant.", flag_values=values
     )
+    flags.DEFINE_string(
+        "ablation", None, "NAME: An ablation of a paper, instead of --methods; listed above.", flag_values=values
+    )
     launch.define_training_flags(values)
     flags.DEFINE_string(
         "shard",
@@ -48,11 +56,17 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("status", False, "Say how far every experiment is, and train nothing.", flag_values=values)
 
 
-def chosen_tasks(args: flags.FlagValues) -> tuple[str, ...]:
-    """The tasks that ``--suite`` or ``--task`` name."""
-    if bool(args.suite) == bool(args.task):
+def chosen_tasks(args: flags.FlagValues, ablation: ablations.Ablation | None) -> tuple[str, ...]:
+    """The tasks that ``--suite`` or ``--task`` name, or an ablation's own."""
+    if (args.suite and args.task) or not (args.suite or args.task or ablation):
         raise UserError("name the tasks by either --suite or --task")
-    tasks = suite_tasks(args.suite) if args.suite else tuple(dict.fromkeys(args.task))
+    if args.suite:
+        tasks = suite_tasks(args.suite)
+    elif args.task:
+        tasks = tuple(dict.fromkeys(args.task))
+    else:
+        assert ablation is not None
+        tasks = ablations.default_tasks(ablation)
     if args.dataset and len(tasks) > 1:
         raise UserError(f"--dataset serves one task, not {len(tasks)}; run them one by one")
     return tasks
@@ -60,13 +74,17 @@ def chosen_tasks(args: flags.FlagValues) -> tuple[str, ...]:
 
 def experiments(args: flags.FlagValues) -> list[Experiment]:
     """Every experiment of the sweep, in order."""
+    if bool(args.methods) == bool(args.ablation):
+        raise UserError("name the methods by either --methods or --ablation (--help lists the ablations)")
+    ablation = ablations.get_ablation(args.ablation) if args.ablation else None
+    names = ablation.methods if ablation else cli.parse_list("methods", args.methods)
     found = []
-    for task in chosen_tasks(args):
-        for name in cli.parse_list("methods", args.methods):
+    for task in chosen_tasks(args, ablation):
+        for name in names:
             method, _, variant = name.partition(":")
             get_method(method, variant)
             out = Path(args.out) / task.replace("/", "-") / name.replace(":", "-")
-            found.append(launch.experiment_from_flags(args, method, variant, task, out))
+            found.append(launch.experiment_from_flags(args, method, variant, task, out, ablation))
     return found
 
 
@@ -106,4 +124,5 @@ def main(args: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.launch(main, define_flags, description=__doc__, required=("methods", "out")))
+    page = f"{__doc__}\nablations:\n{ablations.listing()}"
+    sys.exit(cli.launch(main, define_flags, description=page, required=("out",)))

@@ -239,13 +239,18 @@ def test_kitchen_robot_is_gymnasium_robotics_own(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     "make",
-    [lambda threads: goal_kitchen(3, num_threads=threads), lambda threads: kitchen("partial", 3, num_threads=threads)],
+    [
+        lambda threads: goal_kitchen(3, num_threads=threads),
+        lambda threads: kitchen("partial", 3, num_threads=threads),
+        lambda threads: adroit("pen", 3, num_threads=threads),
+        lambda threads: adroit("hammer", 3, num_threads=threads),
+    ],
 )
-def test_kitchen_threads_change_no_bit(make: Any):
+def test_threads_change_no_bit(make: Any):
     def rollout(envs: VectorSimulator) -> list[np.ndarray]:
         random = np.random.default_rng(0)
         first = envs.reset(np.arange(3))
-        return [first, *(part for _ in range(5) for part in envs.step(random.uniform(-1, 1, (3, 9))))]
+        return [first, *(part for _ in range(5) for part in envs.step(random.uniform(-1, 1, (3, envs.action_dim))))]
 
     for left, right in zip(rollout(make(1)), rollout(make(3)), strict=True):
         np.testing.assert_array_equal(left, right)

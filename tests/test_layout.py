@@ -1,5 +1,6 @@
 """Pages of tables: published numbers beside ours, what is bold, which tasks an average is over, what ± is."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,13 @@ def test_other_data_are_marked_in_the_table_itself(tmp_path: Path, task: str, da
     page = page_of(hopper(tmp_path / "a", method="diffcps", task=task, dataset=dataset), published=True)
     assert column(page, "diffcps (published)")[0] == text
     assert any(note.startswith("≠ other data:") for note in page.notes) == ("≠" in text)
+
+
+def test_a_number_on_another_version_of_the_data_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = next(score for score in published.scores() if (score.method, score.data_version) == ("CQL", "v0"))
+    monkeypatch.setattr(published, "preferred", lambda method, task, unverified: old._replace(task=task))
+    page = page_of(hopper(tmp_path / "a"), baselines=("CQL",))
+    assert column(page, "CQL (published)")[0] == f"{old.mean} ≠ D4RL v0"
 
 
 def test_an_unestablished_version_is_marked(tmp_path: Path) -> None:
@@ -123,6 +131,24 @@ def test_an_average_needs_all_its_tasks(locomotion: list[Path]) -> None:
     assert column(page, "dac (published)")[-1] == f"{mean:.1f}"
 
 
+def test_offline_selection_reads_the_recorded_losses(tmp_path: Path) -> None:
+    path = hopper(tmp_path / "a", {(0, ""): [10.0, 20.0, 30.0, 40.0], (1, ""): [1.0, 2.0, 3.0, 4.0]})
+    losses = {100: [0.9, 0.9], 200: [0.8, 0.95], 300: [0.85, 0.5], 400: [0.1, "nan"]}
+    records = [
+        {"phase": "main", "step": step, "seeds": [0, 1], "settings": ["", ""], "metrics": {"actor/bc": values}}
+        for step, values in losses.items()
+    ]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    page = page_of(path, protocols=("offline",))
+    assert block(page)[1][2] == "30.0 (n=1)"  # seed 0 stops at its first rise; seed 1 has a loss that is none
+    config = json.loads((path / "config.json").read_text())
+    config["protocol"] = {"selection": "offline", "offline_rank": 2}
+    (path / "config.json").write_text(json.dumps(config))
+    page = page_of(path, protocols=("paper",))
+    assert block(page)[1][2] == "10.0 (n=1)"
+    assert "Rules: dac selected offline by the cloning loss." in page.notes
+
+
 def test_bold_is_near_the_best_and_never_across_data(tmp_path: Path) -> None:
     folders = [
         hopper(tmp_path / "a", {(0, ""): [100.0]}),
@@ -146,8 +172,8 @@ def test_bold_by_significance(tmp_path: Path) -> None:
     ]
     entries = page_of(*folders, bold="significance").blocks[0].lines[0].entries
     assert [entry.is_best for entry in entries] == [True, True, False]
-    alone = page_of(*folders[:1], bold="significance").blocks[0].lines[0].entries
-    assert not alone[0].is_best
+    alone = page_of(*folders[:1], bold="significance", published=True).blocks[0].lines[0].entries
+    assert not any(entry.is_best for entry in alone)  # nothing to test against
 
 
 @pytest.mark.parametrize(
@@ -206,3 +232,59 @@ def test_options_choose_the_blocks(tmp_path: Path) -> None:
     page = lay_out(table, Options(protocols=("best", "offline")))
     assert [found.protocol.name for found in page.blocks] == ["best", "offline"]
     assert page.blocks[1].lines[0].entries[0].text == "no cloning loss"
+
+
+def ablated(path: Path, name: str, settings: Mapping[str, float], **more: Any) -> Path:
+    """A folder that is part of an ablation, two seeds of each setting."""
+    hopper(path, {(seed, setting): [score + seed] for setting, score in settings.items() for seed in (0, 1)}, **more)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"ablation": name, "settings": list(settings)}))
+    return path
+
+
+def test_an_ablation_has_a_layout_of_its_own(tmp_path: Path) -> None:
+    settings = {"num_critics=2": 10.0, "num_critics=5": 20.0, "num_critics=10": 30.0}
+    page = page_of(ablated(tmp_path / "a", "dac_ensemble", settings), last=1)
+    assert page.blocks[0].title.startswith("DAC: size of the critic ensemble, mean of last k")
+    assert block(page)[0] == ["task", "data", "2", "5", "10"]
+    assert block(page)[1][2:] == ["10.5 ± 0.7", "20.5 ± 0.7", "30.5 ± 0.7 *"]  # H = 10 is published
+    assert any(note.startswith("DAC: size of the critic ensemble. Columns: H (num_critics)") for note in page.notes)
+    assert "* published value: what the published hyper-parameters of this task say." in page.notes
+
+
+def test_factors_of_different_values_share_a_column(tmp_path: Path) -> None:
+    """DTQL's alpha is 5 on hopper-medium and 50 on halfcheetah-medium-expert."""
+    page = page_of(
+        ablated(tmp_path / "a", "dtql_alpha", {"alpha=2.5": 10.0, "alpha=5": 20.0}, method="dtql"),
+        ablated(
+            tmp_path / "b",
+            "dtql_alpha",
+            {"alpha=25": 30.0, "alpha=50": 40.0},
+            method="dtql",
+            task="halfcheetah-medium-expert-v2",
+        ),
+        last=1,
+    )
+    assert block(page)[0][2:] == ["×0.5", "×1"]
+    assert [line[2:] for line in block(page)[1:3]] == [
+        ["10.5 ± 0.7", "20.5 ± 0.7 *"],
+        ["30.5 ± 0.7", "40.5 ± 0.7 *"],
+    ]
+
+
+def test_what_a_paper_prints_of_its_ablation_stands_below(tmp_path: Path) -> None:
+    settings = {f"diffusion_steps={steps}": float(steps) for steps in (5, 15, 20)}
+    folders = [ablated(tmp_path / task, "diffcps_steps", settings, method="diffcps", task=task) for task in LOCOMOTION]
+    page = page_of(*folders, last=1, published=True)
+    assert block(page)[-2][2:] == ["5.5 *", "15.5", "20.5"]
+    assert block(page)[-1] == ["published", "D4RL", "92.0", "87.5", "87.6"]
+    assert block(page, 1)[-1][0] == "locomotion average"  # only beside the paper's own rule
+    part = page_of(*folders[:3], last=1, published=True)
+    assert block(part)[-1][0] == "locomotion average"
+
+
+def test_an_ablation_among_other_folders_is_an_ordinary_table(tmp_path: Path) -> None:
+    page = page_of(
+        ablated(tmp_path / "a", "dac_ensemble", {"num_critics=2": 10.0}), hopper(tmp_path / "b", method="bc"), last=1
+    )
+    assert block(page)[0][2:] == ["dac (num_critics=2)", "bc"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_layout import ablated
 from test_tables import REPOSITORY, THREE_SEEDS, table_of, write
 
 from diffjax import cli
@@ -197,6 +198,27 @@ def test_missing_and_published_cells_say_so(tmp_path: Path) -> None:
     assert [cell.text for cell in tables[1].all("td", "missing")] == [
         *("not run", "not run", "1 of 2 rows", "1 of 2 rows"),
     ]
+
+
+def test_an_ablation_has_a_report_of_its_own(tmp_path: Path) -> None:
+    settings = {"ensemble_target=lcb": 90.0, "ensemble_target=min": 40.0}
+    page = page_of(
+        ablated(tmp_path / "a", "dac_target", settings, task="halfcheetah-medium-expert-v2"), last=1, published=True
+    )
+    root = parsed(build.render(page))
+    title = "DAC: lower confidence bound or minimum over the critics in the target"
+    assert root.all("h1")[0].text == f"{title} on halfcheetah-medium-expert-v2"
+    table = section(root, "scores").all("table")[0]
+    assert [row["class"] if "class" in row.attributes else "" for row in table.all("tr")] == [
+        *("", "", "printed", "average", "printed"),
+    ]
+    assert cells(table)[:3] == [
+        ["task", "data", "lcb", "min"],
+        ["halfcheetah-medium-expert-v2", "D4RL v2", "90.5 ± 0.7 *", "40.5 ± 0.7"],
+        ["published", "D4RL", "99.1", "43.2"],
+    ]
+    (key, *_) = section(root, "learning-curves").all("ul", "key")
+    assert [item.text for item in key.all("li")] == ["lcb", "min"]
 
 
 def test_learning_curves_by_hand(tmp_path: Path) -> None:

@@ -272,6 +272,10 @@ def test_results_hold_everything(results: ResultsFolder) -> None:
     assert read.config == config()
     assert read.evaluations == (evaluation(),)
     assert [run.status for run in read.runs] == ["running"] * 4
+    results.append_metrics([{"step": 1000}])
+    assert read_results(results.path).metrics == ({"step": 1000},)
+    (results.path / "metrics.jsonl").unlink()  # a copy of the scores alone
+    assert read_results(results.path) == read
 
 
 def test_find_folders(tmp_path: Path) -> None:
@@ -305,6 +309,7 @@ def edit(path: Path, old: str, new: str) -> None:
         ("config.json", '"suite"', '"suit"', "config.json: no entry 'suite'"),
         ("config.json", "2000,", '"many",', "config.json: steps is 'many', not of type int"),
         ("config.json", "2000,", "true,", "config.json: steps is True, not of type int"),
+        ("config.json", '"suite"', '"ablation": 3, "suite"', "config.json: ablation is 3, not a name"),
         ("config.json", '"label"', '"name"', "config.json: dataset has no label"),
         ("status.json", '"runs"', '"run"', 'status.json: no list "runs"'),
         ("status.json", "running", "ready", "status.json: run 0 is "),

@@ -18,6 +18,9 @@ critic, then policy, then discriminator, then targets; label-smoothed ``ga`` los
 Quirks of the code that variant ``code`` keeps: the "Wasserstein" critic ends in a sigmoid; gradient-penalty points mix
 real and fake with a normal and not a uniform number; half of ``G`` carries no gradient; the logarithm is unguarded and
 yields NaN where its argument is not positive; ``c`` acts as a constant; the critic's scheduler steps twice a block.
+
+The ablations ``discriminator_weighting = False`` (``w = 1``) and ``adversarial_term = False`` leave all else of a
+variant as it is; the discriminator is trained in each.
 """
 
 from typing import NamedTuple
@@ -46,6 +49,8 @@ class Hyper(dp.Hyper):
     likelihood_weight: float = 0.05  # mle_beta
     discriminator_lr: float = 3e-5  # dis_lr
     divergence: str = static("wgan", losses.DIVERGENCES)  # f_div
+    discriminator_weighting: bool = static(True)  # False (ablation): L_d weighs bc_weight, whatever D says
+    adversarial_term: bool = static(True)  # False (ablation): the policy's loss has no generator term
     policy_interval: int = static(2)
     discriminator_hidden_dims: tuple[int, ...] = static((400, 300))
     flow_hidden_dim: int = static(750)
@@ -200,8 +205,12 @@ def actor_loss(
         join(Samples(batch.next_observation, next_action), Samples(batch.observation, action)),
     )
     generator = jnp.mean(losses.DIVERGENCES[hyper.divergence].generator(judged))
-    adversarial = jnp.log(generator + hyper.likelihood_weight * likelihood)
-    weight = jax.lax.stop_gradient(jnp.mean(judged) / real_mean)
+    adversarial = jnp.zeros(())
+    if hyper.adversarial_term:
+        adversarial = jnp.log(generator + hyper.likelihood_weight * likelihood)
+    weight = jnp.ones(())
+    if hyper.discriminator_weighting:
+        weight = jax.lax.stop_gradient(jnp.mean(judged) / real_mean)
     loss = weight * hyper.bc_weight * bc + q + hyper.adversarial_weight * adversarial
     return loss, {
         "actor/loss": loss,
@@ -270,9 +279,11 @@ def paper_actor_loss(
     q, action = dp.q_term(actor, critic, draws.chain, draws.coin, hyper, batch.observation)
     judged = judge(discriminator, hyper, Samples(batch.observation, action))
     real = judge(discriminator, hyper, Samples(batch.observation, batch.action))
-    weight = jax.lax.stop_gradient(judged / real)
+    weight = jax.lax.stop_gradient(judged / real) if hyper.discriminator_weighting else jnp.ones_like(bc)
     generator = jnp.mean(losses.DIVERGENCES[hyper.divergence].generator(judged))
-    loss = jnp.mean(weight * hyper.bc_weight * bc) + q + hyper.adversarial_weight * generator
+    loss = jnp.mean(weight * hyper.bc_weight * bc) + q
+    if hyper.adversarial_term:
+        loss += hyper.adversarial_weight * generator
     return loss, {
         "actor/loss": loss,
         "actor/bc": jnp.mean(bc),

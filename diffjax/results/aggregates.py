@@ -7,7 +7,7 @@ import numpy as np
 from diffjax.results.page import Block, Entry, Line, number
 from diffjax.results.protocols import Protocol
 from diffjax.results.statistics import METRICS, Interval, Scores, bootstrap_interval, improvement_interval
-from diffjax.results.tables import Column, Table, column_labels, row_labels, values_of
+from diffjax.results.tables import Column, Table, row_labels, table_labels, values_of
 
 AGGREGATES = {
     "mean": "mean",
@@ -32,7 +32,7 @@ def aggregate_blocks(table: Table, suite: str, protocol: Protocol) -> Iterator[B
     scores = task_scores(table, suite, protocol)
     if not scores:
         return
-    columns, names = tuple(scores), column_labels(table.columns)
+    columns, names = tuple(scores), table_labels(table)
     header = tuple(names[column] for column in columns)
     shared = len(next(iter(scores.values())))
     data = f"{shared} of {len(table.suite_rows(suite))} rows"

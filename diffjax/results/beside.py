@@ -4,6 +4,7 @@ import itertools
 import statistics
 from collections.abc import Iterator, Sequence
 
+from diffjax import ablations
 from diffjax.errors import unknown_name
 from diffjax.results import published
 from diffjax.results.page import (
@@ -13,13 +14,14 @@ from diffjax.results.page import (
     UNKNOWN,
     Block,
     Entry,
+    Line,
     Options,
     PublishedColumn,
     number,
     with_spread,
 )
 from diffjax.results.protocols import OWN_RULES
-from diffjax.results.tables import Column, Row
+from diffjax.results.tables import Column, Row, Table
 from diffjax.settings import sisters
 
 
@@ -46,12 +48,7 @@ def published_entry(row: Row, method: str, options: Options) -> Entry:
     found = next((score for task in sisters(row.task) if (score := _score(method, task, options))), None)
     if found is None:
         return Entry("not published")
-    known = found.same_version
-    same_task = found.task == row.task and row.dataset.startswith(f"{D4RL} v")
-    if same_task and (not known or row.dataset == f"{D4RL} {found.data_version}"):
-        mark = "" if known else UNKNOWN
-    else:
-        mark = f"{OTHER} {D4RL} {found.data_version}" if known else f"{OTHER} {D4RL}"
+    mark = _data_mark(row, found)
     if found.verified == "no":
         mark = f"{mark} (from memory)".strip()
     return Entry(
@@ -64,6 +61,15 @@ def published_entry(row: Row, method: str, options: Options) -> Entry:
         source=found.source,
         comparable=not mark.startswith(OTHER),
     )
+
+
+def _data_mark(row: Row, score: published.Score) -> str:
+    """Nothing where both numbers are of the same data; ``≠`` and those behind the published one; ``?`` if in doubt."""
+    same_task = score.task == row.task
+    if score.data_version.startswith("v"):
+        data = f"{D4RL} {score.data_version}"
+        return "" if same_task and row.dataset == data else f"{OTHER} {data}"
+    return UNKNOWN if same_task and row.dataset.startswith(f"{D4RL} v") else f"{OTHER} {D4RL}"
 
 
 def _score(method: str, task: str, options: Options) -> published.Score | None:
@@ -87,6 +93,31 @@ def published_average(rows: Sequence[Row], method: str, options: Options) -> Ent
     mark = OTHER if OTHER in kinds else "".join(kinds)
     mean = statistics.fmean(means)
     return Entry(f"{number(mean)} {mark}".rstrip(), mean, marks=mark, comparable=mark != OTHER)
+
+
+def reported_lines(table: Table, rows: Sequence[Row], options: Options) -> list[Line]:
+    """What the paper of an ablation prints for a row's task, or as the average of exactly these tasks."""
+    if table.ablation is None or not options.published:
+        return []
+    tasks = {row.task for row in rows}
+    if len(rows) == 1:
+        scores = ablations.published_scores(table.ablation, task=rows[0].task)
+    else:
+        named = {group for (_, group), members in published.groups().items() if set(members) == tasks}
+        scores = ablations.published_scores(table.ablation, group=min(named, default="none"))
+    if not any(score is not None for score in scores):
+        return []
+    labels = [column.label for column in ablations.columns(table.ablation, rows[0].task)]
+    printed = dict(zip(labels, scores, strict=True))
+    mark = "" if all(row.dataset.startswith(f"{D4RL} v") for row in rows) else f"{OTHER} {D4RL}"
+
+    def entry(score: float | None) -> Entry:
+        if score is None:
+            return Entry("not published")
+        return Entry(f"{number(score)} {mark}".rstrip(), score, marks=mark[:1], comparable=not mark)
+
+    entries = tuple(entry(printed.get(column.setting)) for column in table.columns)
+    return [Line(rows[0].suite, "published", D4RL, None, entries)]
 
 
 def _is_own(average: published.Average) -> bool:

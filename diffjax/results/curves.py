@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from diffjax.errors import UserError
 from diffjax.results.figures import MARKERS, Panel, Style, panels, styles
 from diffjax.results.folder import whole_file
-from diffjax.results.tables import Column, Table, column_labels
+from diffjax.results.tables import Column, Table, table_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,7 +112,7 @@ def curves_figure(table: Table) -> "Figure | None":
     if not found:
         return None
     figure, places = panel_grid(len(found))
-    names, looks = column_labels(table.columns), styles(table.columns)
+    names, looks = table_labels(table), styles(table.columns)
     for place, panel in zip(places, found, strict=True):
         _draw(place, panel, names, looks)
     figure.supylabel("normalised score", fontsize=11)

@@ -230,7 +230,8 @@ def read_results(path: str | Path) -> Results:
         if key in seen:
             raise UserError(f"{where}: {_run_name(row.seed, row.setting)} is evaluated at step {row.step} twice")
         seen.add(key)
-    return Results(folder, config, tuple(evaluations), tuple(runs), tuple(read_metrics(folder)))
+    metrics = read_metrics(folder) if os.path.lexists(folder / METRICS) else []  # a table can do without
+    return Results(folder, config, tuple(evaluations), tuple(runs), tuple(metrics))
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -447,6 +448,8 @@ def _check_config(file: Path, config: Mapping[str, Any]) -> None:
     for name, is_right in (("seeds", _is_int), ("settings", lambda setting: isinstance(setting, str))):
         if not config[name] or not all(map(is_right, config[name])):
             raise UserError(f"{file}: {name} is {config[name]!r}, not a list of {_ENTRIES[name]}")
+    if not isinstance(config.get("ablation", ""), str):
+        raise UserError(f"{file}: ablation is {config['ablation']!r}, not a name")
     for name in ("label", "fingerprint"):
         if not isinstance(config["dataset"].get(name), str):
             raise UserError(f"{file}: dataset has no {name}")

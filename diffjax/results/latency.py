@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from diffjax.errors import UserError
 from diffjax.results.page import Page
-from diffjax.results.tables import Column, Row, Table, column_labels, row_labels, values_of
+from diffjax.results.tables import Column, Row, Table, row_labels, table_labels, values_of
 
 _NEEDED = ("method", "variant", "candidates", "network_evaluations", "batch", "p50_ms")
 
@@ -113,7 +113,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
 def trade_off(page: Page, latencies: Latencies) -> TradeOff:
     """Latency against the mean score by the page's first protocol, of every column with both."""
     table, protocol = page.table, page.options.chosen()[0]
-    names, labels = column_labels(table.columns), row_labels(table.rows)
+    names, labels = table_labels(table), row_labels(table.rows)
     known = {row[:2]: row for row in latencies.rows}
     matched = [column for column in table.columns if column[:2] in known]
     means = {

@@ -7,9 +7,10 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from diffjax import ablations
 from diffjax.errors import unknown_name
 from diffjax.results.aggregates import aggregate_blocks
-from diffjax.results.beside import paper_groups, published_average, published_entry, with_published
+from diffjax.results.beside import paper_groups, published_average, published_entry, reported_lines, with_published
 from diffjax.results.notes import notes
 from diffjax.results.page import (
     BOLD,
@@ -19,6 +20,7 @@ from diffjax.results.page import (
     RUNNING,
     SHORT,
     SPREAD_LABELS,
+    STANDARD,
     UNTUNED,
     Block,
     Entry,
@@ -32,7 +34,7 @@ from diffjax.results.page import (
 )
 from diffjax.results.protocols import PAPER, Protocol
 from diffjax.results.statistics import near_best, significantly_worse, spread, t_interval
-from diffjax.results.tables import Cell, Column, Row, Table, average, column_labels, row_labels, values_of
+from diffjax.results.tables import Cell, Column, Row, Table, average, row_labels, table_labels, values_of
 
 
 def lay_out(table: Table, options: Options) -> Page:
@@ -53,9 +55,9 @@ def lay_out(table: Table, options: Options) -> Page:
 
 def _block(table: Table, protocol: Protocol, options: Options) -> Block:
     columns: tuple[Column | PublishedColumn, ...] = table.columns
-    if protocol.name == PAPER and options.shows_published:
+    if protocol.name == PAPER and options.shows_published and not table.ablation:
         columns = tuple(with_published(table.columns, options))
-    names, data = column_labels(table.columns), row_labels(table.rows)
+    names, data = table_labels(table), row_labels(table.rows)
     header = tuple(column.label if isinstance(column, PublishedColumn) else names[column] for column in columns)
     lines: list[Line] = []
     for suite in table.suites:
@@ -63,11 +65,16 @@ def _block(table: Table, protocol: Protocol, options: Options) -> Block:
         for row in rows:
             entries = tuple(_entry(table, row, column, protocol, options) for column in columns)
             lines.append(Line(suite, row.task, data[row], row, entries))
+            if protocol.name == PAPER:
+                lines += reported_lines(table, (row,), options)
         for label, members in _averages(suite, rows):
             entries = tuple(_average(table, members, column, protocol, options) for column in columns)
             lines.append(Line(suite, label, _data_labels(members), None, entries))
+            if protocol.name == PAPER:
+                lines += reported_lines(table, members, options)
     lines = [replace(line, entries=_bold(line.entries, options)) for line in lines]
-    return Block(f"Normalised score, {protocol.title}", protocol, columns, header, tuple(lines))
+    subject = table.ablation.title if table.ablation else "Normalised score"
+    return Block(f"{subject}, {protocol.title}", protocol, columns, header, tuple(lines))
 
 
 def _averages(suite: str, rows: Sequence[Row]) -> list[tuple[str, tuple[Row, ...]]]:
@@ -134,12 +141,22 @@ def marks(table: Table, row: Row, column: Column, protocol: Protocol) -> str:
     if cell is None or not cell.histories:
         return ""
     found = {
+        STANDARD: _is_standard(table, row, column),
         UNTUNED: "untuned" in cell.tunings,
         QUICK: "quick" in cell.tunings or column.preset == "quick",
         SHORT: any(len(history.scores) < protocol.needs(history) for history in cell.histories),
         RUNNING: cell.running > 0,
     }
     return "".join(mark for mark, present in found.items() if present)
+
+
+def _is_standard(table: Table, row: Row, column: Column) -> bool:
+    """Whether a column of an ablation's table has the value that is published for the row's task."""
+    if table.ablation is None:
+        return False
+    place = ablations.published_column(table.ablation, row.task)
+    found = ablations.columns(table.ablation, row.task)
+    return place is not None and found[place][:2] == column[:2] and found[place].label == column.setting
 
 
 def _average(
@@ -166,11 +183,8 @@ def _average(
 def _bold(entries: tuple[Entry, ...], options: Options) -> tuple[Entry, ...]:
     """The entries, the best ones marked; nothing where only one has a number, or there is nothing to compare."""
     means = [entry.mean if entry.comparable else None for entry in entries]
-    if options.bold == "none" or sum(mean is not None for mean in means) < 2:
+    runs = [entry.values or None for entry in entries]
+    if options.bold == "none" or sum(known is not None for known in (means if options.bold == "5%" else runs)) < 2:
         return entries
-    if options.bold == "5%":
-        best = near_best(means)
-    else:
-        worse = significantly_worse([entry.values or None for entry in entries])
-        best = [found is False for found in worse]
+    best = near_best(means) if options.bold == "5%" else [found is False for found in significantly_worse(runs)]
     return tuple(replace(entry, is_best=is_best) for entry, is_best in zip(entries, best, strict=True))

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from diffjax.ablations import caption
 from diffjax.results.aggregates import aggregate_notes
 from diffjax.results.beside import published_notes
 from diffjax.results.page import BOLD, D4RL, LEGEND, SPREAD_LABELS, Block, Options, usual_seeds
 from diffjax.results.protocols import OWN_RULES, PAPER
-from diffjax.results.tables import Column, Table, column_label, column_labels, evaluation_rule
+from diffjax.results.tables import Column, Table, column_label, evaluation_rule, table_labels
 
 
 def notes(table: Table, blocks: Sequence[Block], options: Options) -> list[str]:
@@ -21,6 +22,8 @@ def notes(table: Table, blocks: Sequence[Block], options: Options) -> list[str]:
         f"Score 0 is a random policy, 100 an expert. A cell is {shown} unless marked with n; "
         "one seed has no ±. An average is the mean of its suite's rows above it."
     ]
+    if table.ablation is not None:
+        found.append(caption(table.ablation))
     if any(entry.is_best for entry in entries):
         found.append(BOLD[options.bold])
     if "best" in names:
@@ -68,7 +71,7 @@ def _provenance(table: Table) -> Iterator[str]:
         label = column_label(Column(item.method, item.variant, preset="", setting="", rule=""))
         rules.setdefault(evaluation_rule(item), {})[label] = None
     yield from (f"Actions of {', '.join(methods)}: {rule}." for rule, methods in rules.items())
-    names = column_labels(table.columns)
+    names = table_labels(table)
     for (row, column), cell in table.cells.items():
         if cell.failures:
             reasons = "; ".join(f"seed {seed}: {reason}" for seed, reason in cell.failures)

@@ -9,8 +9,9 @@ from diffjax.results.statistics import SPREADS
 from diffjax.results.tables import Column, Row, Table
 
 D4RL = "D4RL"  # "D4RL v2": data whose scores may stand beside published ones of the same version
-UNTUNED, QUICK, SHORT, RUNNING, OTHER, UNKNOWN = "†", "‡", "§", "¶", "≠", "?"
+UNTUNED, QUICK, SHORT, RUNNING, OTHER, UNKNOWN, STANDARD = "†", "‡", "§", "¶", "≠", "?", "*"
 LEGEND = {
+    STANDARD: ("published value", "what the published hyper-parameters of this task say."),
     UNTUNED: ("untuned", "no published hyper-parameters for this task; the method's defaults were used."),
     QUICK: ("quick", "the preset for minutes on a CPU, not the published widths and batch sizes."),
     SHORT: ("short", "fewer than k evaluations; the mean of those there are."),

@@ -18,7 +18,7 @@ from diffjax.results.curves import (
 )
 from diffjax.results.latency import TradeOff
 from diffjax.results.page import Page
-from diffjax.results.tables import column_labels
+from diffjax.results.tables import table_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,7 +68,7 @@ def profiles_figure(page: Page) -> "Figure | None":
     if not found:
         return None
     figure, places = panel_grid(len(found))
-    names, looks = column_labels(page.table.columns), figures.styles(page.table.columns)
+    names, looks = table_labels(page.table), figures.styles(page.table.columns)
     for place, suite in zip(places, found, strict=True):
         for column, band in suite.bands.items():
             look = line_style(looks[column])
@@ -89,7 +89,7 @@ def aggregates_figure(page: Page) -> "Figure | None":
     found = figures.metrics(page)
     if not found:
         return None
-    names, looks = column_labels(page.table.columns), figures.styles(page.table.columns)
+    names, looks = table_labels(page.table), figures.styles(page.table.columns)
     most = max(len(metric.intervals) for metric in found)
     figure, places = panel_grid(len(found), most=4, height=1.3 + 0.26 * most)
     for place, metric in zip(places, found, strict=True):
@@ -111,7 +111,7 @@ def pareto_figure(page: Page, trade_off: TradeOff) -> "Figure | None":
     if not trade_off.points:
         return None
     figure, (place,) = panel_grid(1)
-    names, looks = column_labels(page.table.columns), figures.styles(page.table.columns)
+    names, looks = table_labels(page.table), figures.styles(page.table.columns)
     front = sorted((point.latency_ms, point.score) for point in trade_off.points if point.is_front)
     place.plot(*zip(*front, strict=True), color="#999999", linewidth=1.4, drawstyle="steps-post")
     for point in trade_off.points:

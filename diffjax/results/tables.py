@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
+from diffjax import ablations
 from diffjax.errors import UserError
 from diffjax.results.folder import Evaluation, Results, first_difference
 from diffjax.results.protocols import History, Protocol
@@ -57,6 +58,11 @@ class Table:
     folders: tuple[Results, ...] = ()
 
     @property
+    def ablation(self) -> ablations.Ablation | None:
+        """The one that all folders are part of."""
+        return _shared_ablation(self.folders)
+
+    @property
     def suites(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(row.suite for row in self.rows))
 
@@ -89,8 +95,9 @@ def build_table(results: Iterable[Results]) -> Table:
     folders = list(results)
     cells: dict[tuple[Row, Column], Cell] = {}
     origins: dict[tuple[Row, Column], Results] = {}
+    ablation = _shared_ablation(folders)
     for folder in folders:
-        for (row, column), cell in _cells(folder).items():
+        for (row, column), cell in _cells(folder, ablation).items():
             where = (row, column)
             if where in cells:
                 _check_same_experiment(origins[where], folder)
@@ -103,6 +110,13 @@ def build_table(results: Iterable[Results]) -> Table:
     rows = _grouped(row for row, _ in cells)
     columns = _grouped(column for _, column in cells)
     return Table(rows, columns, cells, tuple(folders))
+
+
+def table_labels(table: Table) -> dict[Column, str]:
+    """What stands at the head of each column; in the table of an ablation only what it varies."""
+    if table.ablation is None:
+        return column_labels(table.columns)
+    return {column: column.setting for column in table.columns}
 
 
 def column_labels(columns: Sequence[Column]) -> dict[Column, str]:
@@ -133,7 +147,7 @@ def evaluation_rule(row: Evaluation) -> str:
     return f"{row.selection}; candidates {row.candidates}, network evaluations {row.network_evaluations}"
 
 
-def _cells(results: Results) -> dict[tuple[Row, Column], Cell]:
+def _cells(results: Results, ablation: ablations.Ablation | None) -> dict[tuple[Row, Column], Cell]:
     """The cells of one folder: one per setting, and per evaluation rule if there are several."""
     config = results.config
     row = Row(config["suite"], config["task"], config["dataset"]["label"], config["dataset"]["fingerprint"])
@@ -146,6 +160,7 @@ def _cells(results: Results) -> dict[tuple[Row, Column], Cell]:
         evaluations.setdefault((evaluation.seed, evaluation.setting, evaluation_rule(evaluation)), []).append(
             evaluation
         )
+    labels = _ablation_labels(config, ablation)
     cells: dict[tuple[Row, Column], Cell] = {}
     for run in results.runs:
         for rule in rules:
@@ -153,7 +168,7 @@ def _cells(results: Results) -> dict[tuple[Row, Column], Cell]:
                 config["method"],
                 config["variant"],
                 config["preset"],
-                run.setting,
+                labels.get(run.setting, run.setting),
                 rule if len(rules) > 1 else "",
             )
             found = sorted(evaluations.get((run.seed, run.setting, rule), ()), key=lambda item: item.step)
@@ -161,6 +176,23 @@ def _cells(results: Results) -> dict[tuple[Row, Column], Cell]:
             cell = _run_cell(run.seed, run.status, found, cloning, own)
             cells[row, column] = _merge(cells.get((row, column), Cell()), cell)
     return cells
+
+
+def _shared_ablation(folders: Sequence[Results]) -> ablations.Ablation | None:
+    names = {folder.config.get("ablation", "") for folder in folders}
+    return ablations.get_ablation(min(names)) if len(names) == 1 and min(names) else None
+
+
+def _ablation_labels(config: Mapping[str, Any], ablation: ablations.Ablation | None) -> dict[str, str]:
+    """The settings of a folder that is part of an ablation -> what its table calls them, the same for every task."""
+    if ablation is None:
+        return {}
+    found = ablations.columns(ablation, config["task"], config["preset"])
+    return {
+        column.setting: column.label
+        for column in found
+        if (column.method, column.variant) == (config["method"], config["variant"])
+    }
 
 
 def _cloning_losses(metrics: Iterable[Mapping[str, Any]]) -> dict[tuple[int, str, int], float]:

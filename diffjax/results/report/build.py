@@ -8,7 +8,7 @@ from diffjax.results.latency import TradeOff
 from diffjax.results.page import Page
 from diffjax.results.report import provenance, scores, sections
 from diffjax.results.report.markup import Markup, element, join
-from diffjax.results.tables import column_labels
+from diffjax.results.tables import table_labels
 
 # Nothing is ever fetched, whatever a page should come to hold.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -16,7 +16,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 
 def render(page: Page, trade_off: TradeOff | None = None) -> str:
     """The page of a table (with ``statistics``) as one HTML file."""
-    table, names = page.table, column_labels(page.table.columns)
+    table, names = page.table, table_labels(page.table)
     styles = figures.styles(table.columns)
     parts = {
         "Scores": scores.score_tables(page),
@@ -62,7 +62,8 @@ def _section(title: str, name: str, content: Markup) -> Markup:
 def _title(page: Page) -> str:
     methods = list(dict.fromkeys(column.method for column in page.table.columns))
     tasks = list(dict.fromkeys(row.task for row in page.table.rows))
-    return f"{_listed(methods, 'methods')} on {_listed(tasks, 'tasks')}"
+    subject = page.table.ablation.title if page.table.ablation else _listed(methods, "methods")
+    return f"{subject} on {_listed(tasks, 'tasks')}"
 
 
 def _listed(names: list[str], what: str) -> str:

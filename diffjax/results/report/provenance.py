@@ -7,7 +7,7 @@ from typing import Any
 
 from diffjax.results.folder import Results
 from diffjax.results.report.markup import Markup, details, element, join, table
-from diffjax.results.tables import Column, Table, column_label, column_labels, row_labels
+from diffjax.results.tables import Column, Table, column_label, row_labels, table_labels
 
 _ABSENT = "–"
 _UNKNOWN = "not recorded"
@@ -148,7 +148,7 @@ def versions(found: Table) -> Markup:
 
 def failures(found: Table) -> Markup:
     """Every failed run with its reason."""
-    names, labels = column_labels(found.columns), row_labels(found.rows)
+    names, labels = table_labels(found), row_labels(found.rows)
     items = [
         element("li", f"{names[column]} on {row.task} ({labels[row]}), seed {seed}: {reason}")
         for (row, column), cell in found.cells.items()

@@ -1,9 +1,18 @@
 "use strict";
 
-/* Sorts tables by a column: within each body, the averages staying last; a third click brings the first order back. */
+/* Sorts tables by a column: within each body, the averages staying last, and what is printed of a row staying below it;
+   a third click brings the first order back. */
 for (const table of document.querySelectorAll("table.sortable")) {
   const headers = [...table.tHead.rows[0].cells];
-  const original = [...table.tBodies].map((body) => [...body.rows]);
+  const grouped = (rows) => {
+    const groups = [];
+    for (const row of rows) {
+      if (row.classList.contains("printed") && groups.length > 0) groups.at(-1).push(row);
+      else groups.push([row]);
+    }
+    return groups;
+  };
+  const original = [...table.tBodies].map((body) => grouped([...body.rows]));
 
   const value = (row, column) => {
     const cell = row.cells[column];
@@ -18,13 +27,14 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
   const sort = (column, direction) => {
     [...table.tBodies].forEach((body, index) => {
-      const rows = original[index].filter((row) => !row.classList.contains("average"));
-      const averages = original[index].filter((row) => row.classList.contains("average"));
-      const known = rows.filter((row) => value(row, column) !== null);
-      const unknown = rows.filter((row) => value(row, column) === null);
+      const isAverage = ([row]) => row.classList.contains("average");
+      const rows = original[index].filter((group) => !isAverage(group));
+      const averages = original[index].filter(isAverage);
+      const known = rows.filter(([row]) => value(row, column) !== null);
+      const unknown = rows.filter(([row]) => value(row, column) === null);
       const sign = direction === "descending" ? -1 : 1;
-      known.sort((a, b) => sign * compare(value(a, column), value(b, column)));
-      body.append(...(direction ? [...known, ...unknown] : rows), ...averages);
+      known.sort(([a], [b]) => sign * compare(value(a, column), value(b, column)));
+      body.append(...[...(direction ? [...known, ...unknown] : rows), ...averages].flat());
     });
   };
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from diffjax.results.page import BOLD, LEGEND, Block, Entry, Line, Page, PublishedColumn, with_spread
 from diffjax.results.report.markup import Markup, element, join, scroll
 
+_PRINTED = "published"  # the line of an ablation's table that says what its paper prints of the line above
+
 
 def score_tables(page: Page) -> Markup:
     """The blocks of scores, one seen at a time; the choice needs no program."""
@@ -39,7 +41,9 @@ def block_table(block: Block) -> Markup:
 
 
 def _line(line: Line, block: Block) -> Markup:
-    is_average = line.is_average and not block.is_aggregate
+    kind = None
+    if line.is_average and not block.is_aggregate:
+        kind = "printed" if line.task == _PRINTED else "average"
     cells = [element("th", line.task, scope="row"), element("td", line.data, class_="data")]
     for entry, column in zip(line.entries, block.columns, strict=True):
         names = ["missing"] if entry.mean is None else []
@@ -47,7 +51,7 @@ def _line(line: Line, block: Block) -> Markup:
         class_ = " ".join(names) or None
         title = entry.source or None
         cells.append(element("td", _entry(entry), data_sort=entry.mean, class_=class_, title=title))
-    return element("tr", *cells, class_="average" if is_average else None)
+    return element("tr", *cells, class_=kind)
 
 
 def _column_class(column: object) -> str | None:

@@ -1,0 +1,253 @@
+"""Loggers: event files and a stand-in for Weights & Biases hold exactly the rows of the results folder."""
+
+import struct
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from data_tools import error_of, random_hdf5
+from tensorboardX.proto.event_pb2 import Event
+
+from diffjax.experiment import Experiment, run_experiment
+from diffjax.progress import TrainingProgress
+from diffjax.results.folder import ResultsFolder, read_evaluations, read_metrics
+from diffjax.results.loggers import LoggedRun, Loggers, check_loggers
+from diffjax.tasks import get_task
+
+Curve = list[tuple[int, float]]
+TASK = "pendulum-mixed"
+SETTINGS = ("actor_lr=0.001", "actor_lr=0.0001")
+RUNS = {(seed, setting): f"{setting};seed={seed}" for setting in SETTINGS for seed in (0, 1)}
+
+
+def events(folder: Path) -> dict[str, Curve]:
+    """All scalars of the event files in a folder, parsed as the format is defined: length, crc, message, crc."""
+    curves: dict[str, Curve] = {}
+    for path in sorted(folder.glob("events.*")):
+        content, place = path.read_bytes(), 0
+        while place < len(content):
+            (length,) = struct.unpack_from("<Q", content, place)
+            event = Event.FromString(content[place + 12 : place + 12 + length])
+            place += 12 + length + 4
+            for value in event.summary.value:
+                curves.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return curves
+
+
+def expected(folder: Path, seed: int, setting: str) -> dict[str, Curve]:
+    """The same from the folder's own files."""
+    curves: dict[str, Curve] = {}
+    for record in read_metrics(folder):
+        index = list(zip(record["seeds"], record["settings"], strict=True)).index((seed, setting))
+        for name, values in record["metrics"].items():
+            curves.setdefault(name, []).append((record["step"], pytest.approx(values[index])))
+    for row in read_evaluations(folder):
+        if (row.seed, row.setting) == (seed, setting):
+            for name in ("score", "return_mean", "return_std", "length_mean"):
+                curves.setdefault(f"evaluation/{name}", []).append((row.step, pytest.approx(getattr(row, name))))
+    return curves
+
+
+class Stopped(TrainingProgress):
+    """Interrupts after the rows of one step are written and before its checkpoint."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def evaluated(self, step: int, scores: Any) -> None:
+        if step == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def pendulum_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    task = get_task(TASK)
+    return random_hdf5(tmp_path_factory.mktemp("data") / "tiny.hdf5", task.observation_dim, task.action_dim)
+
+
+def train(path: Path, out: Path, *log: str, stop: int = 0, **changes: Any) -> None:
+    overrides = {"steps": "6", "eval_interval": "2", "episodes": "2", "hidden_dims": "8", "batch_size": "8"}
+    experiment = Experiment(
+        "bc", TASK, out, preset="quick", seeds=(0, 1), settings=SETTINGS, overrides=tuple(overrides.items()),
+        dataset=str(path), log=log, **changes,
+    )  # fmt: skip
+    run_experiment(experiment, Stopped(stop) if stop else TrainingProgress())
+
+
+def test_tensorboard_holds_every_run_once_also_after_an_interruption(pendulum_file, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        train(pendulum_file, out, "tensorboard", stop=4)
+    before = events(out / "tensorboard" / "actor_lr=0.001;seed=0")
+    assert [step for step, _ in before["evaluation/score"]] == [2, 4]  # that of step 4 has no checkpoint
+    train(pendulum_file, out, "tensorboard", resume=True)
+    assert sorted(path.name for path in (out / "tensorboard").iterdir()) == sorted(RUNS.values())
+    for (seed, setting), name in RUNS.items():
+        curves = events(out / "tensorboard" / name)
+        assert curves == expected(out, seed, setting)
+        assert [step for step, _ in curves["evaluation/score"]] == [2, 4, 6]
+        assert len(curves) > 5
+    # Nothing is left to train: what stands is not touched, and no logger is opened.
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("events.*")}
+    train(pendulum_file, out, "tensorboard", resume=True)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("events.*")} == stamps
+
+
+class FakeRun:
+    """A run as Weights & Biases keeps it: what was logged stays, across processes too."""
+
+    def __init__(self, store: dict[int, dict[str, float]], settings: dict[str, Any]) -> None:
+        self.store = store
+        self.settings = settings
+        self.resumed = bool(store)
+        self.step = max(store) + 1 if store else 0
+        self.axes: dict[str, str] = {}
+        self.finished = False
+
+    def define_metric(self, name: str, step_metric: str | None = None) -> None:
+        if step_metric:
+            self.axes[name] = step_metric
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        assert not self.finished
+        assert step >= max(self.store, default=0), "a step that goes back is dropped by the service"
+        row = self.store.setdefault(step, {})
+        shared = row.keys() & values.keys() - {"step", "pretrain/step"}
+        assert not shared, f"{shared} twice at step {step}"
+        row |= values
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+class FakeWandb(SimpleNamespace):
+    """In place of the package."""
+
+    class Error(Exception):
+        pass
+
+    def __init__(self) -> None:
+        super().__init__(stores={}, runs=[], refuse="")
+
+    def init(self, **settings: Any) -> FakeRun:
+        if self.refuse:
+            raise self.Error(self.refuse)
+        assert "mode" not in settings, "WANDB_MODE decides"
+        run = FakeRun(self.stores.setdefault(settings["id"], {}), settings)
+        self.runs.append(run)
+        return run
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    return fake
+
+
+def test_wandb_has_one_run_per_seed_and_setting_and_no_step_twice(pendulum_file, tmp_path, wandb):
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        train(pendulum_file, out, "wandb", stop=4)
+    assert all(run.finished for run in wandb.runs)
+    train(pendulum_file, out, "wandb", resume=True)
+    assert len(wandb.runs) == 8
+    assert len(wandb.stores) == 4
+    assert [run.resumed for run in wandb.runs] == [False] * 4 + [True] * 4
+    for run, (seed, setting) in zip(wandb.runs[4:], RUNS, strict=True):
+        assert run.settings["project"] == "diffjax"
+        assert run.settings["name"] == f"bc {TASK} {setting};seed={seed}"
+        assert run.settings["config"]["hyper"]["actor_lr"] == float(setting.partition("=")[2])
+        assert (run.settings["config"]["seed"], run.settings["config"]["setting"]) == (seed, setting)
+        assert run.settings["resume"] == "allow"
+        assert run.axes == {"*": "step"}
+        curves: dict[str, Curve] = {}
+        for step, row in run.store.items():
+            assert row.pop("step") == step
+            for name, value in row.items():
+                curves.setdefault(name, []).append((step, value))
+        assert curves == expected(out, seed, setting)
+
+
+def test_wandb_is_never_touched_unless_asked_for(pendulum_file, tmp_path, wandb, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    train(pendulum_file, tmp_path / "out")
+    assert wandb.runs == []
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "checkpoints", "config.json", "evaluations.csv", "metrics.jsonl", "status.json",
+    ]  # fmt: skip
+
+
+def test_a_refusal_of_the_service_is_one_line(pendulum_file, tmp_path, wandb):
+    wandb.refuse = "api_key not configured.\nUse wandb login"
+    message = error_of(train, pendulum_file, tmp_path / "out", "wandb")
+    assert "api_key not configured. Use wandb login" in message
+    assert "WANDB_MODE=offline" in message
+
+
+@pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
+def test_a_missing_package_names_its_extra_before_anything_is_written(
+    pendulum_file, tmp_path, monkeypatch, name, package
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    message = error_of(train, pendulum_file, tmp_path / "out", name)
+    assert message == f"--log={name} needs the package {package}; install the extra: pip install 'diffjax[{name}]'"
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_logger():
+    assert "did you mean tensorboard" in error_of(check_loggers, ["tensorbord"])
+
+
+def folder_of_two_phases(path: Path) -> tuple[ResultsFolder, dict[str, Any]]:
+    """A folder in which a method with two phases has come to its first main interval."""
+    from test_results import config, evaluation
+
+    from diffjax.results.folder import open_folder
+
+    described = config(seeds=[3], settings=[""], hyper={"": {"eta": 1.0}})
+    folder = open_folder(path, described)
+    for phase, step, loss in (("pretrain", 10, 3.0), ("pretrain", 20, 2.0), ("main", 1000, float("nan"))):
+        metrics = {"critic/loss": [loss], "behavior/loss": [step / 10]}
+        folder.append_metrics([{"phase": phase, "step": step, "seeds": [3], "settings": [""], "metrics": metrics}])
+    folder.append_evaluations([evaluation(seed=3)])
+    return folder, described
+
+
+def test_phases_before_the_main_one_have_steps_of_their_own(tmp_path, wandb, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    folder, described = folder_of_two_phases(tmp_path / "run")
+    run = LoggedRun(3, "", {"eta": 1.0})
+    with Loggers(["tensorboard", "wandb"], folder, described, [run], {"pretrain": 20, "main": 2000}) as loggers:
+        record = {"phase": "main", "step": 2000, "seeds": [3], "settings": [""], "metrics": {"critic/loss": [0.5]}}
+        loggers.metrics(record)
+    assert events(folder.path / "tensorboard" / "seed=3") == {
+        "pretrain/critic/loss": [(10, 3.0), (20, 2.0)],
+        "pretrain/behavior/loss": [(10, 1.0), (20, 2.0)],
+        "critic/loss": [(2000, 0.5)],  # that of step 1000 is not a number
+        "behavior/loss": [(1000, 100.0)],
+        "evaluation/score": [(1000, 37.5)],
+        "evaluation/return_mean": [(1000, 1200.5)],
+        "evaluation/return_std": [(1000, 3.25)],
+        "evaluation/length_mean": [(1000, 400.0)],
+    }
+    (fake,) = wandb.runs
+    assert fake.settings["project"] == "mine"
+    assert fake.axes == {"*": "step", "pretrain/*": "pretrain/step"}
+    assert fake.store[10] == {"pretrain/critic/loss": 3.0, "pretrain/behavior/loss": 1.0, "pretrain/step": 10}
+    assert fake.store[1020] == {
+        "behavior/loss": 100.0, "step": 1000, "evaluation/score": 37.5, "evaluation/return_mean": 1200.5,
+        "evaluation/return_std": 3.25, "evaluation/length_mean": 400.0,
+    }  # fmt: skip
+    assert fake.store[2020] == {"critic/loss": 0.5, "step": 2000}
+
+
+def test_rows_of_other_runs_are_left_out(tmp_path):
+    folder, described = folder_of_two_phases(tmp_path / "run")
+    with Loggers(["tensorboard"], folder, described, [LoggedRun(4, "", {})], {"pretrain": 20, "main": 2000}):
+        pass
+    assert events(folder.path / "tensorboard" / "seed=4") == {}
