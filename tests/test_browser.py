@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_layout import ablated
 from test_tables import table_of, write
 
 from diffjax.results.folder import write_text
@@ -161,6 +162,22 @@ def test_sorting_by_keyboard(page: Any) -> None:
 def test_every_header_is_a_button(page: Any) -> None:
     for selector in (".sortable thead th", ".sortable thead th > button:only-child"):
         assert len(all_of(page, selector)) == len(all_of(page, ".sortable thead th")) > 0
+
+
+def test_what_a_paper_prints_stays_below_its_row(page: Any, tmp_path: Path) -> None:
+    names = ("halfcheetah-medium-expert-v2", "walker2d-medium-replay-v2")
+    settings = ("ensemble_target=lcb", "ensemble_target=min")
+    paths = [
+        ablated(tmp_path / task, "dac_target", dict.fromkeys(settings, score), task=task)
+        for task, score in zip(names, (10.0, 20.0), strict=True)
+    ]
+    table = lay_out(table_of(*paths), Options(statistics=True, published=True, protocols=("paper",)))
+    write_text(tmp_path / "report.html", build.render(table))
+    page.get((tmp_path / "report.html").as_uri())
+    before = tasks(page)
+    assert before == [names[0], "published", names[1], "locomotion average"]
+    press(header(page, "lcb"))
+    assert tasks(page) == [names[1], names[0], "published", "locomotion average"]
 
 
 def test_one_protocol_at_a_time(page: Any) -> None:
