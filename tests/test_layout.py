@@ -149,6 +149,15 @@ def test_offline_selection_reads_the_recorded_losses(tmp_path: Path) -> None:
     assert "Rules: dac selected offline by the cloning loss." in page.notes
 
 
+def test_rows_stand_in_the_order_of_the_tasks(tmp_path: Path) -> None:
+    names = ["walker2d-medium-v2", "antmaze-umaze-v0", "hopper-medium-v2", "nobody's"]
+    suites = {"antmaze-umaze-v0": "antmaze", "nobody's": "own"}
+    page = page_of(
+        *(hopper(tmp_path / name, task=name, suite=suites.get(name, "locomotion"), dataset="x") for name in names)
+    )
+    assert [row.task for row in page.table.rows] == [names[2], names[0], names[1], names[3]]
+
+
 def test_bold_is_near_the_best_and_never_across_data(tmp_path: Path) -> None:
     folders = [
         hopper(tmp_path / "a", {(0, ""): [100.0]}),

@@ -15,6 +15,7 @@ from diffjax import ablations
 from diffjax.errors import UserError
 from diffjax.results.folder import Evaluation, Results, first_difference
 from diffjax.results.protocols import History, Protocol
+from diffjax.tasks import tasks
 
 CLONING_LOSS = "actor/bc"  # the metric by which checkpoints are selected offline
 
@@ -86,7 +87,7 @@ def average(table: Table, rows: Iterable[Row], column: Column, protocol: Protoco
 
 
 def build_table(results: Iterable[Results]) -> Table:
-    """The table of some results folders; rows and columns in the order of first appearance.
+    """The table of some results folders; rows in the order of the tasks, columns in that of first appearance.
 
     Folders of one method on one task with different seeds make one cell.
 
@@ -107,7 +108,8 @@ def build_table(results: Iterable[Results]) -> Table:
             origins.setdefault(where, folder)
     if not cells:
         raise UserError("no results to make a table of; name folders that hold runs")
-    rows = _grouped(row for row, _ in cells)
+    places = {task: place for place, task in enumerate(tasks())}
+    rows = _grouped(sorted((row for row, _ in cells), key=lambda row: places.get(row.task, len(places))))
     columns = _grouped(column for _, column in cells)
     return Table(rows, columns, cells, tuple(folders))
 
