@@ -19,7 +19,7 @@ FORMATS = ("png", "svg", "pdf")
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_RC: dict[Any, Any] = {
+RC: dict[Any, Any] = {
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -57,7 +57,7 @@ def plot_curves(table: Table, path: str | Path) -> None:
         raise UserError('--plot needs matplotlib; install it with pip install "diffjax[plots]"') from None
     if not any(cell.histories for cell in table.cells.values()):
         raise UserError("no run has been evaluated yet, so there is no curve to plot")
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         picture = io.BytesIO()
         undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format_name)
         _figure(table).savefig(picture, format=format_name, dpi=160, metadata=undated)
