@@ -126,8 +126,8 @@ def dac_problems(key: jax.Array) -> tuple[Problem, ...]:
     """
     corner = (-0.8, -0.2)
     sets = {
-        "two": (np.float32([(-0.6, 0.6), (0.4, 0.2)]), 400, 0.1),
-        "three": (np.float32([(-0.6, 0.6), (0.4, 0.4), (-0.4, -0.4)]), 400, 0.1),
+        "two": (np.array([(-0.6, 0.6), (0.4, 0.2)], np.float32), 400, 0.1),
+        "three": (np.array([(-0.6, 0.6), (0.4, 0.4), (-0.4, -0.4)], np.float32), 400, 0.1),
         "moons": (rescale(moons(40), 1.1, corner), 10, 0.05),
         "circles": (rescale(circles(40), 1.1, corner), 10, 0.05),
     }
@@ -144,7 +144,7 @@ def four_corners(key: jax.Array) -> tuple[Problem, ...]:
     Source: Diffusion-QL, toy_experiments.
     """
     action_key, reward_key = jax.random.split(key)
-    centers = np.float32(CORNERS)
+    centers = np.array(CORNERS, np.float32)
     action = np.clip(blobs(centers, _normal(action_key, 4, 2500, 2), 0.05), -1.0, 1.0)
     problem = _problem("corners", action, corner_reward, centers, 0.05)
     return (problem._replace(reward=problem.reward + 0.5 * _normal(reward_key, len(action))),)

@@ -4,8 +4,8 @@ Constants are the papers' (preset ``paper``); ``quick`` takes fewer updates, sma
 its pictures say so. What a paper leaves open is chosen here and said beside the value.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from diffjax.toys.clouds import FAMILIES, Problem
 from diffjax.types import Batch, Spec
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Arm:
     """One method with its constants, trained on every problem of a figure or on those named."""
 
@@ -32,7 +32,9 @@ class Arm:
     sampling: str = "uniform"
     problems: tuple[str, ...] = ()  # empty: all
     adapt: Callable[[Problem, Any], Any] = lambda problem, hyper: hyper
-    acting: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # changes of hyper when sampling
+    acting: Mapping[str, Any] = dataclasses.field(
+        default_factory=lambda: MappingProxyType({})
+    )  # changes of hyper when sampling
     value: Callable[[Any, Any, jax.Array], jax.Array] | None = None  # (state, hyper, actions) -> contours
 
 
@@ -98,7 +100,7 @@ def _dac_arms(quick: bool) -> tuple[Arm, ...]:
         Arm(
             guidance,
             method,
-            hyper.replace(guidance=guidance),
+            dataclasses.replace(hyper, guidance=guidance),
             steps,
             sampling="shuffled",
             acting={"max_action": float("inf")},
@@ -111,20 +113,20 @@ def _dac_arms(quick: bool) -> tuple[Arm, ...]:
 def _dql_arms(quick: bool) -> tuple[Arm, ...]:
     """Diffusion-QL, toy_experiments; the weight of TD3+BC's Q term is not known there and taken as Diffusion-QL's."""
     steps, rate = (6_000, 1e-3) if quick else (100_000, 3e-4)
-    common = {"actor_lr": rate, "batch_size": 100, "hidden_dims": (128, 128, 128)}
+    common: dict[str, Any] = {"actor_lr": rate, "batch_size": 100, "hidden_dims": (128, 128, 128)}
     diffusion = common | {"diffusion_steps": 50, "time_dim": 4}
     single = gaussian.Hyper(critic_lr=rate, **common)
     diffusion_ql = dql.Hyper(critic_lr=rate, eta=2.5, candidates=1, **diffusion)
     return (
         Arm("Gaussian BC", gaussian.METHOD, single, steps),
         Arm("diffusion BC", diffusion_bc.METHOD, diffusion_bc.Hyper(**diffusion), steps),
-        Arm("Gaussian + Q (TD3+BC)", gaussian.METHOD, single.replace(eta=2.5), steps),
+        Arm("Gaussian + Q (TD3+BC)", gaussian.METHOD, dataclasses.replace(single, eta=2.5), steps),
         Arm("Diffusion-QL", bandit(dql.METHOD, dql.update_towards), diffusion_ql, steps),
     )
 
 
 def _largest_action(problem: Problem, hyper: Any) -> Any:
-    return hyper.replace(max_action=float(abs(problem.action).max()))
+    return dataclasses.replace(hyper, max_action=float(abs(problem.action).max()))
 
 
 def _diffcps_arms(quick: bool) -> tuple[Arm, ...]:
@@ -134,7 +136,7 @@ def _diffcps_arms(quick: bool) -> tuple[Arm, ...]:
     ``kappa`` 0.05, the bound of ``x_0`` at the data's largest coordinate.
     """
     steps, width, rate = (3_000, 64, 1e-3) if quick else (20_000, 256, 3e-4)
-    common = {"actor_lr": rate, "critic_lr": rate, "hidden_dims": (width,) * 3}
+    common: dict[str, Any] = {"actor_lr": rate, "critic_lr": rate, "hidden_dims": (width,) * 3}
     arms = [
         Arm(
             "Gaussian AWR",
@@ -158,14 +160,14 @@ def _dtql_scales(problem: Problem, hyper: Any) -> Any:
     hyper = _largest_action(problem, hyper)
     if problem.name != "swiss-far":
         return hyper
-    smaller = hyper.replace(alpha=hyper.alpha / 5.0)
-    return smaller.replace(gamma_nll=hyper.gamma_nll / 5.0) if isinstance(hyper, dtql.Hyper) else smaller
+    smaller = dataclasses.replace(hyper, alpha=hyper.alpha / 5.0)
+    return dataclasses.replace(smaller, gamma_nll=hyper.gamma_nll / 5.0) if isinstance(hyper, dtql.Hyper) else smaller
 
 
 def _dtql_arms(quick: bool) -> tuple[Arm, ...]:
     """DTQL, toy_tasks; the paper's minibatch is all the data. Some of its KL runs were shorter; which is not known."""
     steps = 2_000 if quick else 3_500
-    common = {
+    common: dict[str, Any] = {
         "alpha": 1.0,
         "expectile": 0.95,
         "actor_lr": 3e-3,

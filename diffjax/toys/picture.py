@@ -98,16 +98,22 @@ def _prepare(axis: "Axes", problem: Problem) -> float:
 def _draw_data(axis: "Axes", problem: Problem) -> None:
     _prepare(axis, problem)
     reward = problem.true_reward(problem.action)
-    axis.scatter(*problem.action.T, c=reward, s=2, cmap="viridis", linewidths=0, rasterized=True)
+    axis.scatter(
+        problem.action[:, 0], problem.action[:, 1], c=reward, s=2, cmap="viridis", linewidths=0, rasterized=True
+    )
     if len(problem.best) < len(problem.centers) or not len(problem.centers):
-        axis.scatter(*problem.best.T, marker="*", s=70, color=_BEST, edgecolors="white", linewidths=0.5)
+        axis.scatter(
+            problem.best[:, 0], problem.best[:, 1], marker="*", s=70, color=_BEST, edgecolors="white", linewidths=0.5
+        )
 
 
 def _draw_samples(axis: "Axes", panel: Panel, shown: int, critic: np.ndarray | None) -> None:
     bound = _prepare(axis, panel.problem)
     if critic is not None:
         axis.contour(grid_axis(), grid_axis(), critic, levels=8, colors="#606060", linestyles="--", linewidths=0.6)
-    axis.scatter(*panel.problem.action.T, s=2, color=_DATA, linewidths=0, rasterized=True)
+    axis.scatter(
+        panel.problem.action[:, 0], panel.problem.action[:, 1], s=2, color=_DATA, linewidths=0, rasterized=True
+    )
     # Samples beyond the frame are drawn on it.
     samples = np.clip(panel.samples[:shown], -0.99 * bound, 0.99 * bound)
-    axis.scatter(*samples.T, s=7 if shown <= 100 else 3, color=_SAMPLE, linewidths=0, rasterized=True)
+    axis.scatter(samples[:, 0], samples[:, 1], s=7 if shown <= 100 else 3, color=_SAMPLE, linewidths=0, rasterized=True)

@@ -1,5 +1,6 @@
 """Training the arms of a figure with the same program as any benchmark task, and judging their samples."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
@@ -109,7 +110,7 @@ def train_arm(figure: Figure, arm: Arm, seed: int, num_samples: int, listener: L
     state = _train(program, setup, program.replicate(data), figure.name, arm, listener)
 
     acting = setup._replace(
-        hyper=stack_setups([run._replace(hyper=run.hyper.replace(**arm.acting)) for run in setups]).hyper
+        hyper=stack_setups([run._replace(hyper=dataclasses.replace(run.hyper, **arm.acting)) for run in setups]).hyper
     )
     keys = jax.random.split(figure_key(seed, SAMPLE_STREAM), (len(problems), num_samples))
     observation = jnp.zeros((len(problems), num_samples, figure.observation_dim))
