@@ -89,7 +89,7 @@ def as_transitions(figure: Figure, problems: tuple[Problem, ...]) -> tuple[Trans
 
 
 def train_arm(figure: Figure, arm: Arm, seed: int, num_samples: int, listener: Listener) -> list[Panel]:
-    """Trains one arm on its problems side by side, main phase only, and samples the policies."""
+    """Trains one arm on its problems side by side and samples the policies."""
     problems = figure.problems_of(arm)
     data, offsets = as_transitions(figure, problems)
     key = figure_key(seed, TRAIN_STREAM)
@@ -131,13 +131,15 @@ def train_arm(figure: Figure, arm: Arm, seed: int, num_samples: int, listener: L
 
 def _train(program: Program, setup: RunSetup, data: Transitions, name: str, arm: Arm, listener: Listener) -> TrainState:
     state = program.init(setup)
-    listener.begin(f"{name}: {arm.name}", len(setup.offset), arm.steps, 0)
-    bounds = np.unique(np.linspace(0, arm.steps, PIECES + 1).round().astype(int)).tolist()
-    for start, stop in itertools.pairwise(bounds):
-        state, _ = program.advance(len(arm.method.phases) - 1, state, start, stop, setup, data)
-        jax.block_until_ready(state)
-        listener.advance(stop - start)
-    listener.note(f"{name}: {arm.name}: {arm.steps} updates, {listener.rate()}")
+    lengths = {0: arm.pretrain_steps} | {len(arm.method.phases) - 1: arm.steps}
+    listener.begin(f"{name}: {arm.name}", len(setup.offset), sum(lengths.values()), 0)
+    for phase, length in lengths.items():
+        bounds = np.unique(np.linspace(0, length, PIECES + 1).round().astype(int)).tolist()
+        for start, stop in itertools.pairwise(bounds):
+            state, _ = program.advance(phase, state, start, stop, setup, data)
+            jax.block_until_ready(state)
+            listener.advance(stop - start)
+    listener.note(f"{name}: {arm.name}: {sum(lengths.values())} updates, {listener.rate()}")
     return state
 
 
