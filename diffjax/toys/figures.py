@@ -1,7 +1,7 @@
 """The papers' toy figures as data: which methods are trained on which clouds, with which constants.
 
-Constants are the papers' (preset ``paper``); ``quick`` takes fewer updates and smaller
-minibatches, networks or chains at larger rates, and its pictures say so. What a paper leaves open is chosen here and said beside the value.
+Constants are the papers' (preset ``paper``); ``quick`` takes fewer updates and smaller minibatches, networks or chains
+at larger rates, and its pictures say so. What a paper leaves open is chosen here and said beside the value.
 """
 
 import dataclasses
@@ -49,6 +49,7 @@ class Figure(NamedTuple):
     problems: tuple[Problem, ...]
     arms: tuple[Arm, ...]
     shown: int  # samples drawn into a panel
+    frame: float  # half the side of a panel
 
     def problems_of(self, arm: Arm) -> tuple[Problem, ...]:
         """The problems an arm is trained on."""
@@ -214,13 +215,14 @@ class _Recipe(NamedTuple):
     one_step: bool
     arms: Callable[[bool], tuple[Arm, ...]]
     shown: int
+    frame: float
 
 
 _RECIPES = {
-    "dac": _Recipe("DAC: soft, hard and denoised guidance", 1, True, _dac_arms, 100),
-    "dql": _Recipe("Diffusion-QL: four corners", 2, True, _dql_arms, 1000),
-    "diffcps": _Recipe("DiffCPS: noisy ring of constant reward", 1, True, _diffcps_arms, 1000),
-    "dtql": _Recipe("DTQL: trust region against KL distillation", 1, False, _dtql_arms, 1000),
+    "dac": _Recipe("DAC: soft, hard and denoised guidance", 1, True, _dac_arms, 100, 1.5),
+    "dql": _Recipe("Diffusion-QL: four corners", 2, True, _dql_arms, 1000, 2.5),
+    "diffcps": _Recipe("DiffCPS: noisy ring of constant reward", 1, True, _diffcps_arms, 1000, 1.6),
+    "dtql": _Recipe("DTQL: trust region against KL distillation", 1, False, _dtql_arms, 1000, 20.0),
 }
 FIGURES = tuple(_RECIPES)
 
@@ -241,4 +243,7 @@ def make_figure(name: str, preset: str, key: jax.Array, steps: int | None = None
         arms = tuple(
             Arm(**(vars(arm) | {"steps": steps, "pretrain_steps": min(arm.pretrain_steps, steps)})) for arm in arms
         )
-    return Figure(name, recipe.title, recipe.observation_dim, recipe.one_step, FAMILIES[name](key), arms, recipe.shown)
+    problems = FAMILIES[name](key)
+    return Figure(
+        name, recipe.title, recipe.observation_dim, recipe.one_step, problems, arms, recipe.shown, recipe.frame
+    )

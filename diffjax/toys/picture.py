@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 # Of Okabe and Ito's palette.
 _SAMPLE, _BEST = "#D55E00", "#0072B2"
 _DATA = "#B8B8B8"
-_CLIP = 1.45  # of the extent at which stray samples are drawn, as a share of the cloud's
 
 
 def can_draw() -> bool:
@@ -68,12 +67,12 @@ def _picture(figure: Figure, panels: list[Panel], subtitle: str) -> "Picture":
     critics = {panel.problem.name: panel.values for panel in panels if panel.values is not None}
     found = {(panel.arm.name, panel.problem.name): panel for panel in panels}
     for column, problem in enumerate(figure.problems):
-        _draw_data(grid[0, column], problem)
+        _draw_data(grid[0, column], problem, figure.frame)
         grid[0, column].set_title("data" if single else problem.name)
         for row, arm in enumerate(figure.arms, start=1):
             panel = found.get((arm.name, problem.name))
             if panel is not None:
-                _draw_samples(grid[row, column], panel, figure.shown, critics.get(problem.name))
+                _draw_samples(grid[row, column], panel, figure, critics.get(problem.name))
             if single:
                 grid[row, column].set_title(arm.name)
     if not single:
@@ -84,19 +83,16 @@ def _picture(figure: Figure, panels: list[Panel], subtitle: str) -> "Picture":
     return picture
 
 
-def _prepare(axis: "Axes", problem: Problem) -> float:
-    """Axes of equal scale around the cloud; returns the bound of what is drawn."""
-    bound = _CLIP * float(np.abs(problem.action).max())
+def _prepare(axis: "Axes", frame: float) -> None:
     axis.set_axis_on()
-    axis.set_xlim(-bound, bound)
-    axis.set_ylim(-bound, bound)
+    axis.set_xlim(-frame, frame)
+    axis.set_ylim(-frame, frame)
     axis.set_aspect("equal")
     axis.tick_params(labelsize=7)
-    return bound
 
 
-def _draw_data(axis: "Axes", problem: Problem) -> None:
-    _prepare(axis, problem)
+def _draw_data(axis: "Axes", problem: Problem, frame: float) -> None:
+    _prepare(axis, frame)
     reward = problem.true_reward(problem.action)
     axis.scatter(
         problem.action[:, 0], problem.action[:, 1], c=reward, s=2, cmap="viridis", linewidths=0, rasterized=True
@@ -107,13 +103,15 @@ def _draw_data(axis: "Axes", problem: Problem) -> None:
         )
 
 
-def _draw_samples(axis: "Axes", panel: Panel, shown: int, critic: np.ndarray | None) -> None:
-    bound = _prepare(axis, panel.problem)
+def _draw_samples(axis: "Axes", panel: Panel, figure: Figure, critic: np.ndarray | None) -> None:
+    _prepare(axis, figure.frame)
     if critic is not None:
         axis.contour(grid_axis(), grid_axis(), critic, levels=8, colors="#606060", linestyles="--", linewidths=0.6)
     axis.scatter(
         panel.problem.action[:, 0], panel.problem.action[:, 1], s=2, color=_DATA, linewidths=0, rasterized=True
     )
     # Samples beyond the frame are drawn on it.
-    samples = np.clip(panel.samples[:shown], -0.99 * bound, 0.99 * bound)
-    axis.scatter(samples[:, 0], samples[:, 1], s=7 if shown <= 100 else 3, color=_SAMPLE, linewidths=0, rasterized=True)
+    samples = np.clip(panel.samples[: figure.shown], -0.97 * figure.frame, 0.97 * figure.frame)
+    axis.scatter(
+        samples[:, 0], samples[:, 1], s=7 if figure.shown <= 100 else 3, color=_SAMPLE, linewidths=0, rasterized=True
+    )
