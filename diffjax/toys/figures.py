@@ -183,6 +183,7 @@ def _dtql_arms(quick: bool) -> tuple[Arm, ...]:
         "candidates": 1,
         "behavior_hidden_dims": (128, 128, 128),
         "time_dim": 4,
+        "hidden_dims": (64, 64, 64) if quick else (256, 256, 256),
         "batch_size": 256 if quick else 10_000,
     }
     with_nll = ("gaussians-far", "gaussians-hard", "gaussians-near")
