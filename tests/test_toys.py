@@ -148,8 +148,8 @@ def trained(name: str, method: str, problem: str, steps: int, preset: str = "qui
 
 
 def test_dac_soft_guidance_stays_nearer_to_the_data_than_hard():
-    soft, panel = trained("dac", "soft", "two", 4000, diffusion_steps=10)
-    hard, _ = trained("dac", "hard", "two", 4000, diffusion_steps=10)
+    soft, panel = trained("dac", "soft", "two", 2500, diffusion_steps=10)
+    hard, _ = trained("dac", "hard", "two", 2500, diffusion_steps=10)
     assert soft.in_support > hard.in_support + 0.2
     assert soft.mean_reward > -0.7  # of the data: -1.0
     assert panel.values.shape == (100, 100)
