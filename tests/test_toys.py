@@ -166,6 +166,7 @@ def test_diffusion_covers_the_corners_that_a_gaussian_smears():
     assert diffusion.in_support > 0.75
 
 
+@pytest.mark.slow
 def test_diffusion_ql_takes_the_lower_right_corner():
     row, panel = trained("dql", "Diffusion-QL", "corners", 2000, diffusion_steps=5)
     assert np.mean(np.all(panel.samples * (1, -1) > 0.5, axis=1)) > 0.8
@@ -193,12 +194,12 @@ def test_diffcps_leaves_the_ring_empty():
 
 @pytest.mark.slow
 def test_trust_region_stays_in_support_where_kl_distillation_leaves_it():
-    near, _ = trained("dtql", "trust region", "gaussians-near", 3500, hidden_dims=(64, 64, 64))
+    near, _ = trained("dtql", "trust region", "gaussians-near", 2000)
     assert near.in_support > 0.9
     assert near.at_best > 0.9
-    kl_near, _ = trained("dtql", "KL distillation", "gaussians-near", 2000, hidden_dims=(64, 64, 64))
-    kl_far, _ = trained("dtql", "KL distillation", "gaussians-far", 2000, hidden_dims=(64, 64, 64))
-    assert kl_far.in_support < 0.2 < kl_near.in_support
+    far, panel = trained("dtql", "KL distillation", "gaussians-far", 2000)
+    assert far.in_support < 0.2
+    assert np.mean(np.abs(panel.samples).max(axis=1) > 11.5) > 0.3  # the data end there
 
 
 @pytest.mark.slow
