@@ -109,6 +109,20 @@ def guidance_loss(gradient: jax.Array, epsilon: jax.Array, weight: jax.Array) ->
     return jnp.mean(weight * gradient * epsilon)
 
 
+def distribution_matching_loss(action: jax.Array, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """``mean 1/2 (a - sg(a - (D_fake - D_real) / mean_d |a - D_real|))^2`` over batch and dimensions.
+
+    Its gradient in ``a`` is that of the KL divergence between the policy's and the data's noised densities, scaled per
+    sample. ``real`` and ``fake`` are what the data's and the policy's diffusion model make of the noised action.
+    Source: Yin et al. 2023 (DMD), arXiv 2311.18828, eq. 7-8; DTQL, agents/dql_kl.py.
+    """
+    chex.assert_equal_shape([action, real, fake])
+    # A generator may hit the bound of a clipped model exactly.
+    scale = jnp.maximum(jnp.mean(jnp.abs(action - real), axis=-1, keepdims=True), 1e-8)
+    target = jax.lax.stop_gradient(action - (fake - real) / scale)
+    return 0.5 * jnp.mean((action - target) ** 2)
+
+
 def tanh_gaussian_log_prob(
     action: jax.Array, mean: jax.Array, log_std: jax.Array, max_action: jax.Array | float
 ) -> jax.Array:

@@ -229,19 +229,21 @@ class NoiseNetwork(nn.Module):
 
 
 class GaussianPolicy(nn.Module):
-    """One-step policy ``observation -> (mean, log_std)`` before the tanh; ``log_std`` clipped to ``[-5, 2]``.
+    """One-step policy ``observation -> (mean, log_std)``, before a tanh if there is one; ``log_std`` is clipped.
 
-    Source: DTQL, agents/dtql.py.
+    The defaults are those of DTQL, agents/dtql.py.
     """
 
     action_dim: int
     hidden_dims: tuple[int, ...]
+    initializer: Initializer = ORTHOGONAL
+    log_std_range: tuple[float, float] = (-5.0, 2.0)
 
     @nn.compact
     def __call__(self, observation: jax.Array) -> tuple[jax.Array, jax.Array]:
-        trunk = MLP(self.hidden_dims, 2 * self.action_dim, nn.relu, ORTHOGONAL, name="trunk")
+        trunk = MLP(self.hidden_dims, 2 * self.action_dim, nn.relu, self.initializer, name="trunk")
         mean, log_std = jnp.split(trunk(observation), 2, axis=-1)
-        return mean, jnp.clip(log_std, -5.0, 2.0)
+        return mean, jnp.clip(log_std, *self.log_std_range)
 
 
 class Discriminator(nn.Module):

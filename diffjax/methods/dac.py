@@ -224,9 +224,14 @@ def update(
 ) -> tuple[State, Metrics]:
     """One gradient step of critics, actor, dual variable and targets."""
     (batch,) = batches
-    decay = cosine_decay(step, hyper.lr_decay_steps)
+    return update_towards(critic_target(state, draws, hyper, batch), draws, step, state, hyper, batch)
 
-    target = critic_target(state, draws, hyper, batch)
+
+def update_towards(
+    target: jax.Array, draws: Draws, step: jax.Array, state: State, hyper: Hyper, batch: Batch
+) -> tuple[State, Metrics]:
+    """The update for given targets ``y`` of the critics, ``(batch,)``; a bandit's are its rewards."""
+    decay = cosine_decay(step, hyper.lr_decay_steps)
     grads, critic_metrics = jax.grad(critic_loss, has_aux=True)(state.critic.params, target, hyper, batch)
     critic, critic_norm = descend(state.critic, grads, hyper.critic_lr * decay, hyper.max_grad_norm)
     target_critic = polyak(state.target_critic, critic.params, hyper.tau)

@@ -85,9 +85,16 @@ def update(
 ) -> tuple[State, Metrics]:
     """One gradient step of critic, delayed actor and multiplier, and targets."""
     (batch,), core = batches, state.core
-
     next_action = dp.sample_next_actions(core.target_actor, draws.next_action, batch.next_observation, hyper)
     target = dp.critic_target(core.target_critic, next_action, hyper, batch)
+    return update_towards(target, draws, step, state, hyper, batch)
+
+
+def update_towards(
+    target: jax.Array, draws: Draws, step: jax.Array, state: State, hyper: Hyper, batch: Batch
+) -> tuple[State, Metrics]:
+    """The update for given targets ``y`` of the critics, ``(batch,)``; a bandit's are its rewards."""
+    core = state.core
     critic, critic_metrics = dp.update_critic(core.critic, target, step, hyper, batch)
 
     def update_policy(learners: tuple[Learner, Learner]) -> tuple[tuple[Learner, Learner], Scalars]:

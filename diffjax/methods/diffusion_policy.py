@@ -33,6 +33,7 @@ class ActorHyper:
     diffusion_steps: int = static(5)
     schedule: str = static("vp", BETAS)
     hidden_dims: tuple[int, ...] = static((256, 256, 256))
+    time_dim: int = static(16)  # features of the time step
     batch_size: int = static(256)
 
 
@@ -64,7 +65,11 @@ class Core(NamedTuple):
 
 def actor_network(hyper: ActorHyper, action_dim: int) -> NoiseNetwork:
     """The noise predictor: input ``[action, time, observation]``, sines first, time index ``0..T-1``."""
-    return NoiseNetwork(action_dim, hyper.hidden_dims, TORCH, ("action", "time", "observation"))
+    order = ("action", "time", "observation")
+    time_hidden_dims = (2 * hyper.time_dim, hyper.time_dim)
+    return NoiseNetwork(
+        action_dim, hyper.hidden_dims, TORCH, order, time_dim=hyper.time_dim, time_hidden_dims=time_hidden_dims
+    )
 
 
 def critic_network(hyper: Hyper) -> MLP:

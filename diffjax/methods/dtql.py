@@ -16,7 +16,7 @@ Where the paper and the authors' code differ, this follows the code: ``L_V`` use
 the behaviour network's first two layers have no activation between them; the log-density omits the tanh Jacobian.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import flax.struct
@@ -44,27 +44,36 @@ NUM_CRITICS = 2
 
 
 @flax.struct.dataclass
-class Hyper:
-    """Hyper-parameters of DTQL; plain fields are traced, ``static`` ones are not."""
+class CoreHyper:
+    """Hyper-parameters that DTQL and its KL baseline share; plain fields are traced, ``static`` ones are not."""
 
     discount: float = 0.99
     tau: float = 0.005
-    alpha: float = 5.0  # weight of the trust region
-    gamma_nll: float = 0.0  # weight of the policy's log-likelihood of the data; 0 in every task but the mazes
+    alpha: float = 5.0  # weight of what holds the policy near the data: trust region or KL
     expectile: float = 0.7
-    actor_lr: float = 3e-4  # of the policy and of the behaviour model
+    actor_lr: float = 3e-4  # of the policy and of the diffusion models
     critic_lr: float = 3e-4
-    lr_decay_steps: float = 0.0  # cosine to zero over the main phase, all three networks; 0 keeps the rates
-    ema_decay: float = 0.995  # of the policy's average
-    ema_start: int = 1000
-    ema_interval: int = 5
+    lr_decay_steps: float = 0.0  # cosine to zero over the main phase, all networks; 0 keeps the rates
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     sigma_data: float = 0.5
     max_action: float = 1.0
+    clip_denoised: bool = static(True)  # bounds D_phi by max_action; off in the toy experiments
     candidates: int = static(1024)
     hidden_dims: tuple[int, ...] = static((256, 256, 256))
+    behavior_hidden_dims: tuple[int, ...] = static(())  # of the behaviour model; empty: hidden_dims
+    time_dim: int = static(16)  # features of the noise level
     batch_size: int = static(256)
+
+
+@flax.struct.dataclass
+class Hyper(CoreHyper):
+    """DTQL's own hyper-parameters."""
+
+    gamma_nll: float = 0.0  # weight of the policy's log-likelihood of the data; 0 in every task but the mazes
+    ema_decay: float = 0.995  # of the policy's average
+    ema_start: int = 1000
+    ema_interval: int = 5
 
 
 class Critic(NamedTuple):
@@ -98,18 +107,26 @@ class Draws(NamedTuple):
     trust: EDMDraws
 
 
-def behavior_network(hyper: Hyper, action_dim: int) -> NoiseNetwork:
+def behavior_network(hyper: CoreHyper, action_dim: int) -> NoiseNetwork:
     """``F_phi``: input ``[c_in action, observation, time]``, time ``c_noise``; one hidden layer more, a linear one."""
-    hidden_dims = (hyper.hidden_dims[0], *hyper.hidden_dims)
-    return NoiseNetwork(action_dim, hidden_dims, TORCH, ("action", "observation", "time"), linear_first=True)
+    widths = hyper.behavior_hidden_dims or hyper.hidden_dims
+    return NoiseNetwork(
+        action_dim,
+        (widths[0], *widths),
+        TORCH,
+        ("action", "observation", "time"),
+        time_dim=hyper.time_dim,
+        time_hidden_dims=(2 * hyper.time_dim, hyper.time_dim),
+        linear_first=True,
+    )
 
 
-def q_network(hyper: Hyper) -> MLP:
+def q_network(hyper: CoreHyper) -> MLP:
     """One Q network, with LayerNorm."""
     return MLP(hyper.hidden_dims, 1, mish, TORCH, layer_norm=True)
 
 
-def v_network(hyper: Hyper) -> MLP:
+def v_network(hyper: CoreHyper) -> MLP:
     """The V network, without LayerNorm."""
     return MLP(hyper.hidden_dims, 1, mish, TORCH)
 
@@ -119,51 +136,62 @@ def policy_network(hyper: Hyper, action_dim: int) -> GaussianPolicy:
     return GaussianPolicy(action_dim, hyper.hidden_dims)
 
 
-def init(key: jax.Array, spec: Spec, hyper: Hyper) -> State:
-    """Fresh state; the targets start as copies."""
-    policy_key, behavior_key, q_key, v_key = jax.random.split(key, 4)
+def init_behavior(key: jax.Array, spec: Spec, hyper: CoreHyper) -> Params:
+    """Fresh parameters of ``F_phi``."""
     observation, action = jnp.zeros(spec.observation_dim), jnp.zeros(spec.action_dim)
-    policy = policy_network(hyper, spec.action_dim).init(policy_key, observation)
-    behavior = behavior_network(hyper, spec.action_dim).init(behavior_key, action, jnp.zeros(()), observation)
-    critic = Critic(
+    return behavior_network(hyper, spec.action_dim).init(key, action, jnp.zeros(()), observation)
+
+
+def init_critic(q_key: jax.Array, v_key: jax.Array, spec: Spec, hyper: CoreHyper) -> Critic:
+    """Fresh parameters of both Q networks and V."""
+    observation, action = jnp.zeros(spec.observation_dim), jnp.zeros(spec.action_dim)
+    return Critic(
         ensemble_init(q_network(hyper), q_key, NUM_CRITICS, observation, action),
         v_network(hyper).init(v_key, observation),
     )
+
+
+def init(key: jax.Array, spec: Spec, hyper: Hyper) -> State:
+    """Fresh state; the targets start as copies."""
+    policy_key, behavior_key, q_key, v_key = jax.random.split(key, 4)
+    policy = policy_network(hyper, spec.action_dim).init(policy_key, jnp.zeros(spec.observation_dim))
+    critic = init_critic(q_key, v_key, spec, hyper)
     return State(
         learner(policy),
         jax.tree.map(jnp.copy, policy),
-        learner(behavior),
+        learner(init_behavior(behavior_key, spec, hyper)),
         learner(critic),
         jax.tree.map(jnp.copy, critic),
     )
 
 
-def _draw_levels(key: jax.Array, spec: Spec, hyper: Hyper) -> EDMDraws:
+def draw_levels(key: jax.Array, spec: Spec, hyper: CoreHyper) -> EDMDraws:
+    """Noise levels and noise of one denoising loss."""
     shape = (hyper.batch_size, spec.action_dim)
     return draw_edm(key, shape, hyper.sigma_min, hyper.sigma_max, hyper.sigma_data)
 
 
-def draw_pretrain(key: jax.Array, spec: Spec, hyper: Hyper) -> PretrainDraws:
+def draw_pretrain(key: jax.Array, spec: Spec, hyper: CoreHyper) -> PretrainDraws:
     """Random numbers of one pretraining update."""
-    return PretrainDraws(_draw_levels(key, spec, hyper))
+    return PretrainDraws(draw_levels(key, spec, hyper))
 
 
 def draw(key: jax.Array, spec: Spec, hyper: Hyper) -> Draws:
     """Random numbers of one main update."""
     behavior_key, action_key, trust_key = jax.random.split(key, 3)
     return Draws(
-        _draw_levels(behavior_key, spec, hyper),
+        draw_levels(behavior_key, spec, hyper),
         jax.random.normal(action_key, (hyper.batch_size, spec.action_dim)),
-        _draw_levels(trust_key, spec, hyper),
+        draw_levels(trust_key, spec, hyper),
     )
 
 
-def q_values(critic: Critic, hyper: Hyper, observation: jax.Array, action: jax.Array) -> jax.Array:
+def q_values(critic: Critic, hyper: CoreHyper, observation: jax.Array, action: jax.Array) -> jax.Array:
     """Both Q networks, ``(2, ...)``; ``observation`` broadcasts against ``action``."""
     return ensemble_apply(q_network(hyper), critic.q, observation, action)[..., 0]
 
 
-def v_value(critic: Critic, hyper: Hyper, observation: jax.Array) -> jax.Array:
+def v_value(critic: Critic, hyper: CoreHyper, observation: jax.Array) -> jax.Array:
     """``V(s)``, ``(...,)``."""
     return v_network(hyper).apply(critic.v, observation)[..., 0]
 
@@ -174,28 +202,33 @@ def policy_action(mean: jax.Array, log_std: jax.Array, noise: jax.Array, hyper: 
     return jnp.clip(action, -hyper.max_action, hyper.max_action)
 
 
-def denoise(behavior: Params, hyper: Hyper, x: jax.Array, sigma: jax.Array, observation: jax.Array) -> jax.Array:
+def denoise(behavior: Params, hyper: CoreHyper, x: jax.Array, sigma: jax.Array, observation: jax.Array) -> jax.Array:
     """``D_phi(x, sigma, s)``, not yet clipped."""
     network = behavior_network(hyper, x.shape[-1])
     predict = lambda scaled, level: network.apply(behavior, scaled, level, observation)  # noqa: E731
     return edm_denoiser(predict, hyper.sigma_data)(x, sigma)
 
 
+def denoised_bound(hyper: CoreHyper) -> jax.Array | float:
+    """What ``D_phi`` is clipped to."""
+    return hyper.max_action if hyper.clip_denoised else jnp.inf
+
+
 def denoising_loss(
-    behavior: Params, action: jax.Array, draws: EDMDraws, hyper: Hyper, observation: jax.Array
+    behavior: Params, action: jax.Array, draws: EDMDraws, hyper: CoreHyper, observation: jax.Array
 ) -> jax.Array:
     """``L(a)``: behaviour cloning at the data's actions, trust region at the policy's."""
     denoiser = lambda x, sigma: denoise(behavior, hyper, x, sigma, observation)  # noqa: E731
-    return jnp.mean(edm_matching(denoiser, action, draws, hyper.sigma_data, hyper.max_action))
+    return jnp.mean(edm_matching(denoiser, action, draws, hyper.sigma_data, denoised_bound(hyper)))
 
 
-def critic_target(critic: Critic, hyper: Hyper, batch: Batch) -> jax.Array:
+def critic_target(critic: Critic, hyper: CoreHyper, batch: Batch) -> jax.Array:
     """``r + discount * not_done * V(s')`` of the online V, ``(batch,)``."""
     next_v = v_value(critic, hyper, batch.next_observation)
     return losses.td_target(batch.reward, hyper.discount, batch.not_done, next_v)
 
 
-def critic_loss(critic: Critic, hyper: Hyper, batch: Batch) -> tuple[jax.Array, Scalars]:
+def critic_loss(critic: Critic, hyper: CoreHyper, batch: Batch) -> tuple[jax.Array, Scalars]:
     """``expectile(min_j Q_j - V) + mse(Q_1, y) + mse(Q_2, y)``, all networks online."""
     q = q_values(critic, hyper, batch.observation, batch.action)
     v = v_value(critic, hyper, batch.observation)
@@ -222,7 +255,7 @@ def policy_loss(
     return loss, {"actor/loss": loss, "actor/trust_region": trust, "actor/q": q, "actor/nll": nll}
 
 
-def update_critic(state: Learner, rate: jax.Array | float, hyper: Hyper, batch: Batch) -> tuple[Learner, Scalars]:
+def update_critic(state: Learner, rate: jax.Array | float, hyper: CoreHyper, batch: Batch) -> tuple[Learner, Scalars]:
     """One unclipped Adam step of both Q networks and V."""
     grads, metrics = jax.grad(critic_loss, has_aux=True)(state.params, hyper, batch)
     state, norm = descend(state, grads, rate)
@@ -230,7 +263,7 @@ def update_critic(state: Learner, rate: jax.Array | float, hyper: Hyper, batch: 
 
 
 def update_behavior(
-    state: Learner, rate: jax.Array | float, draws: EDMDraws, hyper: Hyper, batch: Batch
+    state: Learner, rate: jax.Array | float, draws: EDMDraws, hyper: CoreHyper, batch: Batch
 ) -> tuple[Learner, Scalars]:
     """One unclipped Adam step of the behaviour model."""
     loss, grads = jax.value_and_grad(denoising_loss)(state.params, batch.action, draws, hyper, batch.observation)
@@ -239,9 +272,12 @@ def update_behavior(
 
 
 def pretrain(
-    draws: PretrainDraws, step: jax.Array, state: State, hyper: Hyper, batches: tuple[Batch, ...]
-) -> tuple[State, Metrics]:
-    """One pretraining step: behaviour model, then critic; policy and targets stay."""
+    draws: PretrainDraws, step: jax.Array, state: Any, hyper: CoreHyper, batches: tuple[Batch, ...]
+) -> tuple[Any, Metrics]:
+    """One pretraining step: behaviour model, then critic; policy and targets stay.
+
+    ``state`` is any tuple with the learners ``behavior`` and ``critic``.
+    """
     (batch,) = batches
     behavior, behavior_metrics = update_behavior(state.behavior, hyper.actor_lr, draws.behavior, hyper, batch)
     critic, critic_metrics = update_critic(state.critic, hyper.critic_lr, hyper, batch)
@@ -276,34 +312,50 @@ class ActionDraws(NamedTuple):
     uniform: jax.Array
 
 
-def draw_action(key: jax.Array, spec: Spec, hyper: Hyper) -> ActionDraws:
+def draw_action(key: jax.Array, spec: Spec, hyper: CoreHyper) -> ActionDraws:
     """Draws of one decision."""
     noise_key, uniform_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, (hyper.candidates, spec.action_dim))
     return ActionDraws(noise, jax.random.uniform(uniform_key))
 
 
+def sample_actions(state: State, noise: jax.Array, hyper: Hyper, observation: jax.Array) -> jax.Array:
+    """One action of the policy per row of ``noise``; the trunk is computed once."""
+    mean, log_std = policy_network(hyper, noise.shape[-1]).apply(state.policy.params, observation)
+    return policy_action(mean, log_std, noise, hyper)
+
+
+def candidate_values(critic: Critic, action: jax.Array, hyper: CoreHyper, observation: jax.Array) -> jax.Array:
+    """``min_j Q_j`` of each candidate, ``(candidates,)``."""
+    return losses.ensemble_min(q_values(critic, hyper, observation, action))
+
+
 def rank_candidates(
     state: State, noise: jax.Array, hyper: Hyper, observation: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Candidates of the policy, whose trunk is computed once, and the minimum of the target critics at them."""
-    mean, log_std = policy_network(hyper, noise.shape[-1]).apply(state.policy.params, observation)
-    action = policy_action(mean, log_std, noise, hyper)
-    return action, losses.ensemble_min(q_values(state.target_critic, hyper, observation, action))
+    """Candidates of the policy and the minimum of the target critics at them."""
+    action = sample_actions(state, noise, hyper, observation)
+    return action, candidate_values(state.target_critic, action, hyper, observation)
 
 
-def act_from_draws(draws: ActionDraws, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
-    """One of ``candidates`` policy samples drawn from the softmax of its value; a single candidate is not ranked."""
+def select_action(
+    action: jax.Array, target_critic: Critic, uniform: jax.Array, hyper: CoreHyper, observation: jax.Array
+) -> jax.Array:
+    """One of the candidates, drawn from the softmax of its value; a single candidate is not ranked."""
     chex.assert_rank(observation, 1)
     if hyper.candidates == 1:
-        mean, log_std = policy_network(hyper, draws.noise.shape[-1]).apply(state.policy.params, observation)
-        return policy_action(mean, log_std, draws.noise, hyper)[0]
-    action, value = rank_candidates(state, draws.noise, hyper, observation)
-    index, _ = losses.softmax_selection(value, draws.uniform)
+        return action[0]
+    index, _ = losses.softmax_selection(candidate_values(target_critic, action, hyper, observation), uniform)
     return action[index]
 
 
-def cost(hyper: Hyper) -> ActingCost:
+def act_from_draws(draws: ActionDraws, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
+    """One of ``candidates`` policy samples, by :func:`select_action`."""
+    action = sample_actions(state, draws.noise, hyper, observation)
+    return select_action(action, state.target_critic, draws.uniform, hyper, observation)
+
+
+def cost(hyper: CoreHyper) -> ActingCost:
     """Cost of one decision."""
     rule = f"softmax of min target Q over {hyper.candidates}" if hyper.candidates > 1 else "single sample"
     return ActingCost(hyper.candidates, 1, rule)

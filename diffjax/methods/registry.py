@@ -1,7 +1,7 @@
 """The methods by name and variant: the only place that knows their names."""
 
 from diffjax.errors import unknown_name
-from diffjax.methods import bc, dac, diffcps, diffpogan, diffusion_bc, dql, dtql
+from diffjax.methods import bc, dac, diffcps, diffpogan, diffusion_bc, dql, dtql, dtql_kl
 from diffjax.methods.base import Method
 
 METHODS: dict[str, dict[str, Method]] = {
@@ -10,6 +10,7 @@ METHODS: dict[str, dict[str, Method]] = {
     "diffcps": {"default": diffcps.METHOD},
     "diffpogan": {"code": diffpogan.METHOD, "paper": diffpogan.PAPER},
     "dql": {"default": dql.METHOD},
+    "dtql_kl": {"default": dtql_kl.METHOD},
     "diffusion_bc": {"default": diffusion_bc.METHOD},
     "bc": {"default": bc.METHOD},
 }

@@ -1,0 +1,165 @@
+"""DQL-KL, the KL baseline of DTQL (Chen et al. 2024, arXiv 2405.19690): a one-step generator by score distillation.
+
+A generator ``G_theta(z) = F_theta(s_g z, s, s_g)``, ``s_g = 2.5``, with the network of the behaviour model but not its
+preconditioning, is held near the data by the KL divergence of the noised densities (DMD, arXiv 2311.18828), for which
+a second diffusion model ``D_fake`` follows the generator. One step of the main phase (authors' agents/dql_kl.py):
+
+1. critic, 2. behaviour model: as DTQL.
+3. generator: ``alpha L_KL(a_theta) - mean min_j Q_j(s, a_theta)``, ``L_KL`` pulls ``a_theta`` along
+   ``(D_phi - D_fake) / mean_d |a_theta - D_phi|``, both models at one noised action.
+4. fake model: the EDM denoising loss at those actions, which are constants here.
+5. target critic, on every step; it only ranks candidates at evaluation.
+
+Phase ``pretrain`` is DTQL's; generator and fake model are copies of the behaviour model when it ends.
+
+Where the paper and the authors' code differ, this follows the code: the generator reads the raw noise level, and its
+output is unbounded; only an action that is taken is clipped. Not known from either, and chosen here: step 4 comes after
+step 3, the fake model starts from the behaviour model (as in DMD), and the rates of both are DTQL's ``actor_lr``.
+"""
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from diffjax import losses
+from diffjax.diffusion.objectives import EDMDraws
+from diffjax.methods import dtql
+from diffjax.methods.base import Method, Metrics, Phase, Scalars, weigh
+from diffjax.networks import Params
+from diffjax.optimizers import Learner, cosine_decay, descend, learner, polyak
+from diffjax.types import Batch, Spec
+
+
+@flax.struct.dataclass
+class Hyper(dtql.CoreHyper):
+    """The KL baseline's own hyper-parameter."""
+
+    generator_sigma: float = 2.5  # scale of the generator's noise, and the level it is told
+
+
+class State(NamedTuple):
+    """What the KL baseline learns."""
+
+    generator: Learner
+    behavior: Learner
+    fake: Learner  # diffusion model of the generator's actions
+    critic: Learner
+    target_critic: dtql.Critic
+
+
+class Draws(NamedTuple):
+    """Random numbers of one update."""
+
+    behavior: EDMDraws
+    action: jax.Array  # (batch, action_dim) standard normal
+    matching: EDMDraws
+    fake: EDMDraws
+
+
+def init(key: jax.Array, spec: Spec, hyper: Hyper) -> State:
+    """Fresh state; the target critic starts as a copy."""
+    generator_key, behavior_key, fake_key, q_key, v_key = jax.random.split(key, 5)
+    critic = dtql.init_critic(q_key, v_key, spec, hyper)
+    return State(
+        learner(dtql.init_behavior(generator_key, spec, hyper)),
+        learner(dtql.init_behavior(behavior_key, spec, hyper)),
+        learner(dtql.init_behavior(fake_key, spec, hyper)),
+        learner(critic),
+        jax.tree.map(jnp.copy, critic),
+    )
+
+
+def draw(key: jax.Array, spec: Spec, hyper: Hyper) -> Draws:
+    """Random numbers of one main update."""
+    behavior_key, action_key, matching_key, fake_key = jax.random.split(key, 4)
+    return Draws(
+        dtql.draw_levels(behavior_key, spec, hyper),
+        jax.random.normal(action_key, (hyper.batch_size, spec.action_dim)),
+        dtql.draw_levels(matching_key, spec, hyper),
+        dtql.draw_levels(fake_key, spec, hyper),
+    )
+
+
+def generate(generator: Params, noise: jax.Array, hyper: Hyper, observation: jax.Array) -> jax.Array:
+    """``F_theta(s_g noise, s, s_g)``, unbounded; ``observation`` broadcasts against ``noise``."""
+    level = jnp.asarray(hyper.generator_sigma)
+    network = dtql.behavior_network(hyper, noise.shape[-1])
+    return network.apply(generator, level * noise, level, observation)
+
+
+def kl_loss(
+    action: jax.Array, behavior: Params, fake: Params, draws: EDMDraws, hyper: Hyper, observation: jax.Array
+) -> jax.Array:
+    """Distribution matching at one noised version of each action."""
+    noisy = jax.lax.stop_gradient(action + draws.sigma[..., None] * draws.noise)
+    bound = dtql.denoised_bound(hyper)
+    real, own = (
+        jnp.clip(dtql.denoise(model, hyper, noisy, draws.sigma, observation), -bound, bound)
+        for model in (behavior, fake)
+    )
+    return losses.distribution_matching_loss(action, real, own)
+
+
+def generator_loss(
+    generator: Params, behavior: Params, fake: Params, critic: dtql.Critic, draws: Draws, hyper: Hyper, batch: Batch
+) -> tuple[jax.Array, tuple[jax.Array, Scalars]]:
+    """``alpha * KL - mean min_j Q_j``, and the actions."""
+    action = generate(generator, draws.action, hyper, batch.observation)
+    kl = kl_loss(action, behavior, fake, draws.matching, hyper, batch.observation)
+    q = -jnp.mean(dtql.candidate_values(critic, action, hyper, batch.observation))
+    loss = hyper.alpha * kl + q
+    return loss, (action, {"actor/loss": loss, "actor/kl": kl, "actor/q": q})
+
+
+def pretrain(
+    draws: dtql.PretrainDraws, step: jax.Array, state: State, hyper: Hyper, batches: tuple[Batch, ...]
+) -> tuple[State, Metrics]:
+    """One pretraining step of DTQL; generator and fake model follow the behaviour model."""
+    state, metrics = dtql.pretrain(draws, step, state, hyper, batches)
+    copy = state.behavior.params
+    return state._replace(
+        generator=state.generator._replace(params=copy), fake=state.fake._replace(params=copy)
+    ), metrics
+
+
+def update(
+    draws: Draws, step: jax.Array, state: State, hyper: Hyper, batches: tuple[Batch, ...]
+) -> tuple[State, Metrics]:
+    """One gradient step of critic, behaviour model, generator, fake model and target."""
+    (batch,) = batches
+    decay = cosine_decay(step, hyper.lr_decay_steps)
+    rate = hyper.actor_lr * decay
+
+    critic, critic_metrics = dtql.update_critic(state.critic, hyper.critic_lr * decay, hyper, batch)
+    behavior, behavior_metrics = dtql.update_behavior(state.behavior, rate, draws.behavior, hyper, batch)
+    grads, (action, metrics) = jax.grad(generator_loss, has_aux=True)(
+        state.generator.params, behavior.params, state.fake.params, critic.params, draws, hyper, batch
+    )
+    generator, norm = descend(state.generator, grads, rate)
+
+    generated = batch._replace(action=jax.lax.stop_gradient(action))
+    fake, fake_metrics = dtql.update_behavior(state.fake, rate, draws.fake, hyper, generated)
+    metrics |= {"actor/grad_norm": norm, "fake/loss": fake_metrics["behavior/loss"]}
+
+    target_critic = polyak(state.target_critic, critic.params, hyper.tau)
+    return State(generator, behavior, fake, critic, target_critic), weigh(critic_metrics | behavior_metrics | metrics)
+
+
+def act_from_draws(draws: dtql.ActionDraws, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
+    """One of ``candidates`` clipped samples of the generator, by DTQL's rule."""
+    action = generate(state.generator.params, draws.noise, hyper, observation)
+    action = jnp.clip(action, -hyper.max_action, hyper.max_action)
+    return dtql.select_action(action, state.target_critic, draws.uniform, hyper, observation)
+
+
+METHOD = Method(
+    hyper=Hyper,
+    num_batches=1,
+    init=init,
+    phases=(Phase("pretrain", dtql.draw_pretrain, pretrain), Phase("main", draw, update)),
+    draw_action=dtql.draw_action,
+    act_from_draws=act_from_draws,
+    cost=dtql.cost,
+)

@@ -1,0 +1,105 @@
+"""A figure as a picture: the data, and each arm's samples on each problem."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffjax.results.curves import drawn, style, write_picture
+from diffjax.toys.clouds import Problem
+from diffjax.toys.figures import Figure
+from diffjax.toys.training import Panel, grid_axis
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Picture
+
+# Of Okabe and Ito's palette.
+_SAMPLE, _BEST = "#D55E00", "#0072B2"
+_DATA = "#B8B8B8"
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is there."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def draw_figure(figure: Figure, panels: list[Panel], subtitle: str, paths: list[Path]) -> None:
+    """Write one picture in the formats of ``paths``, each whole or not at all.
+
+    Raises:
+      UserError: without matplotlib.
+    """
+    with style("format"):
+        picture = _picture(figure, panels, subtitle)
+        for path in paths:
+            write_picture(drawn(picture, path.suffix.removeprefix(".")), path)
+
+
+def _picture(figure: Figure, panels: list[Panel], subtitle: str) -> "Picture":
+    from matplotlib.figure import Figure as Picture
+
+    columns = [problem.name for problem in figure.problems]
+    rows = ["data", *(arm.name for arm in figure.arms)]
+    single = len(columns) == 1  # one problem: the arms side by side
+    shape = (1, len(rows)) if single else (len(rows), len(columns))
+    picture = Picture(figsize=(2.9 * shape[1] + 0.4, 2.9 * shape[0] + 0.9), layout="constrained")
+    axes = picture.subplots(*shape, squeeze=False)
+    grid = axes.T if single else axes
+    for axis in grid.flatten():
+        axis.set_axis_off()
+    critics = {panel.problem.name: panel.values for panel in panels if panel.values is not None}
+    found = {(panel.arm.name, panel.problem.name): panel for panel in panels}
+    for column, problem in enumerate(figure.problems):
+        _draw_data(grid[0, column], problem, figure.frame)
+        grid[0, column].set_title("data" if single else problem.name)
+        for row, arm in enumerate(figure.arms, start=1):
+            panel = found.get((arm.name, problem.name))
+            if panel is not None:
+                _draw_samples(grid[row, column], panel, figure, critics.get(problem.name))
+            if single:
+                grid[row, column].set_title(arm.name)
+    if not single:
+        for row, name in enumerate(rows):
+            grid[row, 0].set_axis_on()
+            grid[row, 0].set_ylabel(name)
+    picture.suptitle(f"{figure.title}\n{subtitle}", fontsize=11)
+    return picture
+
+
+def _prepare(axis: "Axes", frame: float) -> None:
+    axis.set_axis_on()
+    axis.set_xlim(-frame, frame)
+    axis.set_ylim(-frame, frame)
+    axis.set_aspect("equal")
+    axis.tick_params(labelsize=7)
+
+
+def _draw_data(axis: "Axes", problem: Problem, frame: float) -> None:
+    _prepare(axis, frame)
+    reward = problem.true_reward(problem.action)
+    axis.scatter(
+        problem.action[:, 0], problem.action[:, 1], c=reward, s=2, cmap="viridis", linewidths=0, rasterized=True
+    )
+    if len(problem.best) < len(problem.centers) or not len(problem.centers):
+        axis.scatter(
+            problem.best[:, 0], problem.best[:, 1], marker="*", s=70, color=_BEST, edgecolors="white", linewidths=0.5
+        )
+
+
+def _draw_samples(axis: "Axes", panel: Panel, figure: Figure, critic: np.ndarray | None) -> None:
+    _prepare(axis, figure.frame)
+    if critic is not None:
+        axis.contour(grid_axis(), grid_axis(), critic, levels=8, colors="#606060", linestyles="--", linewidths=0.6)
+    axis.scatter(
+        panel.problem.action[:, 0], panel.problem.action[:, 1], s=2, color=_DATA, linewidths=0, rasterized=True
+    )
+    # Samples beyond the frame are drawn on it.
+    samples = np.clip(panel.samples[: figure.shown], -0.97 * figure.frame, 0.97 * figure.frame)
+    axis.scatter(
+        samples[:, 0], samples[:, 1], s=7 if figure.shown <= 100 else 3, color=_SAMPLE, linewidths=0, rasterized=True
+    )
