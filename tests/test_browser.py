@@ -169,15 +169,15 @@ def test_what_a_paper_prints_stays_below_its_row(page: Any, tmp_path: Path) -> N
     settings = ("ensemble_target=lcb", "ensemble_target=min")
     paths = [
         ablated(tmp_path / task, "dac_target", dict.fromkeys(settings, score), task=task)
-        for task, score in zip(names, (10.0, 20.0), strict=True)
+        for task, score in zip(names, (20.0, 10.0), strict=True)
     ]
     table = lay_out(table_of(*paths), Options(statistics=True, published=True, protocols=("paper",)))
     write_text(tmp_path / "report.html", build.render(table))
     page.get((tmp_path / "report.html").as_uri())
     before = tasks(page)
-    assert before == [names[0], "published", names[1], "locomotion average"]
+    assert before == [names[1], names[0], "published", "locomotion average"]
     press(header(page, "lcb"))
-    assert tasks(page) == [names[1], names[0], "published", "locomotion average"]
+    assert tasks(page) == [names[0], "published", names[1], "locomotion average"]
 
 
 def test_one_protocol_at_a_time(page: Any) -> None:

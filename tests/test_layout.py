@@ -156,6 +156,8 @@ def test_rows_stand_in_the_order_of_the_tasks(tmp_path: Path) -> None:
         *(hopper(tmp_path / name, task=name, suite=suites.get(name, "locomotion"), dataset="x") for name in names)
     )
     assert [row.task for row in page.table.rows] == [names[2], names[0], names[1], names[3]]
+    other_way = page_of(*(tmp_path / name for name in reversed(names)))
+    assert [row.task for row in other_way.table.rows] == [names[3], names[2], names[0], names[1]]
 
 
 def test_bold_is_near_the_best_and_never_across_data(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def average(table: Table, rows: Iterable[Row], column: Column, protocol: Protoco
 
 
 def build_table(results: Iterable[Results]) -> Table:
-    """The table of some results folders; rows in the order of the tasks, columns in that of first appearance.
+    """The table of some results folders; a suite's rows in the order of the tasks, all else of first appearance.
 
     Folders of one method on one task with different seeds make one cell.
 
@@ -108,8 +108,10 @@ def build_table(results: Iterable[Results]) -> Table:
             origins.setdefault(where, folder)
     if not cells:
         raise UserError("no results to make a table of; name folders that hold runs")
+    suites = list(dict.fromkeys(row.suite for row, _ in cells))
     places = {task: place for place, task in enumerate(tasks())}
-    rows = _grouped(sorted((row for row, _ in cells), key=lambda row: places.get(row.task, len(places))))
+    order = lambda row: (suites.index(row.suite), places.get(row.task, len(places)))  # noqa: E731
+    rows = _grouped(sorted((row for row, _ in cells), key=order))
     columns = _grouped(column for _, column in cells)
     return Table(rows, columns, cells, tuple(folders))
 
