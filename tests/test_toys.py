@@ -194,11 +194,13 @@ def test_diffcps_leaves_the_ring_empty():
 
 @pytest.mark.slow
 def test_trust_region_stays_in_support_where_kl_distillation_leaves_it():
-    near, _ = trained("dtql", "trust region", "gaussians-near", 2000)
-    assert near.in_support > 0.9
-    assert near.at_best > 0.9
-    far, panel = trained("dtql", "KL distillation", "gaussians-far", 2000)
-    assert far.in_support < 0.2
+    for problem in ("gaussians-near", "gaussians-far"):
+        row, _ = trained("dtql", "trust region", problem, 3500)
+        assert row.in_support > 0.9
+        assert row.at_best > 0.9
+        assert row.modes_covered == 1
+    row, panel = trained("dtql", "KL distillation", "gaussians-far", 2000)
+    assert row.in_support < 0.2
     assert np.mean(np.abs(panel.samples).max(axis=1) > 11.5) > 0.3  # the data end there
 
 
@@ -235,6 +237,7 @@ def test_paper_preset_has_the_published_constants(name):
         assert steps == {3_500}
         for arm, hyper in hypers.items():
             assert (hyper.batch_size, hyper.critic_lr, hyper.expectile) == (10_000, 3e-3, 0.95)
+            assert hyper.hidden_dims == (256, 256, 256)
             assert hyper.actor_lr == (3e-4 if arm == "KL distillation" else 3e-3)
             assert (hyper.behavior_hidden_dims, hyper.time_dim, hyper.clip_denoised) == ((128,) * 3, 4, False)
         adapted = {p.name: figure.arms[0].adapt(p, hypers["trust region"]) for p in figure.problems}

@@ -131,15 +131,14 @@ def train_arm(figure: Figure, arm: Arm, seed: int, num_samples: int, listener: L
 
 def _train(program: Program, setup: RunSetup, data: Transitions, name: str, arm: Arm, listener: Listener) -> TrainState:
     state = program.init(setup)
-    lengths = {0: arm.pretrain_steps} | {len(arm.method.phases) - 1: arm.steps}
-    listener.begin(f"{name}: {arm.name}", len(setup.offset), sum(lengths.values()), 0)
-    for phase, length in lengths.items():
-        bounds = np.unique(np.linspace(0, length, PIECES + 1).round().astype(int)).tolist()
-        for start, stop in itertools.pairwise(bounds):
-            state, _ = program.advance(phase, state, start, stop, setup, data)
-            jax.block_until_ready(state)
-            listener.advance(stop - start)
-    listener.note(f"{name}: {arm.name}: {sum(lengths.values())} updates, {listener.rate()}")
+    main = len(arm.method.phases) - 1  # nothing is pretrained
+    listener.begin(f"{name}: {arm.name}", len(setup.offset), arm.steps, 0)
+    bounds = np.unique(np.linspace(0, arm.steps, PIECES + 1).round().astype(int)).tolist()
+    for start, stop in itertools.pairwise(bounds):
+        state, _ = program.advance(main, state, start, stop, setup, data)
+        jax.block_until_ready(state)
+        listener.advance(stop - start)
+    listener.note(f"{name}: {arm.name}: {arm.steps} updates, {listener.rate()}")
     return state
 
 
