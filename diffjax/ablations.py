@@ -134,12 +134,6 @@ def settings_of(ablation: Ablation, method: str, variant: str, task: str, preset
     )
 
 
-def column_index(ablation: Ablation, task: str, preset: str, method: str, variant: str, setting: str) -> int | None:
-    """Place of a run's column in :func:`columns`, or None for a run that is not part of the ablation."""
-    trained = [column[:3] for column in columns(ablation, task, preset)]
-    return trained.index((method, variant, setting)) if (method, variant, setting) in trained else None
-
-
 def published_column(ablation: Ablation, task: str, preset: str = "paper") -> int | None:
     """Place of the column with the published values of the method under study (the ablation's first).
 

@@ -160,6 +160,17 @@ def test_rows_stand_in_the_order_of_the_tasks(tmp_path: Path) -> None:
     assert [row.task for row in other_way.table.rows] == [names[3], names[2], names[0], names[1]]
 
 
+def test_a_rule_that_nobody_knows_names_the_file(tmp_path: Path) -> None:
+    path = hopper(tmp_path / "a")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"protocol": {"selection": "newest"}}))
+    with pytest.raises(UserError) as error:
+        page_of(path)
+    assert str(error.value) == (
+        f"{path / 'config.json'}: protocol.selection is 'newest', not one of last, last5, best, offline"
+    )
+
+
 def test_bold_is_near_the_best_and_never_across_data(tmp_path: Path) -> None:
     folders = [
         hopper(tmp_path / "a", {(0, ""): [100.0]}),

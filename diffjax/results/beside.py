@@ -17,6 +17,7 @@ from diffjax.results.page import (
     Line,
     Options,
     PublishedColumn,
+    is_d4rl,
     number,
     with_spread,
 )
@@ -69,7 +70,7 @@ def _data_mark(row: Row, score: published.Score) -> str:
     if score.data_version.startswith("v"):
         data = f"{D4RL} {score.data_version}"
         return "" if same_task and row.dataset == data else f"{OTHER} {data}"
-    return UNKNOWN if same_task and row.dataset.startswith(f"{D4RL} v") else f"{OTHER} {D4RL}"
+    return UNKNOWN if same_task and is_d4rl(row.dataset) else f"{OTHER} {D4RL}"
 
 
 def _score(method: str, task: str, options: Options) -> published.Score | None:
@@ -109,7 +110,7 @@ def reported_lines(table: Table, rows: Sequence[Row], options: Options) -> list[
         return []
     labels = [column.label for column in ablations.columns(table.ablation, rows[0].task)]
     printed = dict(zip(labels, scores, strict=True))
-    mark = "" if all(row.dataset.startswith(f"{D4RL} v") for row in rows) else f"{OTHER} {D4RL}"
+    mark = "" if all(is_d4rl(row.dataset) for row in rows) else f"{OTHER} {D4RL}"
 
     def entry(score: float | None) -> Entry:
         if score is None:

@@ -190,7 +190,7 @@ def profiles(page: Page) -> tuple[Profiles, ...]:
 def metrics(page: Page) -> tuple[Metric, ...]:
     """The aggregates that a page with statistics has."""
     found = []
-    for block in filter(_is_of_metrics, page.blocks):
+    for block in filter(is_of_metrics, page.blocks):
         for line in block.lines:
             intervals = {
                 column: Interval(entry.mean, entry.low, entry.high)
@@ -204,5 +204,6 @@ def metrics(page: Page) -> tuple[Metric, ...]:
     return tuple(found)
 
 
-def _is_of_metrics(block: Block) -> bool:
+def is_of_metrics(block: Block) -> bool:
+    """Whether a block holds aggregates, not probabilities of improvement."""
     return block.is_aggregate and block.corner[0] == "aggregate"

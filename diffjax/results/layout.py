@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from diffjax import ablations
 from diffjax.errors import unknown_name
 from diffjax.results.aggregates import aggregate_blocks
 from diffjax.results.beside import paper_groups, published_average, published_entry, reported_lines, with_published
@@ -29,7 +28,6 @@ from diffjax.results.page import (
     Page,
     PublishedColumn,
     number,
-    usual_seeds,
     with_spread,
 )
 from diffjax.results.protocols import PAPER, Protocol
@@ -110,7 +108,7 @@ def _entry(table: Table, row: Row, column: Column | PublishedColumn, protocol: P
     text = with_spread(mean, width)
     if cell.failures:
         text += f" ({len(cell.failures)} of {len(cell.failures) + len(cell.histories)} failed)"
-    elif len(values) != usual_seeds(table):
+    elif len(values) != table.usual_seeds:
         text += f" (n={len(values)})"
     present = marks(table, row, column, protocol)
     kind = options.spread if width is not None else ""
@@ -140,23 +138,15 @@ def marks(table: Table, row: Row, column: Column, protocol: Protocol) -> str:
     cell = table.cells.get((row, column))
     if cell is None or not cell.histories:
         return ""
+    standard = table.published_columns.get(row.task)
     found = {
-        STANDARD: _is_standard(table, row, column),
+        STANDARD: standard is not None and (*standard[:2], standard.label) == (*column[:2], column.setting),
         UNTUNED: "untuned" in cell.tunings,
         QUICK: "quick" in cell.tunings or column.preset == "quick",
         SHORT: any(len(history.scores) < protocol.needs(history) for history in cell.histories),
         RUNNING: cell.running > 0,
     }
     return "".join(mark for mark, present in found.items() if present)
-
-
-def _is_standard(table: Table, row: Row, column: Column) -> bool:
-    """Whether a column of an ablation's table has the value that is published for the row's task."""
-    if table.ablation is None:
-        return False
-    place = ablations.published_column(table.ablation, row.task)
-    found = ablations.columns(table.ablation, row.task)
-    return place is not None and found[place][:2] == column[:2] and found[place].label == column.setting
 
 
 def _average(

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from diffjax.ablations import caption
 from diffjax.results.aggregates import aggregate_notes
 from diffjax.results.beside import published_notes
-from diffjax.results.page import BOLD, D4RL, LEGEND, SPREAD_LABELS, Block, Options, usual_seeds
+from diffjax.results.page import BOLD, D4RL, LEGEND, SPREAD_LABELS, Block, Options, is_d4rl
 from diffjax.results.protocols import OWN_RULES, PAPER
 from diffjax.results.tables import Column, Table, column_label, evaluation_rule, table_labels
 
 
 def notes(table: Table, blocks: Sequence[Block], options: Options) -> list[str]:
     """What a reader must know to trust the numbers."""
-    seeds = usual_seeds(table)
+    seeds = table.usual_seeds
     shown = f"mean ± {SPREAD_LABELS[options.spread]} over {seeds} seeds"
     if seeds <= 1 or options.spread == "none":
         shown = f"the mean over {seeds} seeds" if seeds > 1 else "one seed"
@@ -33,7 +33,7 @@ def notes(table: Table, blocks: Sequence[Block], options: Options) -> list[str]:
     present = {mark for entry in entries for mark in entry.marks}
     found += [f"{mark} {name}: {text}" for mark, (name, text) in LEGEND.items() if mark in present]
     labels = dict.fromkeys(row.dataset for row in table.rows)
-    if other := [label for label in labels if not label.startswith(f"{D4RL} v")]:
+    if other := [label for label in labels if not is_d4rl(label)]:
         found.append(f"Data {', '.join(other)}: not {D4RL}'s, so not comparable with published D4RL scores.")
     if options.statistics:
         found += aggregate_notes(table, blocks)

@@ -1,6 +1,5 @@
 """What a page of tables consists of: options, entries, lines, blocks; the same for every format."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -133,10 +132,9 @@ class Page:
     notes: tuple[str, ...]
 
 
-def usual_seeds(table: Table) -> int:
-    """The number of seeds of most cells; the larger where two are as common."""
-    counts = Counter(len(cell.histories) for cell in table.cells.values() if cell.histories)
-    return max(counts, key=lambda count: (counts[count], count), default=0)
+def is_d4rl(data: str) -> bool:
+    """Whether a data label names D4RL's own files, of whatever version."""
+    return data.startswith(f"{D4RL} v")
 
 
 def number(value: float) -> str:

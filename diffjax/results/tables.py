@@ -9,12 +9,13 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 from diffjax import ablations
 from diffjax.errors import UserError
-from diffjax.results.folder import Evaluation, Results, first_difference
-from diffjax.results.protocols import History, Protocol
+from diffjax.results.folder import CONFIG, Evaluation, Results, first_difference
+from diffjax.results.protocols import OWN_RULES, History, Protocol
 from diffjax.tasks import tasks
 
 CLONING_LOSS = "actor/bc"  # the metric by which checkpoints are selected offline
@@ -58,10 +59,27 @@ class Table:
     cells: Mapping[tuple[Row, Column], Cell]
     folders: tuple[Results, ...] = ()
 
-    @property
+    @cached_property
     def ablation(self) -> ablations.Ablation | None:
         """The one that all folders are part of."""
         return _shared_ablation(self.folders)
+
+    @cached_property
+    def published_columns(self) -> Mapping[str, ablations.Column]:
+        """Of an ablation: task -> the column with the value that is published for it, where there is one."""
+        found = {}
+        if self.ablation is not None:
+            for task in {row.task for row in self.rows}:
+                place = ablations.published_column(self.ablation, task)
+                if place is not None:
+                    found[task] = ablations.columns(self.ablation, task)[place]
+        return found
+
+    @cached_property
+    def usual_seeds(self) -> int:
+        """The number of seeds of most cells; the larger where two are as common."""
+        counts = Counter(len(cell.histories) for cell in self.cells.values() if cell.histories)
+        return max(counts, key=lambda count: (counts[count], count), default=0)
 
     @property
     def suites(self) -> tuple[str, ...]:
@@ -159,6 +177,8 @@ def _cells(results: Results, ablation: ablations.Ablation | None) -> dict[tuple[
     losses = _cloning_losses(results.metrics)
     reading = config.get("protocol", {})
     own = (reading.get("selection", "last"), int(reading.get("offline_rank", 0)))
+    if own[0] not in OWN_RULES:
+        raise UserError(f"{results.path / CONFIG}: protocol.selection is {own[0]!r}, not one of {', '.join(OWN_RULES)}")
     evaluations: dict[tuple[int, str, str], list[Evaluation]] = {}
     for evaluation in results.evaluations:
         evaluations.setdefault((evaluation.seed, evaluation.setting, evaluation_rule(evaluation)), []).append(

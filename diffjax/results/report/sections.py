@@ -27,8 +27,9 @@ def legend(columns: Iterable[Column], styles: Styles, names: Names, *more: Marku
 def aggregates(page: Page, styles: Styles, names: Names) -> Markup:
     """The aggregates of each suite as intervals, and the tables behind them."""
     parts: list[Markup] = []
+    found = figures.metrics(page)
     for suite in page.table.suites:
-        metrics = [metric for metric in figures.metrics(page) if metric.suite == suite]
+        metrics = [metric for metric in found if metric.suite == suite]
         blocks = [block for block in page.blocks if block.is_aggregate and block.lines[0].suite == suite]
         if not metrics:
             parts.append(element("p", f"No intervals for {suite}: no task has two seeds of every method."))
@@ -40,8 +41,8 @@ def aggregates(page: Page, styles: Styles, names: Names) -> Markup:
 
 
 def _aggregate_table(block: Block) -> Markup:
-    is_metrics = block.corner[0] == "aggregate"
-    return details("Numbers of these figures", block_table(block)) if is_metrics else block_table(block)
+    shown = block_table(block)
+    return details("Numbers of these figures", shown) if figures.is_of_metrics(block) else shown
 
 
 def _metric(metric: Metric, styles: Styles, names: Names) -> Markup:
