@@ -1,8 +1,4 @@
-"""One experiment: a method on a task, all its runs, from data to evaluated and recorded results.
-
-The runs of an experiment are its seeds times its settings. Settings that differ in traced hyper-parameters share one
-compiled program; settings that differ in a static one fall into groups that are trained one after the other.
-"""
+"""One experiment: a method on a task, all its runs, from data to evaluated and recorded results."""
 
 import dataclasses
 import importlib.metadata
@@ -23,16 +19,14 @@ from diffjax.data.load import load_dataset
 from diffjax.data.rewards import reward_affine
 from diffjax.data.transitions import Dataset, Transitions
 from diffjax.envs.base import VectorSimulator
-from diffjax.errors import UserError
 from diffjax.evaluation import Episodes, evaluate
-from diffjax.methods.base import Method, Metrics
-from diffjax.methods.registry import get_method
+from diffjax.methods.base import Metrics
+from diffjax.plan import Experiment, Group, Plan, phase_lengths, plan
 from diffjax.progress import TrainingProgress
 from diffjax.results.folder import Evaluation, ResultsFolder, Rows, RunStatus, open_folder, plain
-from diffjax.results.loggers import LoggedRun, Loggers, check_loggers
-from diffjax.settings import Protocol, Settings, check_overrides, parse_setting, resolve
+from diffjax.results.loggers import LoggedRun, Loggers
 from diffjax.task_data import default_dataset
-from diffjax.tasks import Task, get_task, make_simulator, normalized_score, with_references
+from diffjax.tasks import make_simulator, normalized_score, with_references
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.program import (
     NEVER,
@@ -44,95 +38,8 @@ from diffjax.training.program import (
     run_sharding,
     stack_setups,
 )
-from diffjax.types import Spec
 
 PIECES = 20  # calls of the program per evaluation interval: progress is shown and Ctrl-C heard between them
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """What the user asked for; ``settings`` are texts like ``"eta=0.1;rho=1"`` (``""`` for the table's own values)."""
-
-    method: str
-    task: str
-    out: Path
-    variant: str = ""
-    preset: str = "paper"
-    seeds: tuple[int, ...] = (0,)
-    settings: tuple[str, ...] = ("",)
-    overrides: tuple[tuple[str, str], ...] = ()
-    dataset: str | None = None
-    dataset_source: str | None = None
-    mirror: str | None = None
-    top_percent: float | None = None
-    ref_scores: tuple[float, float] | None = None
-    resume: bool = False
-    matmul_precision: str = "highest"
-    log: tuple[str, ...] = ()  # loggers beside the results folder
-    ablation: str = ""  # name of the ablation that ``settings`` are part of, for its table
-    flags: tuple[str, ...] = ()
-
-
-class Run(NamedTuple):
-    """One run: a seed of a setting."""
-
-    seed: int
-    setting: str
-    hyper: Any
-
-
-class Group(NamedTuple):
-    """Runs that share one compiled program."""
-
-    runs: tuple[Run, ...]
-
-
-class Plan(NamedTuple):
-    """An experiment with everything looked up and checked, before anything is written."""
-
-    experiment: Experiment
-    method: Method
-    variant: str
-    task: Task
-    spec: Spec
-    protocol: Protocol
-    tuning: str
-    source: str
-    groups: tuple[Group, ...]
-
-
-def plan(experiment: Experiment) -> Plan:
-    """Resolves names, tables and overrides.
-
-    Raises:
-      UserError: for anything unknown or contradictory.
-    """
-    task = get_task(experiment.task)
-    method, variant = get_method(experiment.method, experiment.variant)
-    check_loggers(experiment.log)
-    common = dict(experiment.overrides)
-    resolved: dict[str, Settings] = {}
-    for setting in experiment.settings:
-        overrides = check_overrides(experiment.method, variant, common | parse_setting(setting))
-        resolved[setting] = resolve(experiment.method, task.id, experiment.preset, variant, overrides)
-    first = next(iter(resolved.values()))
-    if any(settings.protocol != first.protocol for settings in resolved.values()):
-        names = ", ".join(field.name for field in dataclasses.fields(Protocol))
-        raise UserError(f"--grid takes hyper-parameters of {experiment.method}; these belong to --set: {names}")
-    runs = [Run(seed, setting, settings.hyper) for setting, settings in resolved.items() for seed in experiment.seeds]
-    by_program: dict[Any, list[Run]] = {}
-    for run in runs:
-        by_program.setdefault(jax.tree.structure(run.hyper), []).append(run)
-    groups = tuple(Group(tuple(members)) for members in by_program.values())
-    spec = Spec(task.observation_dim, task.action_dim)
-    return Plan(experiment, method, variant, task, spec, first.protocol, first.tuning, first.source, groups)
-
-
-def phase_lengths(method: Method, protocol: Protocol) -> tuple[int, ...]:
-    """Updates of each phase; the last one is the main phase."""
-    before = protocol.pretrain_steps
-    before = round(before * protocol.steps) if before < 1 else int(before)
-    return (*(before for _ in method.phases[:-1]), protocol.steps)
 
 
 def source_revision() -> str:
@@ -227,7 +134,7 @@ def run_experiment(experiment: Experiment, progress: TrainingProgress) -> Result
     planned = plan(experiment)
     dataset = obtain_dataset(planned)
     planned = planned._replace(task=with_references(planned.task, dataset, experiment.ref_scores))
-    runs_at_once = max(len(group.runs) for group in planned.groups)
+    runs_at_once = max(len(group.trained) for group in planned.groups)
     simulator = make_simulator(planned.task, runs_at_once * planned.protocol.episodes)
     config = describe(planned, dataset, simulator.version)
     simulator.close()
@@ -238,12 +145,21 @@ def run_experiment(experiment: Experiment, progress: TrainingProgress) -> Result
 
 
 class _Position(NamedTuple):
-    """How far a group has come: ``phase`` and ``step`` within it, the checkpoint's number, why runs failed."""
+    """How far a group has come: ``phase`` and ``step`` within it, the checkpoint's number, why trainings failed."""
 
     phase: int
     step: int
     number: int
     failures: dict[int, str]
+
+
+class _Machine(NamedTuple):
+    """Everything that trains a group and lets it act; ``acting`` has a setup per round."""
+
+    program: Program
+    setup: RunSetup
+    data: Transitions
+    acting: tuple[RunSetup, ...]
 
 
 class _Recorder:
@@ -274,16 +190,16 @@ class _Recorder:
         experiment = self.plan.experiment
         self.folder.truncate(self.committed_rows())
         for index, group in enumerate(self.plan.groups):
-            setup, data, program = self.assemble(group)
+            machine = self.assemble(group)
             name = f"{self.plan.task.id} {experiment.method}"
             if experiment.variant:
                 name += f" ({self.plan.variant})"
             with self.checkpoints(index) as checkpoints:
-                state, position = self.begin(program, setup, checkpoints)
+                state, position = self.begin(machine, checkpoints)
                 done = sum(self.lengths[: position.phase]) + position.step
-                self.progress.begin(name, len(group.runs), sum(self.lengths), done)
+                self.progress.begin(name, len(group.trained), sum(self.lengths), done)
                 with self.loggers(group, done) as loggers:
-                    self.train_group(group, program, setup, data, state, position, checkpoints, loggers)
+                    self.train_group(group, machine, state, position, checkpoints, loggers)
         self.progress.end()
 
     def loggers(self, group: Group, done: int) -> Loggers:
@@ -308,41 +224,44 @@ class _Recorder:
                     rows = Rows(*checkpoints.record(number)["rows"])
         return rows
 
-    def assemble(self, group: Group) -> tuple[RunSetup, Transitions, Program]:
+    def assemble(self, group: Group) -> _Machine:
         """Arrays and program of a group."""
         planned, protocol = self.plan, self.plan.protocol
         scale, shift = reward_affine(protocol.reward, self.dataset.transitions)
-        single = [
-            RunSetup(
-                key=jax.random.key(run.seed),
-                offset=jnp.int32(0),
-                size=jnp.int32(self.dataset.transitions.row.size),
-                reward_scale=jnp.float32(scale),
-                reward_shift=jnp.float32(shift),
-                action_clip=jnp.float32(protocol.action_clip),
-                hyper=run.hyper,
-            )
-            for run in group.runs
-        ]
-        program = Program(planned.method, planned.spec, protocol.sampling, run_sharding(len(group.runs)))
-        return program.place(stack_setups(single)), program.replicate(self.dataset.transitions), program
+        program = Program(planned.method, planned.spec, protocol.sampling, run_sharding(len(group.trained)))
 
-    def begin(self, program: Program, setup: RunSetup, checkpoints: Checkpoints) -> tuple[TrainState, _Position]:
+        def setup(hypers: tuple[Any, ...]) -> RunSetup:
+            single = [
+                RunSetup(
+                    key=jax.random.key(run.seed),
+                    offset=jnp.int32(0),
+                    size=jnp.int32(self.dataset.transitions.row.size),
+                    reward_scale=jnp.float32(scale),
+                    reward_shift=jnp.float32(shift),
+                    action_clip=jnp.float32(protocol.action_clip),
+                    hyper=hyper,
+                )
+                for run, hyper in zip(group.trained, hypers, strict=True)
+            ]
+            return program.place(stack_setups(single))
+
+        acting = tuple(setup(one.hyper) for one in group.rounds)
+        return _Machine(program, acting[0], program.replicate(self.dataset.transitions), acting)
+
+    def begin(self, machine: _Machine, checkpoints: Checkpoints) -> tuple[TrainState, _Position]:
         """A fresh state, or the newest checkpoint's."""
-        state = program.init(setup)
+        state = machine.program.init(machine.setup)
         number = checkpoints.latest()
         if number is None:
             return state, _Position(0, 0, 0, {})
         state, record = checkpoints.restore(number, state)
-        failures = {int(run): reason for run, reason in record["failures"].items()}
+        failures = {int(number): reason for number, reason in record["failures"].items()}
         return state, _Position(record["phase"], record["step"], number, failures)
 
     def train_group(
         self,
         group: Group,
-        program: Program,
-        setup: RunSetup,
-        data: Transitions,
+        machine: _Machine,
         state: TrainState,
         position: _Position,
         checkpoints: Checkpoints,
@@ -351,17 +270,17 @@ class _Recorder:
         """Runs a group to its end."""
         protocol = self.plan.protocol
         last_phase = len(self.lengths) - 1
-        simulator = make_simulator(self.plan.task, len(group.runs) * protocol.episodes)
+        simulator = make_simulator(self.plan.task, len(group.trained) * protocol.episodes)
         try:
             for phase, start, stop in self.intervals(position):
                 failed = position.failures
-                if len(failed) == len(group.runs):
+                if len(failed) == len(group.trained):
                     break
-                state, sums = self.advance(program, phase, state, start, stop, setup, data)
+                state, sums = self.advance(machine, phase, state, start, stop)
                 failed = failed | self.new_failures(group, phase, state, failed)
                 self.append_metrics(group, phase, stop, sums, loggers)
                 if phase == last_phase:
-                    played = evaluate(program, state, setup, simulator, stop, protocol.episodes)
+                    played = self.play(group, machine, state, simulator, stop)
                     self.append_evaluations(group, stop, played, failed, simulator, loggers)
                 self.update_status(group, failed, phase == last_phase and stop == self.lengths[phase])
                 position = _Position(phase, stop, position.number + 1, failed)
@@ -369,7 +288,7 @@ class _Recorder:
                     "phase": phase,
                     "step": stop,
                     "rows": list(self.folder.rows()),
-                    "failures": {str(run): reason for run, reason in failed.items()},
+                    "failures": {str(number): reason for number, reason in failed.items()},
                 }
                 checkpoints.save(position.number, state, record)
             self.update_status(group, position.failures, complete=True)
@@ -386,47 +305,55 @@ class _Recorder:
             yield from ((phase, first, last) for first, last in itertools.pairwise(bounds))
 
     def advance(
-        self,
-        program: Program,
-        phase: int,
-        state: TrainState,
-        start: int,
-        stop: int,
-        setup: RunSetup,
-        data: Transitions,
+        self, machine: _Machine, phase: int, state: TrainState, start: int, stop: int
     ) -> tuple[TrainState, Metrics]:
         """One evaluation interval, in pieces between which progress is shown."""
         state = state._replace(first_bad_step=jnp.full_like(state.first_bad_step, NEVER))
         bounds = np.unique(np.linspace(start, stop, PIECES + 1).round().astype(int)).tolist()
         sums: Metrics | None = None
         for first, last in itertools.pairwise(bounds):
-            state, piece = program.advance(phase, state, first, last, setup, data)
+            state, piece = machine.program.advance(phase, state, first, last, machine.setup, machine.data)
             sums = add_metrics(sums, piece)
             jax.block_until_ready(sums)
             self.progress.advance(last - first)
         assert sums is not None
         return state, sums
 
+    def play(
+        self, group: Group, machine: _Machine, state: TrainState, simulator: VectorSimulator, step: int
+    ) -> Episodes:
+        """Episodes of all runs, ``(runs, episodes)``: every training plays once for each way of acting."""
+        episodes = self.plan.protocol.episodes
+        returns = np.zeros((len(group.runs), episodes))
+        lengths = np.zeros((len(group.runs), episodes), np.int64)
+        for acting, setup in zip(group.rounds, machine.acting, strict=True):
+            played = evaluate(machine.program, state, setup, simulator, step, episodes)
+            for run in acting.runs:
+                returns[run] = played.returns[group.training[run]]
+                lengths[run] = played.lengths[group.training[run]]
+        return Episodes(returns, lengths)
+
     def new_failures(self, group: Group, phase: int, state: TrainState, failed: dict[int, str]) -> dict[int, str]:
-        """Runs that met a non-finite number in this interval, with the reason; each is said aloud."""
+        """Trainings that met a non-finite number in this interval, with the reason; each is said aloud."""
         name = self.plan.method.phases[phase].name
         failures = {}
-        for index, step in enumerate(np.asarray(state.first_bad_step).tolist()):
-            if index not in failed and step != NEVER:
-                failures[index] = f"non-finite loss or parameter at {name} step {step}"
-                run = group.runs[index]
+        for number, step in enumerate(np.asarray(state.first_bad_step).tolist()):
+            if number not in failed and step != NEVER:
+                failures[number] = f"non-finite loss or parameter at {name} step {step}"
+                run = group.trained[number]
                 setting = f" ({run.setting})" if run.setting else ""
-                self.progress.note(f"seed {run.seed}{setting} failed: {failures[index]}; the others go on")
+                self.progress.note(f"seed {run.seed}{setting} failed: {failures[number]}; the others go on")
         return failures
 
     def append_metrics(self, group: Group, phase: int, step: int, sums: Metrics, loggers: Loggers) -> None:
-        """One record per interval: means over its updates, run axis kept."""
+        """One record per interval: means over its updates, one value per run."""
+        means = mean_metrics(sums)
         record = {
             "phase": self.plan.method.phases[phase].name,
             "step": step,
             "seeds": [run.seed for run in group.runs],
             "settings": [run.setting for run in group.runs],
-            "metrics": mean_metrics(sums),
+            "metrics": {name: values[list(group.training)] for name, values in means.items()},
         }
         self.folder.append_metrics([record])
         loggers.metrics(record)
@@ -443,10 +370,10 @@ class _Recorder:
         """One row per run that has not failed."""
         planned, experiment = self.plan, self.plan.experiment
         scores = np.array([normalized_score(planned.task, value) for value in played.returns.mean(axis=1)])
-        scores[list(failed)] = np.nan
         rows = []
         for index, run in enumerate(group.runs):
-            if index in failed:
+            if group.training[index] in failed:
+                scores[index] = np.nan
                 continue
             cost = planned.method.cost(run.hyper)
             rows.append(
@@ -480,7 +407,7 @@ class _Recorder:
     def update_status(self, group: Group, failed: dict[int, str], complete: bool) -> None:
         """Rewrites ``status.json``."""
         for index, run in enumerate(group.runs):
-            reason = failed.get(index)
+            reason = failed.get(group.training[index])
             status = f"failed: {reason}" if reason else ("complete" if complete else "running")
             self.status[run.seed, run.setting] = status
         self.folder.write_status(RunStatus(seed, setting, status) for (seed, setting), status in self.status.items())

@@ -10,7 +10,7 @@ from absl import flags
 from diffjax import cli
 from diffjax.ablations import Ablation, settings_of
 from diffjax.errors import UserError
-from diffjax.experiment import Experiment
+from diffjax.plan import Experiment
 from diffjax.results.folder import read_config, read_status
 from diffjax.results.loggers import PACKAGES
 from diffjax.settings import PRESETS

@@ -25,8 +25,9 @@ from absl import flags
 
 from diffjax import ablations, cli, launch
 from diffjax.errors import UserError
-from diffjax.experiment import Experiment, plan, run_experiment
+from diffjax.experiment import run_experiment
 from diffjax.methods.registry import get_method
+from diffjax.plan import Experiment, plan
 from diffjax.progress import TrainingProgress
 from diffjax.results import formats, tables
 from diffjax.results.folder import read_results, write_text

@@ -16,9 +16,9 @@ from method_tools import SPEC, TINY, random_batches, tiny
 from diffjax import ablations, cli
 from diffjax.ablations import columns, default_tasks, get_ablation, published_column, settings_of
 from diffjax.errors import UserError
-from diffjax.experiment import Experiment, Plan, plan
 from diffjax.methods import diffpogan
 from diffjax.methods import diffusion_policy as dp
+from diffjax.plan import Experiment, Plan, plan
 from diffjax.settings import PRESETS, check_overrides, parse_setting
 from diffjax.tasks import get_task
 

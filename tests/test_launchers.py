@@ -139,6 +139,24 @@ def test_sweep_prints_and_writes_the_table(hopper_file, tmp_path):
     assert "4 complete" in launch("sweep.py", *arguments, "--status").stdout
 
 
+def test_settings_that_only_act_differently_share_their_training(hopper_file, tmp_path):
+    common = ["--method=dac", "--steps=4", "--eval_interval=2", "--num_seeds=2", "--set", "num_critics=2"]
+    grid = ["--grid", "candidates=1,3", "--grid", "temperature=0,1", "--grid", "rho=0,1"]
+    shared = tmp_path / "shared"
+    run = launch("train.py", *hopper(hopper_file, shared, *common, *grid))
+    assert run.returncode == 0, run.stderr
+    assert "x 4 runs" in run.stderr  # two values of rho times two seeds
+    table = rows(shared)
+    assert len(table) == 2 * 2 * 8
+    for setting, candidates in (("candidates=1;temperature=0;rho=1", "1"), ("candidates=3;temperature=1;rho=0", "3")):
+        alone = tmp_path / setting
+        run = launch("train.py", *hopper(hopper_file, alone, *common, *[f"--set={s}" for s in setting.split(";")]))
+        assert run.returncode == 0, run.stderr
+        ours = [row for row in table if row["setting"] == setting]
+        assert {row["candidates"] for row in ours} == {candidates}
+        assert [row | {"setting": ""} for row in ours] == rows(alone)
+
+
 def test_failed_runs_are_reported_and_the_others_go_on(hopper_file, tmp_path):
     out = tmp_path / "failing"
     run = launch(

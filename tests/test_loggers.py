@@ -10,7 +10,8 @@ import pytest
 from data_tools import error_of, random_hdf5
 from tensorboardX.proto.event_pb2 import Event
 
-from diffjax.experiment import Experiment, run_experiment
+from diffjax.experiment import run_experiment
+from diffjax.plan import Experiment
 from diffjax.progress import TrainingProgress
 from diffjax.results.folder import ResultsFolder, read_evaluations, read_metrics
 from diffjax.results.loggers import LoggedRun, Loggers, check_loggers

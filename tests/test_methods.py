@@ -1,5 +1,6 @@
 """One suite that every method of the registry passes."""
 
+import dataclasses
 import functools
 import re
 from typing import Any
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from method_tools import ALL, SPEC, largest_difference, random_batches, tiny
+
+from diffjax.methods.base import Method, acting_values
 
 every_method = pytest.mark.parametrize(("name", "variant"), ALL)
 
@@ -85,6 +88,29 @@ def test_update_is_a_function_of_its_arguments(name, variant):
     first, _ = update(jax.random.key(1), 0, state, hyper, batches)
     again, _ = update(jax.random.key(1), 0, state, hyper, batches)
     assert largest_difference(first, again) == 0.0
+
+
+def training_text(method: Method, hyper: Any) -> str:
+    """Start and updates of all phases as the compiler gets them, hyper-parameters written in."""
+
+    def train(key, state, batches):
+        start = method.init(key, SPEC, hyper)
+        return start, [
+            phase.update(phase.draw(key, SPEC, hyper), jnp.int32(0), state, hyper, batches) for phase in method.phases
+        ]
+
+    state = jax.eval_shape(lambda key: method.init(key, SPEC, hyper), jax.random.key(0))
+    return str(jax.make_jaxpr(train)(jax.random.key(0), state, random_batches(method, hyper)))
+
+
+@every_method
+def test_training_does_not_read_what_only_acting_reads(name, variant):
+    method, hyper, _ = started(name, variant)
+    acting = acting_values(hyper)
+    assert ("candidates" in acting) == hasattr(hyper, "candidates")
+    other = dataclasses.replace(hyper, **{key: value + 1 for key, value in acting.items()})
+    assert training_text(method, other) == training_text(method, hyper)
+    assert training_text(method, dataclasses.replace(hyper, actor_lr=0.123)) != training_text(method, hyper)
 
 
 @every_method

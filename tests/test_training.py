@@ -15,6 +15,7 @@ import pytest
 from method_tools import SPEC, largest_difference, tiny
 
 from diffjax.data.transitions import Transitions
+from diffjax.plan import Experiment, plan
 from diffjax.training import program as program_module
 from diffjax.training.program import (
     NEVER,
@@ -191,11 +192,23 @@ def test_one_device_or_an_odd_number_of_runs_is_not_split():
 
 
 def test_config_of_an_experiment_is_json():
-    from diffjax.experiment import Experiment, plan
-
     planned = plan(Experiment(method="dac", task="hopper-medium-v2", out=Path("x"), settings=("eta=0.5", "eta=1")))
     assert [run.setting for group in planned.groups for run in group.runs] == ["eta=0.5", "eta=1"]
     assert len(planned.groups) == 1
     static = plan(Experiment(method="dac", task="hopper-medium-v2", out=Path("x"), settings=("num_critics=2", "eta=1")))
     assert len(static.groups) == 2
     json.dumps(dataclasses.asdict(planned.protocol))
+
+
+def test_runs_that_only_act_differently_are_trained_once():
+    settings = ("candidates=1", "candidates=5", "candidates=1;eta=2", "num_critics=2")
+    planned = plan(Experiment(method="dac", task="hopper-medium-v2", out=Path("x"), settings=settings, seeds=(0, 1)))
+    first, second = planned.groups
+    assert [(run.setting, run.seed) for run in first.runs] == [(s, seed) for s in settings[:3] for seed in (0, 1)]
+    assert first.training == (0, 1, 0, 1, 2, 3)
+    assert [(run.setting, run.seed) for run in first.trained] == [(s, seed) for s in settings[0:3:2] for seed in (0, 1)]
+    one, five = first.rounds
+    assert (one.runs, five.runs) == ((0, 1, 4, 5), (2, 3))
+    assert [(hyper.candidates, hyper.eta) for hyper in one.hyper] == [(1, 1.0), (1, 1.0), (1, 2.0), (1, 2.0)]
+    assert [(hyper.candidates, hyper.eta) for hyper in five.hyper] == [(5, 1.0), (5, 1.0), (5, 2.0), (5, 2.0)]
+    assert second.training == (0, 1)

@@ -1,5 +1,6 @@
 """The contract of a method, and what every method needs to keep it."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -15,12 +16,34 @@ Draws = Any
 Scalars = dict[str, jax.Array]
 
 
-def static(default: Any, choices: Iterable[str] = ()) -> Any:
+def static(default: Any, choices: Iterable[str] = (), acting: bool = False) -> Any:
     """A hyper-parameter that fixes shapes or branches: one compiled program per value.
 
-    ``choices`` are the values that a name may take.
+    ``choices`` are the values that a name may take; ``acting`` as in :func:`traced`.
     """
-    return flax.struct.field(pytree_node=False, default=default, metadata={"choices": tuple(choices)})
+    metadata = {"choices": tuple(choices), "acting": acting}
+    return flax.struct.field(pytree_node=False, default=default, metadata=metadata)
+
+
+def traced(default: float, acting: bool = False) -> Any:
+    """A hyper-parameter that is an array of the program; the same as a plain field but for ``acting``.
+
+    ``acting``: only the choice of an action reads it, no update does, so that runs that differ in nothing else are
+    trained once.
+    """
+    return flax.struct.field(default=default, metadata={"acting": acting})
+
+
+def acting_values(hyper: Hyper) -> dict[str, Any]:
+    """The hyper-parameters that only the choice of an action reads."""
+    names = [field.name for field in dataclasses.fields(hyper) if field.metadata.get("acting")]
+    return {name: getattr(hyper, name) for name in names}
+
+
+def without_acting(hyper: Hyper) -> Hyper:
+    """Hyper-parameters with the defaults of those that only the choice of an action reads."""
+    fields = dataclasses.fields(hyper)
+    return dataclasses.replace(hyper, **{field.name: field.default for field in fields if field.metadata.get("acting")})
 
 
 class Weighted(NamedTuple):

@@ -30,7 +30,7 @@ from diffjax.diffusion.denoisers import add_noise, at_index, epsilon_denoiser
 from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising
 from diffjax.diffusion.samplers import ChainNoise, ancestral_sample, draw_chain_noise
 from diffjax.diffusion.schedules import BETAS, discrete_schedule
-from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, weigh
+from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, traced, weigh
 from diffjax.networks import GLOROT, MLP, NoiseNetwork, Params, ensemble_apply, ensemble_init, mish
 from diffjax.optimizers import Learner, cosine_decay, descend, ema_rate, learner, polyak
 from diffjax.types import Batch, Spec
@@ -55,13 +55,13 @@ class Hyper:
     ema_start: int = 1001
     ema_interval: int = 5
     max_action: float = 1.0
-    temperature: float = 0.0  # of the choice among candidates; 0 takes the best
+    temperature: float = traced(0.0, acting=True)  # of the choice among candidates; 0 takes the best
     guidance: str = static("soft", ("soft", "hard", "denoised"))
     ensemble_target: str = static("lcb", ("lcb", "min", "convex", "rand_convex"))
     sample_target: str = static("mean", losses.SAMPLE_REDUCTIONS)
     num_critics: int = static(10)
     target_samples: int = static(10)
-    candidates: int = static(10)
+    candidates: int = static(10, acting=True)
     diffusion_steps: int = static(5)
     schedule: str = static("vp", BETAS)
     hidden_dims: tuple[int, ...] = static((256, 256, 256))

@@ -51,7 +51,7 @@ class Hyper(ActorHyper):
     lr_decay_epochs: float = 0.0  # period of the cosine in 1000-step epochs; 0 keeps the rates constant
     max_q_backup: bool = static(False)
     target_samples: int = static(10)  # next actions per state under max_q_backup
-    candidates: int = static(50)
+    candidates: int = static(50, acting=True)
 
 
 class Core(NamedTuple):

@@ -59,7 +59,7 @@ class CoreHyper:
     sigma_data: float = 0.5
     max_action: float = 1.0
     clip_denoised: bool = static(True)  # bounds D_phi by max_action; off in the toy experiments
-    candidates: int = static(1024)
+    candidates: int = static(1024, acting=True)
     hidden_dims: tuple[int, ...] = static((256, 256, 256))
     behavior_hidden_dims: tuple[int, ...] = static(())  # of the behaviour model; empty: hidden_dims
     time_dim: int = static(16)  # features of the noise level
