@@ -238,7 +238,7 @@ def test_aggregates_over_the_tasks_of_all_columns(tmp_path: Path) -> None:
     assert (found.mean, found.low, found.high) == pytest.approx(expected)
     assert found.text == f"40.0 [{expected.low:.1f}, {expected.high:.1f}]"
     assert improvement.header == ("dac", "bc")
-    assert improvement.lines[0].entries[0] == Entry("–")
+    assert improvement.lines[0].entries[0] == Entry(remark="–")
     assert improvement.lines[0].entries[1].mean == 0.0
     assert improvement.lines[1].entries[0].text == "100.0 [100.0, 100.0]"
 

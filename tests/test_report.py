@@ -360,7 +360,7 @@ def test_latency_against_score(two_tasks: Page, tmp_path: Path) -> None:
     assert [point[1:] for point in found.points] == [(2.0, 25.0, True), (0.5, 3.0, True)]
     assert found.rows == ("maze (mini)", "swing (mini)")
     assert found.remarks == (
-        "dql (default): measured, but no results of it.",
+        "dql (default) with 1 candidate of 1 network evaluation: measured, but no results of it.",
         "bc: latency with 8 candidates of 5 network evaluations, scores with 1 candidate of 5 network evaluations.",
     )
     latency = section(parsed(build.render(two_tasks, found)), "latency-and-score")
@@ -368,6 +368,24 @@ def test_latency_against_score(two_tasks: Page, tmp_path: Path) -> None:
     assert len(latency.all("circle", "ring")) == 2
     assert "preset paper, on cpu" in latency.all("p")[0].text
     assert [item.text for item in latency.all("li")] == list(found.remarks)
+
+
+def test_a_setting_is_matched_with_the_latency_of_its_own_cost(tmp_path: Path) -> None:
+    for candidates, score in ((1, 10.0), (50, 20.0)):
+        setting = f"candidates={candidates}"
+        write(tmp_path / setting, {(0, setting): [score]}, candidates=candidates)
+    file = tmp_path / "l.csv"
+    file.write_text(LATENCIES + "dac,default,50,5,1,40.0\ndac,default,1,5,1,2.0\n")
+    found = trade_off(page_of(tmp_path / "candidates=1", tmp_path / "candidates=50"), read_latencies(file))
+    assert [point[1:] for point in found.points] == [(2.0, 10.0, True), (40.0, 20.0, True)]
+    assert found.remarks == ()
+    file.write_text(LATENCIES + "dac,default,50,5,1,40.0\n")
+    found = trade_off(page_of(tmp_path / "candidates=1", tmp_path / "candidates=50"), read_latencies(file))
+    assert [point.latency_ms for point in found.points] == [40.0, 40.0]
+    assert found.remarks == (
+        "dac (candidates=1): latency with 50 candidates of 5 network evaluations, scores with 1 candidate of 5 network "
+        "evaluations.",
+    )
 
 
 def test_names_of_points_do_not_overlap(tmp_path: Path) -> None:
@@ -418,7 +436,10 @@ def test_only_tasks_that_all_share_count(tmp_path: Path) -> None:
         (LATENCIES + "dac,default,1,5,1\n", "--latency={file} line 2: batch, candidates, "),
         (LATENCIES + "dac,default,1,5,1,-1\n", "--latency={file} line 2: p50_ms is -1, not a positive time"),
         (LATENCIES + "dac,default,1,5,1,nan\n", "--latency={file} line 2: p50_ms is nan, not a positive time"),
-        (LATENCIES + 2 * "dac,default,1,5,1,1\n", "--latency={file} has dac (default) at batch 1 twice; "),
+        (
+            LATENCIES + 2 * "dac,default,1,5,1,1\n",
+            "--latency={file} has dac (default) with 1 candidate of 5 network evaluations at batch 1 twice; ",
+        ),
         (b"\xff\xfe\x00", "--latency={file} is not CSV; "),
     ],
 )

@@ -56,6 +56,7 @@ def write(
     hyper_of: Mapping[str, Mapping[str, Any]] | None = None,
     config: Mapping[str, Any] | None = None,
     selections: Sequence[str] = ("one sample",),
+    candidates: int = 1,
 ) -> Path:
     """A results folder with the given scores of each (seed, setting), evaluated every 100 steps."""
     folder = open_folder(
@@ -97,7 +98,7 @@ def write(
             return_std=0.0,
             length_mean=5.0,
             score=score,
-            candidates=1,
+            candidates=candidates,
             network_evaluations=5,
             selection=selection,
         )
@@ -408,7 +409,7 @@ def test_settings_that_act_differently_have_a_column_each(tmp_path: Path) -> Non
     page = lay_out(build_table([together]), Options(statistics=True))
     assert block(page)[0] == ["task", "data", "dac (candidates=1)", "dac (candidates=5)"]
     assert all(line.entries[1].mean is not None for line in page.blocks[0].lines)
-    assert any(found.is_aggregate for found in page.blocks)
+    assert any(found.kind == "aggregates" for found in page.blocks)
 
 
 def test_evaluation_rules_are_columns_only_within_a_folder(tmp_path: Path) -> None:

@@ -4,9 +4,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from diffjax.results.page import Block, Entry, Line, number
+from diffjax.results.page import Block, Entry, Line, with_interval
 from diffjax.results.protocols import Protocol
-from diffjax.results.statistics import METRICS, Interval, Scores, bootstrap_interval, improvement_interval
+from diffjax.results.statistics import (
+    METRICS,
+    REPETITIONS,
+    Interval,
+    Scores,
+    bootstrap_interval,
+    improvement_interval,
+)
 from diffjax.results.tables import Column, Table, row_labels, table_labels, values_of
 
 AGGREGATES = {
@@ -38,32 +45,33 @@ def aggregate_blocks(table: Table, suite: str, protocol: Protocol) -> Iterator[B
     data = f"{shared} of {len(table.suite_rows(suite))} rows"
 
     def entry(found: Interval) -> Entry:
-        text = f"{number(found.estimate)} [{number(found.low)}, {number(found.high)}]"
-        return Entry(text, found.estimate, low=found.low, high=found.high)
+        return Entry(with_interval(*found), mean=found.estimate, low=found.low, high=found.high)
 
     def metric(name: str) -> Line:
         intervals = [bootstrap_interval(generator(), scores[column], METRICS[name]) for column in columns]
-        return Line(suite, AGGREGATES[name], data, None, tuple(map(entry, intervals)))
+        return Line("aggregate", suite, AGGREGATES[name], data, None, tuple(map(entry, intervals)))
 
     def improvement(better: Column, worse: Column) -> Entry:
         if better == worse:
-            return Entry("–")
+            return Entry(remark="–")
         found = improvement_interval(generator(), scores[better], scores[worse]).interval
         return entry(Interval(*(100 * value for value in found)))
 
     title = f"{suite}, {protocol.title}"
     lines = tuple(metric(name) for name in METRICS)
-    corner = ("aggregate", "over")
-    yield Block(f"Aggregates [95 % interval], {title}", protocol, columns, header, lines, corner, True)
+    yield Block(
+        "aggregates", f"Aggregates [95 % interval], {title}", protocol, columns, header, lines, ("aggregate", "over")
+    )
     if len(columns) > 1:
         lines = tuple(
-            Line(suite, f"{names[row]} beats", data, None, tuple(improvement(row, column) for column in columns))
+            Line(
+                "aggregate", suite, f"{names[row]} beats", data, None,
+                tuple(improvement(row, column) for column in columns),
+            )
             for row in columns
-        )
-        corner = ("probability, %", "over")
-        yield Block(
-            f"Probability of improvement [95 % interval], {title}", protocol, columns, header, lines, corner, True
-        )
+        )  # fmt: skip
+        title = f"Probability of improvement [95 % interval], {title}"
+        yield Block("improvement", title, protocol, columns, header, lines, ("probability, %", "over"))
 
 
 def generator() -> np.random.Generator:
@@ -73,13 +81,18 @@ def generator() -> np.random.Generator:
 
 def aggregate_notes(table: Table, blocks: Sequence[Block]) -> Iterator[str]:
     """How intervals were made, and which suites have none."""
-    shown = {line.suite for block in blocks if block.is_aggregate for line in block.lines}
+    shown = {line.suite for block in blocks if block.kind != "scores" for line in block.lines}
     if shown:
         yield (
-            "Aggregates weigh every task alike; intervals by 2,000 repetitions of a bootstrap over seeds within each "
-            "task, too narrow with few seeds. The optimality gap is what runs lack to 100. The probability of "
+            f"Aggregates weigh every task alike; intervals by {REPETITIONS:,} repetitions of a bootstrap over seeds "
+            "within each task, too narrow with few seeds. The optimality gap is what runs lack to 100. The probability of "
             "improvement is that of a run of the line against one of the column on the same task, ties counted half."
         )
     for suite in table.suites:
         if suite not in shown:
-            yield f"No intervals for {suite}: no task has two seeds of every column."
+            yield no_intervals(suite)
+
+
+def no_intervals(suite: str) -> str:
+    """Why a suite has no aggregates."""
+    return f"No intervals for {suite}: no task has two seeds of every column."

@@ -48,12 +48,13 @@ def published_entry(row: Row, method: str, options: Options) -> Entry:
     """The published number of a row's task, or of the D4RL task it stands for, marked if its data are others."""
     found = next((score for task in sisters(row.task) if (score := _score(method, task, options))), None)
     if found is None:
-        return Entry("not published")
+        return Entry(remark="not published")
     mark = _data_mark(row, found)
     if found.verified == "no":
         mark = f"{mark} (from memory)".strip()
     return Entry(
-        f"{with_spread(found.mean, found.spread)} {mark}".rstrip(),
+        with_spread(found.mean, found.spread),
+        mark,
         found.mean,
         found.spread,
         found.spread_kind if found.spread is not None else "",
@@ -88,12 +89,12 @@ def published_average(rows: Sequence[Row], method: str, options: Options) -> Ent
         if same and printed.statistic == "mean" and OTHER not in kinds and (len(means) < len(rows) or _is_own(printed)):
             source = published.sources()[printed.table].source
             mark = UNKNOWN if UNKNOWN in kinds else ""
-            return Entry(f"{number(printed.value)} {mark}".rstrip(), printed.value, marks=mark, source=source)
+            return Entry(number(printed.value), mark, printed.value, marks=mark, source=source)
     if len(means) < len(rows):
-        return Entry(f"{len(means)} of {len(rows)} rows" if means else "not published")
+        return Entry(remark=f"{len(means)} of {len(rows)} rows" if means else "not published")
     mark = OTHER if OTHER in kinds else "".join(kinds)
     mean = statistics.fmean(means)
-    return Entry(f"{number(mean)} {mark}".rstrip(), mean, marks=mark, comparable=mark != OTHER)
+    return Entry(number(mean), mark, mean, marks=mark, comparable=mark != OTHER)
 
 
 def reported_lines(table: Table, rows: Sequence[Row], options: Options) -> list[Line]:
@@ -114,11 +115,11 @@ def reported_lines(table: Table, rows: Sequence[Row], options: Options) -> list[
 
     def entry(score: float | None) -> Entry:
         if score is None:
-            return Entry("not published")
-        return Entry(f"{number(score)} {mark}".rstrip(), score, marks=mark[:1], comparable=not mark)
+            return Entry(remark="not published")
+        return Entry(number(score), mark, score, marks=mark[:1], comparable=not mark)
 
     entries = tuple(entry(printed.get(column.setting)) for column in table.columns)
-    return [Line(rows[0].suite, "published", D4RL, None, entries)]
+    return [Line("printed", rows[0].suite, "published", D4RL, None, entries)]
 
 
 def _is_own(average: published.Average) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from diffjax.results import published
 from diffjax.results.aggregates import generator, task_scores
-from diffjax.results.page import D4RL, Block, Page
+from diffjax.results.page import D4RL, Page
 from diffjax.results.protocols import History
 from diffjax.results.statistics import Band, Interval, profile_band, t_interval
 from diffjax.results.tables import Column, Row, Table, row_labels
@@ -190,8 +190,8 @@ def profiles(page: Page) -> tuple[Profiles, ...]:
 def metrics(page: Page) -> tuple[Metric, ...]:
     """The aggregates that a page with statistics has."""
     found = []
-    for block in filter(is_of_metrics, page.blocks):
-        for line in block.lines:
+    for block in page.blocks:
+        for line in block.lines if block.kind == "aggregates" else ():
             intervals = {
                 column: Interval(entry.mean, entry.low, entry.high)
                 for column, entry in zip(block.columns, line.entries, strict=True)
@@ -202,8 +202,3 @@ def metrics(page: Page) -> tuple[Metric, ...]:
             }
             found.append(Metric(line.suite, line.task, line.data, intervals))
     return tuple(found)
-
-
-def is_of_metrics(block: Block) -> bool:
-    """Whether a block holds aggregates, not probabilities of improvement."""
-    return block.is_aggregate and block.corner[0] == "aggregate"

@@ -2,8 +2,8 @@
 
 import csv
 import io
-import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -12,10 +12,13 @@ from rich.text import Text
 from diffjax.results.page import LEGEND, OTHER, QUICK, RUNNING, SHORT, UNTUNED, Block, Entry, Page, PublishedColumn
 from diffjax.results.tables import Column
 
+_GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "η": "eta", "κ": "kappa", "λ": "lambda", "ρ": "rho", "σ": "sigma"}
 _LATEX = {
     **{character: "\\" + character for character in "&%$#_{}"},
     **{"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"},
     **{"<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}", "±": "$\\pm$", "–": "--", OTHER: "$\\neq$"},
+    **{letter: f"$\\{name}$" for letter, name in _GREEK.items()},
+    **{"×": "$\\times$", "…": "\\dots{}", "τ": "$\\tau$", "≥": "$\\geq$", "≤": "$\\leq$"},
     **{UNTUNED: "$^\\dagger$", QUICK: "$^\\ddagger$", SHORT: "$^\\S$", RUNNING: "$^\\P$"},
 }
 _SUMMARY = (
@@ -74,16 +77,8 @@ def _markdown(page: Page) -> str:
     return "\n".join(parts)
 
 
-def _split(entry: Entry) -> tuple[str, str]:
-    """The number with its ±, and what stands behind it."""
-    match = re.match(r"-?\d+\.\d( ± \d+\.\d| \[-?\d+\.\d, -?\d+\.\d\])?", entry.text)
-    shown = match[0] if match else ""
-    return shown, entry.text[len(shown) :]
-
-
 def _bold_markdown(entry: Entry) -> str:
-    shown, rest = _split(entry)
-    return f"**{shown}**{rest}" if entry.is_best else entry.text
+    return replace(entry, shown=f"**{entry.shown}**").text if entry.is_best else entry.text
 
 
 def _latex(page: Page) -> str:
@@ -102,13 +97,13 @@ def _latex(page: Page) -> str:
             "\\toprule",
             f"{header} \\\\",
         ]
-        above = False  # whether the line above is an average
-        for index, line in enumerate(block.lines):
-            rule = ["\\addlinespace[2pt]"] if line.is_average and not above else []
-            rule = ["\\midrule"] if index == 0 or (above and not line.is_average) else rule
+        above = ""
+        for line in block.lines:
+            rule = ["\\addlinespace[2pt]"] if line.kind == "average" and above in ("row", "printed") else []
+            rule = ["\\midrule"] if not above or (above == "average" and line.kind == "row") else rule
             texts = [_latex_text(line.task), _latex_text(line.data), *map(_latex_entry, line.entries)]
             parts += [*rule, " & ".join(texts) + " \\\\"]
-            above = line.is_average
+            above = line.kind
         parts += [
             "\\bottomrule",
             "\\end{tabular}}",
@@ -120,11 +115,11 @@ def _latex(page: Page) -> str:
 
 def _latex_entry(entry: Entry) -> str:
     """The number in math mode, for its minus sign; bold where it is among the best."""
-    shown, rest = _split(entry)
-    if not shown:
-        return _latex_text(entry.text)
-    math = shown.replace("±", "\\pm")
-    return (f"$\\mathbf{{{math}}}$" if entry.is_best else f"${math}$") + _latex_text(rest)
+    if not entry.shown:
+        return _latex_text(entry.remark)
+    math = entry.shown.replace("±", "\\pm").replace(" [", "~[")
+    shown = f"$\\mathbf{{{math}}}$" if entry.is_best else f"${math}$"
+    return " ".join(filter(None, (shown, _latex_text(entry.remark))))
 
 
 def _latex_text(text: str) -> str:
@@ -142,7 +137,7 @@ def _csv(page: Page) -> str:
             data = line.row.dataset if line.row else line.data
             for column, entry in zip(block.columns, line.entries, strict=True):
                 where = (line.suite, line.task, data, fingerprint, *_column_fields(column), block.protocol.name)
-                is_own = not (line.is_average or isinstance(column, PublishedColumn))
+                is_own = line.kind == "row" and not isinstance(column, PublishedColumn)
                 counts = (entry.seeds, entry.failed if is_own else None, entry.running if is_own else None)
                 names = " ".join(LEGEND[mark][0] for mark in entry.marks)
                 numbers = (entry.mean, entry.spread, entry.spread_kind, entry.low, entry.high)
@@ -161,7 +156,7 @@ def print_page(page: Page, console: Console | None = None) -> None:
     lines = [[f"{task} ({data})", *(text.replace(" ± ", "±") for text in texts)] for task, data, *texts in grid(block)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     best = [[False] * len(block.columns), *([entry.is_best for entry in line.entries] for line in block.lines)]
-    averages = [True, *(line.is_average for line in block.lines)]
+    averages = [True, *(line.kind != "row" for line in block.lines)]
     console.print(Text(block.title, style="italic"))
     start = 1
     while start < len(widths):

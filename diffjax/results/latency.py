@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,10 +73,13 @@ def read_latencies(path: str | Path) -> Latencies:
     found = [row for row in rows if row is not None]
     if not found:
         raise UserError(f"--latency={path} has no row of batch 1; measure with --batch=1")
-    names = [row[:2] for row in found]
-    for method, variant in names:
-        if names.count((method, variant)) > 1:
-            raise UserError(f"--latency={path} has {method} ({variant}) at batch 1 twice; name a file that has it once")
+    (most, count), *_ = Counter(row[:4] for row in found).most_common(1)
+    if count > 1:
+        method, variant, *cost = most
+        raise UserError(
+            f"--latency={path} has {method} ({variant}) with {_cost(*cost)} at batch 1 twice; name a file that has it "
+            "once"
+        )
     facts = _facts(file.with_suffix(".json"))
     machine = facts.get("machine")
     device = machine.get("device", "") if isinstance(machine, Mapping) else ""
@@ -114,8 +118,10 @@ def trade_off(page: Page, latencies: Latencies) -> TradeOff:
     """Latency against the mean score by the page's first protocol, of every column with both."""
     table, protocol = page.table, page.options.chosen()[0]
     names, labels = table_labels(table), row_labels(table.rows)
-    known = {row[:2]: row for row in latencies.rows}
-    matched = [column for column in table.columns if column[:2] in known]
+    known = {
+        column: latency for column in table.columns if (latency := _latency_of(table, column, latencies)) is not None
+    }
+    matched = list(known)
     means = {
         column: {
             row: statistics.fmean(values)
@@ -127,37 +133,39 @@ def trade_off(page: Page, latencies: Latencies) -> TradeOff:
     scored = [column for column in matched if means[column]]
     shared = [row for row in table.rows if scored and all(row in means[column] for column in scored)]
     columns = scored if shared else []
-    places = [(known[column[:2]].p50_ms, statistics.fmean(means[column][row] for row in shared)) for column in columns]
+    places = [(known[column].p50_ms, statistics.fmean(means[column][row] for row in shared)) for column in columns]
     points = tuple(
         Point(column, *place, is_front)
         for column, place, is_front in zip(columns, places, pareto_front(places), strict=True)
     )
     remarks = [f"{names[column]}: no latency of it in the file." for column in table.columns if column not in matched]
     remarks += [f"{names[column]}: no score yet." for column in matched if column not in scored]
-    of_table = {column[:2] for column in table.columns}
-    unused = [row for row in latencies.rows if row[:2] not in of_table]
-    remarks += [f"{row.method} ({row.variant}): measured, but no results of it." for row in unused]
+    unused = [row for row in latencies.rows if row not in known.values()]
+    remarks += [
+        f"{row.method} ({row.variant}) with {_cost(*row[2:4])}: measured, but no results of it." for row in unused
+    ]
     if scored and not shared:
         remarks.append("No task has a score of every method here, so there is nothing to compare on.")
     unlike: dict[str, list[str]] = {}
     for point in points:
-        for remark in _unlike(table, point.column, shared, known[point.column[:2]], latencies.preset):
+        for remark in _unlike(table, point.column, shared, known[point.column], latencies.preset):
             unlike.setdefault(remark, []).append(names[point.column])
     remarks += [f"{', '.join(columns)}: {remark}." for remark, columns in unlike.items()]
     return TradeOff(latencies, tuple(f"{row.task} ({labels[row]})" for row in shared), points, tuple(remarks))
+
+
+def _latency_of(table: Table, column: Column, latencies: Latencies) -> Latency | None:
+    """The latency of a column's method at the cost that its actions had, else at another cost."""
+    found = [row for row in latencies.rows if row[:2] == column[:2]]
+    costs = {cost for row in table.rows if (row, column) in table.cells for cost in table.cells[row, column].costs}
+    return next(iter([*(row for row in found if row[2:4] in costs), *found]), None)
 
 
 def _unlike(table: Table, column: Column, rows: Iterable[Row], latency: Latency, preset: str) -> Iterator[str]:
     """What was measured otherwise than it was scored."""
     if preset and column.preset != preset:
         yield f"latency of the networks of preset {preset}, scores of those of preset {column.preset}"
-    tasks = {row.task for row in rows}
-    costs = {
-        (item.candidates, item.network_evaluations)
-        for folder in table.folders
-        for item in folder.evaluations
-        if (item.method, item.variant) == column[:2] and item.task in tasks
-    }
+    costs = {cost for row in rows for cost in table.cells[row, column].costs}
     measured = (latency.candidates, latency.network_evaluations)
     if other := sorted(costs - {measured}):
         yield f"latency with {_cost(*measured)}, scores with {' / '.join(_cost(*cost) for cost in other)}"

@@ -10,7 +10,7 @@ from dataclasses import replace
 from diffjax.errors import unknown_name
 from diffjax.results.aggregates import aggregate_blocks
 from diffjax.results.beside import paper_groups, published_average, published_entry, reported_lines, with_published
-from diffjax.results.notes import notes
+from diffjax.results.notes import caption, remarks
 from diffjax.results.page import (
     BOLD,
     INTERVAL,
@@ -48,7 +48,7 @@ def lay_out(table: Table, options: Options) -> Page:
     blocks = [_block(table, protocol, options) for protocol in chosen]
     if options.statistics:
         blocks += [found for suite in table.suites for found in aggregate_blocks(table, suite, chosen[0])]
-    return Page(table, options, tuple(blocks), tuple(notes(table, blocks, options)))
+    return Page(table, options, tuple(blocks), caption(table, options), tuple(remarks(table, blocks, options)))
 
 
 def _block(table: Table, protocol: Protocol, options: Options) -> Block:
@@ -62,17 +62,17 @@ def _block(table: Table, protocol: Protocol, options: Options) -> Block:
         rows = table.suite_rows(suite)
         for row in rows:
             entries = tuple(_entry(table, row, column, protocol, options) for column in columns)
-            lines.append(Line(suite, row.task, data[row], row, entries))
+            lines.append(Line("row", suite, row.task, data[row], row, entries))
             if protocol.name == PAPER:
                 lines += reported_lines(table, (row,), options)
         for label, members in _averages(suite, rows):
             entries = tuple(_average(table, members, column, protocol, options) for column in columns)
-            lines.append(Line(suite, label, _data_labels(members), None, entries))
+            lines.append(Line("average", suite, label, _data_labels(members), None, entries))
             if protocol.name == PAPER:
                 lines += reported_lines(table, members, options)
     lines = [replace(line, entries=_bold(line.entries, options)) for line in lines]
     subject = table.ablation.title if table.ablation else "Normalised score"
-    return Block(f"{subject}, {protocol.title}", protocol, columns, header, tuple(lines))
+    return Block("scores", f"{subject}, {protocol.title}", protocol, columns, header, tuple(lines))
 
 
 def _averages(suite: str, rows: Sequence[Row]) -> list[tuple[str, tuple[Row, ...]]]:
@@ -97,22 +97,34 @@ def _entry(table: Table, row: Row, column: Column | PublishedColumn, protocol: P
         return published_entry(row, column.method, options)
     cell = table.cells.get((row, column))
     if cell is None:
-        return Entry("not run")
+        return Entry(remark="not run")
     values = values_of(cell, protocol)
     entry = Entry(
-        _why_nothing(cell), seeds=len(cell.histories), failed=len(cell.failures), running=cell.running, values=values
+        remark=_why_nothing(cell),
+        seeds=len(cell.histories),
+        failed=len(cell.failures),
+        running=cell.running,
+        values=values,
     )
     if not values:
         return entry
     mean, width = statistics.fmean(values), _spread(values, options.spread)
-    text = with_spread(mean, width)
+    count = ""
     if cell.failures:
-        text += f" ({len(cell.failures)} of {len(cell.failures) + len(cell.histories)} failed)"
+        count = f"({len(cell.failures)} of {len(cell.failures) + len(cell.histories)} failed)"
     elif len(values) != table.usual_seeds:
-        text += f" (n={len(values)})"
-    present = marks(table, row, column, protocol)
+        count = f"(n={len(values)})"
+    present = _marks(table, row, column, protocol)
     kind = options.spread if width is not None else ""
-    return replace(entry, text=f"{text} {present}".rstrip(), mean=mean, spread=width, spread_kind=kind, marks=present)
+    return replace(
+        entry,
+        shown=with_spread(mean, width),
+        remark=f"{count} {present}".strip(),
+        mean=mean,
+        spread=width,
+        spread_kind=kind,
+        marks=present,
+    )
 
 
 def _why_nothing(cell: Cell) -> str:
@@ -133,7 +145,7 @@ def _spread(values: Sequence[float], kind: str) -> float | None:
     return spread(values, kind)
 
 
-def marks(table: Table, row: Row, column: Column, protocol: Protocol) -> str:
+def _marks(table: Table, row: Row, column: Column, protocol: Protocol) -> str:
     """The keys of ``LEGEND`` that a cell's number carries under a protocol."""
     cell = table.cells.get((row, column))
     if cell is None or not cell.histories:
@@ -161,13 +173,13 @@ def _average(
         return published_average(rows, column.method, options)
     mean = average(table, rows, column, protocol)
     if not any((row, column) in table.cells for row in rows):
-        return Entry("not run")
+        return Entry(remark="not run")
     if mean is None:
         scored = sum(bool(values_of(table.cells.get((row, column)), protocol)) for row in rows)
-        return Entry(f"{scored} of {len(rows)} rows")
-    present = {mark for row in rows for mark in marks(table, row, column, protocol)}
+        return Entry(remark=f"{scored} of {len(rows)} rows")
+    present = {mark for row in rows for mark in _marks(table, row, column, protocol)}
     found = "".join(mark for mark in LEGEND if mark in present)
-    return Entry(f"{number(mean)} {found}".rstrip(), mean, marks=found)
+    return Entry(number(mean), found, mean, marks=found)
 
 
 def _bold(entries: tuple[Entry, ...], options: Options) -> tuple[Entry, ...]:

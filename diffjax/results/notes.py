@@ -2,36 +2,34 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from diffjax.ablations import caption
+from diffjax import ablations
 from diffjax.results.aggregates import aggregate_notes
 from diffjax.results.beside import published_notes
-from diffjax.results.page import BOLD, D4RL, LEGEND, SPREAD_LABELS, Block, Options, is_d4rl
+from diffjax.results.page import D4RL, SPREAD_LABELS, Block, Options, is_d4rl
 from diffjax.results.protocols import OWN_RULES, PAPER
 from diffjax.results.tables import Column, Table, column_label, evaluation_rule, table_labels
 
 
-def notes(table: Table, blocks: Sequence[Block], options: Options) -> list[str]:
-    """What a reader must know to trust the numbers."""
+def caption(table: Table, options: Options) -> str:
+    """What a cell and an average are."""
     seeds = table.usual_seeds
     shown = f"mean ± {SPREAD_LABELS[options.spread]} over {seeds} seeds"
     if seeds <= 1 or options.spread == "none":
         shown = f"the mean over {seeds} seeds" if seeds > 1 else "one seed"
-    names = {block.protocol.name for block in blocks}
-    entries = [entry for block in blocks for line in block.lines for entry in line.entries]
-    found = [
+    return (
         f"Score 0 is a random policy, 100 an expert. A cell is {shown} unless marked with n; "
         "one seed has no ±. An average is the mean of its suite's rows above it."
-    ]
-    if table.ablation is not None:
-        found.append(caption(table.ablation))
-    if any(entry.is_best for entry in entries):
-        found.append(BOLD[options.bold])
+    )
+
+
+def remarks(table: Table, blocks: Sequence[Block], options: Options) -> list[str]:
+    """What else a reader must know to trust the numbers."""
+    names = {block.protocol.name for block in blocks}
+    found = [] if table.ablation is None else [ablations.caption(table.ablation)]
     if "best" in names:
         found.append("Best over training takes each run's best evaluation: an oracle, it chooses by the simulator.")
     if PAPER in names:
         found.append(f"Rules: {_own_rules(table)}.")
-    present = {mark for entry in entries for mark in entry.marks}
-    found += [f"{mark} {name}: {text}" for mark, (name, text) in LEGEND.items() if mark in present]
     labels = dict.fromkeys(row.dataset for row in table.rows)
     if other := [label for label in labels if not is_d4rl(label)]:
         found.append(f"Data {', '.join(other)}: not {D4RL}'s, so not comparable with published D4RL scores.")

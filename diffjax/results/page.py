@@ -1,7 +1,8 @@
 """What a page of tables consists of: options, entries, lines, blocks; the same for every format."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from diffjax.results.protocols import DEFAULT, PAPER, Protocol, chosen_protocols
 from diffjax.results.statistics import SPREADS
@@ -73,12 +74,14 @@ class PublishedColumn:
 
 @dataclass(frozen=True)
 class Entry:
-    """What one place of a block says; ``mean`` is None where there is no number and ``text`` says why.
+    """What one place of a block says: the number as it is ``shown``, and a ``remark`` behind it.
 
-    ``values`` are the numbers of the runs behind it, ``low`` and ``high`` the ends of its confidence interval.
+    ``mean`` is None where there is no number; the remark says why. ``values`` are the numbers of the runs behind it,
+    ``low`` and ``high`` the ends of its confidence interval.
     """
 
-    text: str
+    shown: str = ""
+    remark: str = ""
     mean: float | None = None
     spread: float | None = None
     spread_kind: str = ""
@@ -93,25 +96,36 @@ class Entry:
     low: float | None = None
     high: float | None = None
 
+    @property
+    def text(self) -> str:
+        """All that the place says."""
+        return " ".join(filter(None, (self.shown, self.remark)))
+
+
+LineKind = Literal["row", "average", "printed", "aggregate"]
+BlockKind = Literal["scores", "aggregates", "improvement"]
+
 
 @dataclass(frozen=True)
 class Line:
-    """A row's entries, or (``row`` None) an average's."""
+    """Entries of a row, of an average, of what a paper prints for the line above, or of an aggregate.
 
+    ``row`` is None unless it is a row's.
+    """
+
+    kind: LineKind
     suite: str
     task: str
     data: str
     row: Row | None
     entries: tuple[Entry, ...]
 
-    @property
-    def is_average(self) -> bool:
-        return self.row is None
-
 
 @dataclass(frozen=True)
 class Block:
-    """The numbers of one protocol: those of tasks, or (``is_aggregate``) what follows from them over tasks."""
+    """The numbers of one protocol: scores of tasks, or what follows from them over tasks."""
+
+    kind: BlockKind
 
     title: str
     protocol: Protocol
@@ -119,17 +133,44 @@ class Block:
     header: tuple[str, ...]
     lines: tuple[Line, ...]
     corner: tuple[str, str] = ("task", "data")
-    is_aggregate: bool = False
+
+    @property
+    def entries(self) -> Iterator[Entry]:
+        return (entry for line in self.lines for entry in line.entries)
+
+    @property
+    def has_bold(self) -> bool:
+        return any(entry.is_best for entry in self.entries)
+
+    @property
+    def marks(self) -> str:
+        """The keys of ``LEGEND`` that its entries carry."""
+        present = {mark for entry in self.entries for mark in entry.marks}
+        return "".join(mark for mark in LEGEND if mark in present)
 
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that a format writes."""
+    """Everything that a format writes; ``caption`` says what a cell is, ``remarks`` what else a reader must know."""
 
     table: Table
     options: Options
     blocks: tuple[Block, ...]
-    notes: tuple[str, ...]
+    caption: str
+    remarks: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All that stands below the tables where nothing stands beside them."""
+        bold = [BOLD[self.options.bold]] if any(block.has_bold for block in self.blocks) else []
+        present = {mark for block in self.blocks for mark in block.marks}
+        legend = (f"{mark} {meaning(mark)}" for mark in LEGEND if mark in present)
+        return (self.caption, *bold, *legend, *self.remarks)
+
+
+def meaning(mark: str) -> str:
+    """``untuned: no published hyper-parameters ...``."""
+    return ": ".join(LEGEND[mark])
 
 
 def is_d4rl(data: str) -> bool:
@@ -140,6 +181,11 @@ def is_d4rl(data: str) -> bool:
 def number(value: float) -> str:
     """One decimal; no minus before zero."""
     return f"{round(value, 1) + 0.0:.1f}"  # + 0.0 turns -0.0 into 0.0
+
+
+def with_interval(estimate: float, low: float | None, high: float | None, show: Callable[[float], str] = number) -> str:
+    """``45.2 [40.1, 50.3]``, or the number alone."""
+    return show(estimate) if low is None or high is None else f"{show(estimate)} [{show(low)}, {show(high)}]"
 
 
 def with_spread(mean: float, spread: float | None) -> str:

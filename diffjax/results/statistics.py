@@ -24,6 +24,8 @@ Values = Sequence[float] | np.ndarray  # of one cell: (seeds,)
 Metric = Callable[[Scores], np.ndarray]  # of (..., seeds) -> (...), or (..., thresholds)
 
 EXPERT = 100.0
+REPETITIONS = 2000
+"""Of a bootstrap, unless told otherwise."""
 _BLOCK = 1000  # repetitions resampled at a time: what a processor's cache holds
 
 
@@ -140,7 +142,11 @@ def probability_of_improvement(x: Scores, y: Scores) -> np.ndarray:
 
 
 def bootstrap_interval(
-    rng: np.random.Generator, scores: Scores, metric: Metric = mean, confidence: float = 0.95, repetitions: int = 2000
+    rng: np.random.Generator,
+    scores: Scores,
+    metric: Metric = mean,
+    confidence: float = 0.95,
+    repetitions: int = REPETITIONS,
 ) -> Interval:
     """A metric with its percentile interval over seeds resampled within each task (stratified bootstrap).
 
@@ -158,14 +164,14 @@ def profile_band(
     thresholds: np.ndarray,
     profile: Callable[[Scores, np.ndarray], np.ndarray] = run_score_profile,
     confidence: float = 0.95,
-    repetitions: int = 2000,
+    repetitions: int = REPETITIONS,
 ) -> Band:
     """A performance profile with its pointwise bootstrap band; raises as ``bootstrap_interval`` does."""
     return Band(*_bootstrap(rng, lambda groups: profile(groups[0], thresholds), [scores], confidence, repetitions))
 
 
 def improvement_interval(
-    rng: np.random.Generator, x: Scores, y: Scores, confidence: float = 0.95, repetitions: int = 2000
+    rng: np.random.Generator, x: Scores, y: Scores, confidence: float = 0.95, repetitions: int = REPETITIONS
 ) -> Comparison:
     """The probability of improvement of x over y with its interval; both are resampled, independently.
 
@@ -182,7 +188,7 @@ def difference_interval(
     y: Scores,
     metric: Metric = mean,
     confidence: float = 0.95,
-    repetitions: int = 2000,
+    repetitions: int = REPETITIONS,
 ) -> Comparison:
     """metric(x) - metric(y) on the tasks of both with its interval; raises as ``improvement_interval`` does."""
     x, y, left_out = _shared(x, y)
@@ -191,7 +197,7 @@ def difference_interval(
 
 
 def percentile_interval(
-    rng: np.random.Generator, values: Values, confidence: float = 0.95, repetitions: int = 2000
+    rng: np.random.Generator, values: Values, confidence: float = 0.95, repetitions: int = REPETITIONS
 ) -> Interval | None:
     """The mean of a cell with its bootstrap interval (too narrow with few seeds); None of a single seed."""
     cell = {"a cell": np.asarray(values, float)}

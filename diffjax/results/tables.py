@@ -8,7 +8,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
@@ -48,6 +48,7 @@ class Cell:
     failures: tuple[tuple[int, str], ...] = ()  # seed, reason
     running: int = 0
     tunings: frozenset[str] = frozenset()
+    costs: frozenset[tuple[int, int]] = frozenset()  # candidates and network evaluations of an action
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,12 @@ def table_labels(table: Table) -> dict[Column, str]:
     """What stands at the head of each column; in the table of an ablation only what it varies."""
     if table.ablation is None:
         return column_labels(table.columns)
-    return {column: column.setting for column in table.columns}
+    sharing = Counter(column.setting for column in table.columns)
+    details = {column: ", ".join(filter(None, (column.preset, column.rule))) for column in table.columns}
+    return {
+        column: f"{column.setting} ({details[column]})" if sharing[column.setting] > 1 else column.setting
+        for column in table.columns
+    }
 
 
 def column_labels(columns: Sequence[Column]) -> dict[Column, str]:
@@ -239,15 +245,18 @@ def _run_cell(
     own: tuple[str, int],
 ) -> Cell:
     """What one run adds to its cell."""
-    tunings = frozenset(item.tuning for item in evaluations)
+    known = Cell(
+        tunings=frozenset(item.tuning for item in evaluations),
+        costs=frozenset((item.candidates, item.network_evaluations) for item in evaluations),
+    )
     broken = [item.step for item in evaluations if not math.isfinite(item.score)]
     if status.startswith("failed: "):
-        return Cell(failures=((seed, status.removeprefix("failed: ")),), tunings=tunings)
+        return replace(known, failures=((seed, status.removeprefix("failed: ")),))
     if broken:
-        return Cell(failures=((seed, f"non-finite score at step {broken[0]}"),), tunings=tunings)
+        return replace(known, failures=((seed, f"non-finite score at step {broken[0]}"),))
     steps, scores = (tuple(getattr(item, name) for item in evaluations) for name in ("step", "score"))
     history = History(seed, steps, scores, tuple(losses), *own)
-    return Cell(histories=(history,) if evaluations else (), running=int(status == "running"), tunings=tunings)
+    return replace(known, histories=(history,) if evaluations else (), running=int(status == "running"))
 
 
 def _merge(first: Cell, second: Cell) -> Cell:
@@ -256,6 +265,7 @@ def _merge(first: Cell, second: Cell) -> Cell:
         first.failures + second.failures,
         first.running + second.running,
         first.tunings | second.tunings,
+        first.costs | second.costs,
     )
 
 

@@ -27,7 +27,7 @@ def render(page: Page, trade_off: TradeOff | None = None) -> str:
         "Hyper-parameters": provenance.hyper_parameters(table),
         "Environments and data": join(provenance.data(table), provenance.runs(table), provenance.versions(table)),
         "Failures": provenance.failures(table),
-        "Notes": provenance.bullets(scores.other_notes(page)),
+        "Notes": provenance.bullets(page.remarks),
     }
     ids = {title: title.lower().replace(" ", "-") for title in parts}
     title = _title(page)

@@ -1,10 +1,9 @@
 """The figures of a page as SVG; their numbers are ``diffjax.results.figures``'."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from diffjax.results.figures import Line, Metric, Panel, Profiles, Style
 from diffjax.results.latency import Point
-from diffjax.results.page import number
 from diffjax.results.report import svg
 from diffjax.results.report.markup import Markup, element, join
 from diffjax.results.report.svg import WIDTH, Axis
@@ -177,8 +176,3 @@ def _is_free(
 
 def _shortened(name: str) -> str:
     return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
-
-
-def interval_text(estimate: float, low: float | None, high: float | None, show: Callable[[float], str] = number) -> str:
-    """``45.2 [40.1, 50.3]``, or the number alone."""
-    return show(estimate) if low is None or high is None else f"{show(estimate)} [{show(low)}, {show(high)}]"

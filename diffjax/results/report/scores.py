@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 
-from diffjax.results.page import BOLD, LEGEND, Block, Entry, Line, Page, PublishedColumn, with_spread
+from diffjax.results.page import BOLD, Block, Entry, Line, Page, PublishedColumn, meaning
 from diffjax.results.report.markup import Markup, element, join, scroll
-
-_PRINTED = "published"  # the line of an ablation's table that says what its paper prints of the line above
 
 
 def score_tables(page: Page) -> Markup:
     """The blocks of scores, one seen at a time; the choice needs no program."""
     parts: list[Markup] = []
-    for index, block in enumerate(block for block in page.blocks if not block.is_aggregate):
+    for index, block in enumerate(block for block in page.blocks if block.kind == "scores"):
         name = f"protocol-{index}"
         parts += [
             element("input", type="radio", name="protocol", id=name, checked=index == 0),
@@ -41,9 +39,7 @@ def block_table(block: Block) -> Markup:
 
 
 def _line(line: Line, block: Block) -> Markup:
-    kind = None
-    if line.is_average and not block.is_aggregate:
-        kind = "printed" if line.task == _PRINTED else "average"
+    kind = line.kind if line.kind in ("average", "printed") else None
     cells = [element("th", line.task, scope="row"), element("td", line.data, class_="data")]
     for entry, column in zip(line.entries, block.columns, strict=True):
         names = ["missing"] if entry.mean is None else []
@@ -60,31 +56,20 @@ def _column_class(column: object) -> str | None:
 
 def _entry(entry: Entry) -> Markup:
     """The number, bold where it is among the best; marks say what they mean."""
-    shown = "" if entry.mean is None else with_spread(entry.mean, entry.spread)
-    shown = shown if entry.text.startswith(shown) else ""
-    rest = entry.text.removeprefix(shown)
     marked = [
-        element("abbr", character, title=": ".join(LEGEND[character])) if character in entry.marks else character
-        for character in rest
+        element("abbr", character, title=meaning(character)) if character in entry.marks else character
+        for character in entry.remark
     ]
-    return join(element("strong", shown) if entry.is_best else shown, *marked)
+    shown = element("strong", entry.shown) if entry.is_best else entry.shown
+    return join(shown, " " if entry.shown and entry.remark else "", *marked)
 
 
 def _legend(block: Block, page: Page) -> Markup:
     """What bold and marks mean, of those that the block has."""
-    entries = [entry for line in block.lines for entry in line.entries]
-    present = {mark for entry in entries for mark in entry.marks}
-    lines: list[Sequence[str]] = [[page.notes[0]]]
-    if any(entry.is_best for entry in entries):
+    lines: list[Sequence[str]] = [[page.caption]]
+    if block.has_bold:
         lines.append([BOLD[page.options.bold]])
-    lines += [[element("b", mark), f" {name}: {text}"] for mark, (name, text) in LEGEND.items() if mark in present]
+    lines += [[element("b", mark), f" {meaning(mark)}"] for mark in block.marks]
     if any(isinstance(column, PublishedColumn) for column in block.columns):
         lines.append(["Tinted columns are published numbers; where they were printed stands in the notes."])
     return element("ul", *(element("li", *line) for line in lines), class_="legend")
-
-
-def other_notes(page: Page) -> list[str]:
-    """The notes that do not stand below the tables already."""
-    told = {page.notes[0], BOLD[page.options.bold]}
-    told |= {f"{mark} {name}: {text}" for mark, (name, text) in LEGEND.items()}
-    return [note for note in page.notes if note not in told]

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from diffjax.results import figures
+from diffjax.results.aggregates import no_intervals
 from diffjax.results.figures import Metric, Panel, Profiles, Style
 from diffjax.results.latency import Point, TradeOff
-from diffjax.results.page import Block, Page, number
+from diffjax.results.page import Block, Page, number, with_interval
 from diffjax.results.report import charts
 from diffjax.results.report.markup import Markup, details, element, join, table
 from diffjax.results.report.provenance import bullets
@@ -30,9 +31,9 @@ def aggregates(page: Page, styles: Styles, names: Names) -> Markup:
     found = figures.metrics(page)
     for suite in page.table.suites:
         metrics = [metric for metric in found if metric.suite == suite]
-        blocks = [block for block in page.blocks if block.is_aggregate and block.lines[0].suite == suite]
+        blocks = [block for block in page.blocks if block.kind != "scores" and block.lines[0].suite == suite]
         if not metrics:
-            parts.append(element("p", f"No intervals for {suite}: no task has two seeds of every method."))
+            parts.append(element("p", no_intervals(suite)))
             continue
         parts.append(element("h3", f"{suite}, over {metrics[0].over}"))
         parts.append(element("div", *(_metric(metric, styles, names) for metric in metrics), class_="grid four"))
@@ -42,11 +43,11 @@ def aggregates(page: Page, styles: Styles, names: Names) -> Markup:
 
 def _aggregate_table(block: Block) -> Markup:
     shown = block_table(block)
-    return details("Numbers of these figures", shown) if figures.is_of_metrics(block) else shown
+    return details("Numbers of these figures", shown) if block.kind == "aggregates" else shown
 
 
 def _metric(metric: Metric, styles: Styles, names: Names) -> Markup:
-    told = (f"{names[column]} {charts.interval_text(*found)}" for column, found in metric.intervals.items())
+    told = (f"{names[column]} {with_interval(*found)}" for column, found in metric.intervals.items())
     label = f"{metric.name} of {metric.suite} with 95 % intervals: {'; '.join(told)}."
     drawing = charts.intervals(metric, styles, names, label)
     return element("figure", element("figcaption", metric.name), drawing)
@@ -113,7 +114,7 @@ def _curve_table(panel: Panel, names: Names) -> Markup:
         curve = line.curve
         found = {step: number(value) for step, value in zip(curve.steps, curve.mean, strict=True)}
         if curve.low:
-            texts = map(charts.interval_text, curve.mean, curve.low, curve.high)
+            texts = map(with_interval, curve.mean, curve.low, curve.high)
             found = dict(zip(curve.steps, texts, strict=True))
         columns.append(found)
     steps = sorted({step for column in columns for step in column})
@@ -146,14 +147,14 @@ def _profile(found: Profiles, index: int, styles: Styles, names: Names) -> Marku
     middle = len(found.thresholds) // 2
     told = (f"{names[column]} {band.estimate[middle]:.2f}" for column, band in found.bands.items())
     label = (
-        f"Performance profiles of {found.suite}; fraction of runs above {found.thresholds[middle]:.0f}: "
+        f"Performance profiles of {found.suite}; fraction of runs above {number(found.thresholds[middle])}: "
         f"{'; '.join(told)}."
     )
     rows = [
         [
             number(found.thresholds[at]),
             *(
-                charts.interval_text(band.estimate[at], band.low[at], band.high[at], lambda value: f"{value:.2f}")
+                with_interval(band.estimate[at], band.low[at], band.high[at], lambda value: f"{value:.2f}")
                 for band in found.bands.values()
             ),
         ]
