@@ -85,8 +85,8 @@ def aggregate_notes(table: Table, blocks: Sequence[Block]) -> Iterator[str]:
     if shown:
         yield (
             f"Aggregates weigh every task alike; intervals by {REPETITIONS:,} repetitions of a bootstrap over seeds "
-            "within each task, too narrow with few seeds. The optimality gap is what runs lack to 100. The probability of "
-            "improvement is that of a run of the line against one of the column on the same task, ties counted half."
+            "within each task, too narrow with few seeds. The optimality gap is what runs lack to 100. The probability "
+            "of improvement is that of a run of the line against one of the column on the same task, ties counted half."
         )
     for suite in table.suites:
         if suite not in shown:

@@ -9,7 +9,6 @@ from diffjax.errors import unknown_name
 from diffjax.results import published
 from diffjax.results.page import (
     D4RL,
-    LEGEND,
     OTHER,
     UNKNOWN,
     Block,
@@ -24,6 +23,9 @@ from diffjax.results.page import (
 from diffjax.results.protocols import OWN_RULES
 from diffjax.results.tables import Column, Row, Table
 from diffjax.settings import sisters
+
+FROM_MEMORY = "(from memory)"
+_ROUNDING = 0.06  # a mean as it is printed, against that of rounded numbers
 
 
 def with_published(columns: Sequence[Column], options: Options) -> Iterator[Column | PublishedColumn]:
@@ -46,55 +48,84 @@ def with_published(columns: Sequence[Column], options: Options) -> Iterator[Colu
 
 def published_entry(row: Row, method: str, options: Options) -> Entry:
     """The published number of a row's task, or of the D4RL task it stands for, marked if its data are others."""
-    found = next((score for task in sisters(row.task) if (score := _score(method, task, options))), None)
+    known = (published.preferred(method, task, options.unverified) for task in sisters(row.task))
+    found = next(filter(None, known), None)
     if found is None:
         return Entry(remark="not published")
-    mark = _data_mark(row, found)
-    if found.verified == "no":
-        mark = f"{mark} (from memory)".strip()
+    mark = _data_mark(row, found.task, found.data_version)
     return Entry(
         with_spread(found.mean, found.spread),
-        mark,
+        _remark(mark, found.verified == "no"),
         found.mean,
         found.spread,
         found.spread_kind if found.spread is not None else "",
         found.seeds,
-        marks="".join(character for character in mark[:1] if character in LEGEND),
-        source=found.source,
+        marks=mark[:1],
+        source=found.table,
+        rule=found.protocol,
         comparable=not mark.startswith(OTHER),
     )
 
 
-def _data_mark(row: Row, score: published.Score) -> str:
+def _data_mark(row: Row, task: str, version: str) -> str:
     """Nothing where both numbers are of the same data; ``≠`` and those behind the published one; ``?`` if in doubt."""
-    same_task = score.task == row.task
-    if score.data_version.startswith("v"):
-        data = f"{D4RL} {score.data_version}"
-        return "" if same_task and row.dataset == data else f"{OTHER} {data}"
-    return UNKNOWN if same_task and is_d4rl(row.dataset) else f"{OTHER} {D4RL}"
+    if version.startswith("v"):
+        data = f"{D4RL} {version}"
+        return "" if task == row.task and row.dataset == data else f"{OTHER} {data}"
+    return UNKNOWN if task == row.task and is_d4rl(row.dataset) else f"{OTHER} {D4RL}"
 
 
-def _score(method: str, task: str, options: Options) -> published.Score | None:
-    return published.preferred(method, task, options.unverified)
+def _remark(mark: str, from_memory: bool) -> str:
+    return " ".join(filter(None, (mark, FROM_MEMORY if from_memory else "")))
 
 
 def published_average(rows: Sequence[Row], method: str, options: Options) -> Entry:
-    """The average that is printed over exactly these tasks, or else that of the numbers shown above."""
-    tasks = {row.task for row in rows}
+    """The mean of the numbers shown above, as it is printed if it is; what is printed where none of them are."""
     entries = [published_entry(row, method, options) for row in rows]
     means = [entry.mean for entry in entries if entry.mean is not None]
-    kinds = list(dict.fromkeys(mark for entry in entries for mark in entry.marks))
-    for printed in published.averages(options.unverified):
-        same = printed.method == method and set(published.groups()[printed.table, printed.group]) == tasks
-        if same and printed.statistic == "mean" and OTHER not in kinds and (len(means) < len(rows) or _is_own(printed)):
-            source = published.sources()[printed.table].source
-            mark = UNKNOWN if UNKNOWN in kinds else ""
-            return Entry(number(printed.value), mark, printed.value, marks=mark, source=source)
+    if not means:
+        found = _printed_average(rows, method, options)
+        return _as_entry(found, rows) if found is not None else Entry(remark="not published")
     if len(means) < len(rows):
-        return Entry(remark=f"{len(means)} of {len(rows)} rows" if means else "not published")
-    mark = OTHER if OTHER in kinds else "".join(kinds)
+        return Entry(remark=f"{len(means)} of {len(rows)} rows")
     mean = statistics.fmean(means)
-    return Entry(number(mean), mark, mean, marks=mark, comparable=mark != OTHER)
+    printed = _printed_average(rows, method, options, near=mean)
+    kinds = list(dict.fromkeys(mark for entry in entries for mark in entry.marks))
+    mark = OTHER if OTHER in kinds else "".join(kinds)
+    if printed is not None and mark != OTHER:
+        mean = printed.value
+    remembered = any(FROM_MEMORY in entry.remark for entry in entries)
+    return Entry(number(mean), _remark(mark, remembered), mean, marks=mark, comparable=mark != OTHER)
+
+
+def _printed_average(
+    rows: Sequence[Row], method: str, options: Options, near: float | None = None
+) -> published.Average | None:
+    """The mean that is printed over exactly these tasks, the surest first; ``near``: only if it rounds to that."""
+    tasks = {row.task for row in rows}
+    found = [
+        printed
+        for printed in published.averages(options.unverified)
+        if (printed.method, printed.statistic) == (method, "mean")
+        and set(published.groups()[printed.table, printed.group]) == tasks
+        and (near is None or abs(printed.value - near) < _ROUNDING)
+    ]
+    return min(found, key=lambda printed: (not printed.verified, not _is_own(printed)), default=None)
+
+
+def _as_entry(printed: published.Average, rows: Sequence[Row]) -> Entry:
+    """An average without the numbers behind it."""
+    marks = dict.fromkeys(_data_mark(row, row.task, printed.data_version) for row in rows)
+    mark = next((mark for mark in marks if mark.startswith(OTHER)), next(filter(None, marks), ""))
+    return Entry(
+        number(printed.value),
+        _remark(mark, not printed.verified),
+        printed.value,
+        marks=mark[:1],
+        source=printed.table,
+        rule=printed.protocol,
+        comparable=not mark.startswith(OTHER),
+    )
 
 
 def reported_lines(table: Table, rows: Sequence[Row], options: Options) -> list[Line]:
@@ -138,29 +169,29 @@ def paper_groups() -> dict[frozenset[str], list[str]]:
     return {tasks: methods for tasks, methods in found.items() if methods}
 
 
-def published_notes(blocks: Sequence[Block], options: Options) -> Iterator[str]:
-    """Where each published column was read, and why one has nothing."""
+def published_notes(blocks: Sequence[Block]) -> Iterator[str]:
+    """Where each published column was read, what is to be known of these places, and why one has nothing."""
+    shown: dict[str, None] = {}
     for block in blocks:
         for index, column in enumerate(block.columns):
             if not isinstance(column, PublishedColumn):
                 continue
             entries = [line.entries[index] for line in block.lines]
-            if sources := list(dict.fromkeys(entry.source for entry in entries if entry.source)):
+            if tables := list(dict.fromkeys(entry.source for entry in entries if entry.source)):
                 kinds = [kind for kind in dict.fromkeys(entry.spread_kind for entry in entries) if kind]
                 seeds = dict.fromkeys(entry.seeds for entry in entries if entry.seeds)
+                shown |= dict.fromkeys(tables)
                 spread = f"± {' / '.join(kinds)}" if kinds else "no spread"
                 over = f" over {' / '.join(map(str, seeds))} seeds" if seeds else ""
-                mean = f"mean{over}, {spread}"
-                yield f"{column.label}: {'; '.join(sources)}; {mean}; {_published_rule(column, options)}."
+                places = "; ".join(published.sources()[table].source for table in tables)
+                rules = dict.fromkeys(entry.rule for entry in entries if entry.rule)
+                chosen = " / ".join(OWN_RULES.get(rule, "a rule that is not stated") for rule in rules)
+                yield f"{column.label}: {places}; mean{over}, {spread}; by {chosen}."
             tasks = [line.task for line, entry in zip(block.lines, entries, strict=True) if entry.mean is None]
             reasons = [published.reason(column.method, task) for task in ("*", *tasks)]
             if any(entry.text == "not published" for entry in entries):
                 for reason in dict.fromkeys(filter(None, reasons)):
                     yield f"{column.label}, not published: {reason}."
-
-
-def _published_rule(column: PublishedColumn, options: Options) -> str:
-    rules = dict.fromkeys(
-        score.protocol for score in published.scores(options.unverified) if score.method == column.method
-    )
-    return "by " + " / ".join(OWN_RULES.get(rule, "a rule that is not stated") for rule in rules)
+    for source in map(published.sources().__getitem__, shown):
+        if source.note:
+            yield f"{source.source}: {source.note}."

@@ -29,24 +29,30 @@ def remarks(table: Table, blocks: Sequence[Block], options: Options) -> list[str
     if "best" in names:
         found.append("Best over training takes each run's best evaluation: an oracle, it chooses by the simulator.")
     if PAPER in names:
-        found.append(f"Rules: {_own_rules(table)}.")
+        rules = _own_rules(table)
+        found.append(f"Rules: {'; '.join(f'{method} {rule}' for method, rule in rules.items())}.")
+        if len(set(rules.values())) > 1:
+            found.append(
+                f"The block {PAPER!r} sets each method beside its own paper, so its columns follow different rules; "
+                "methods are compared under one rule, in the other blocks."
+            )
     labels = dict.fromkeys(row.dataset for row in table.rows)
     if other := [label for label in labels if not is_d4rl(label)]:
         found.append(f"Data {', '.join(other)}: not {D4RL}'s, so not comparable with published D4RL scores.")
     if options.statistics:
         found += aggregate_notes(table, blocks)
-    found += published_notes(blocks, options)
+    found += published_notes(blocks)
     found += _provenance(table)
     return found
 
 
-def _own_rules(table: Table) -> str:
-    """``dac mean of last 5; dtql last evaluation``."""
+def _own_rules(table: Table) -> dict[str, str]:
+    """By which rule the paper of each method reads its runs."""
     rules: dict[str, str] = {}
     for (_, column), cell in table.cells.items():
         for history in cell.histories[:1]:
             rules.setdefault(column.method, OWN_RULES[history.own_rule])
-    return "; ".join(f"{method} {rule}" for method, rule in rules.items())
+    return rules
 
 
 def _provenance(table: Table) -> Iterator[str]:

@@ -89,7 +89,8 @@ class Entry:
     failed: int = 0
     running: int = 0
     marks: str = ""
-    source: str = ""
+    source: str = ""  # of a published number: the short name of what prints it, and by which rule it was taken
+    rule: str = ""
     comparable: bool = True
     is_best: bool = False
     values: Sequence[float] = ()

@@ -69,13 +69,18 @@ class Score(NamedTuple):
 
 
 class Average(NamedTuple):
-    """A ``mean`` or ``sum`` over the tasks ``groups()[table, group]``; not ``printed`` means computed from scores."""
+    """A ``mean`` or ``sum`` over the tasks ``groups()[table, group]``; not ``printed`` means computed from scores.
+
+    ``protocol`` and ``data_version`` as in :class:`Score`.
+    """
 
     method: str
     table: str
     group: str
     statistic: str
     value: float
+    protocol: str
+    data_version: str
     printed: bool
     verified: bool
 
@@ -159,6 +164,8 @@ def averages(unverified: bool = False) -> tuple[Average, ...]:
             row["group"],
             row["statistic"],
             float(row["value"]),
+            row["protocol"],
+            row["data_version"],
             row["printed"] == "yes",
             row["verified"] == "yes",
         )
