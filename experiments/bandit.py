@@ -50,12 +50,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("samples", 1000, "Samples that a panel is judged by.", lower_bound=1, flag_values=values)
     flags.DEFINE_string("format", "png", f"EXT[,EXT]: Pictures to write, of {', '.join(FORMATS)}.", flag_values=values)
     flags.DEFINE_string("out", None, "DIR: Folder for the results.", flag_values=values)
-    flags.DEFINE_string(
-        "compilation_cache",
-        None,
-        "DIR: Where compiled programs are kept for the next time; default: JAX_COMPILATION_CACHE_DIR, or none.",
-        flag_values=values,
-    )
+    launch.define_compilation_cache(values)
 
 
 def main(args: flags.FlagValues) -> None:
