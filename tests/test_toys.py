@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffjax import losses
 from diffjax.toys import clouds, gaussian, training
 from diffjax.toys.figures import FIGURES, make_figure
 
@@ -110,14 +109,6 @@ def test_advantage_weights():
     reward = np.array([0.0, 1.0, 8.0])
     np.testing.assert_allclose(gaussian.advantage_weight(reward, 1.0), [np.exp(-3), np.exp(-2), 20], rtol=1e-6)
     np.testing.assert_array_equal(gaussian.advantage_weight(reward, np.inf), [1, 1, 1])
-
-
-def test_distribution_matching_pulls_from_the_fake_to_the_real():
-    action = np.array([[1.0, 3.0]], np.float32)
-    real, fake = np.array([[0.0, 2.0]]), np.array([[2.0, 2.0]])
-    loss, gradient = jax.value_and_grad(losses.distribution_matching_loss)(action, real, fake)
-    np.testing.assert_allclose(loss, 0.5 * (2**2 + 0) / 2)  # (fake - real) / mean |action - real| = (2, 0)
-    np.testing.assert_allclose(gradient, [[1.0, 0.0]])
 
 
 class Silent:
