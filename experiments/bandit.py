@@ -26,7 +26,8 @@ from diffjax.results.folder import whole_file, writable, write_text
 from diffjax.settings import PRESETS
 from diffjax.toys import picture
 from diffjax.toys.figures import FIGURES, Figure, make_figure
-from diffjax.toys.training import DATA_STREAM, Numbers, Panel, figure_key, judge_all, train_figure
+from diffjax.toys.judging import Numbers, judge_all
+from diffjax.toys.training import DATA_STREAM, Panel, figure_key, train_figure
 
 NUMBERS = "numbers.csv"
 
@@ -106,9 +107,13 @@ def _table(numbers: list[Numbers]) -> str:
     """The numbers for the terminal."""
     lines = [f"{'figure':8} {'problem':15} {'method':22} {'in support':>10} {'at best':>8} {'modes':>7} {'reward':>8}"]
     for row in numbers:
+        name = f"{row.figure:8} {row.problem:15} {row.method:22}"
+        if row.failed:
+            lines.append(f"{name} {'failed':>10}")
+            continue
         modes = f"{row.modes_covered}/{row.modes}" if row.modes else ""
         shares = f"{row.in_support:10.3f} {row.at_best:8.3f}"
-        lines.append(f"{row.figure:8} {row.problem:15} {row.method:22} {shares} {modes:>7} {row.mean_reward:8.3f}")
+        lines.append(f"{name} {shares} {modes:>7} {row.mean_reward:8.3f}")
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffjax.toys import clouds, gaussian, training
+from diffjax.toys import clouds, gaussian, judging, training
 from diffjax.toys.figures import FIGURES, make_figure
 
 REPOSITORY = Path(__file__).parents[1]
@@ -54,7 +54,7 @@ def test_rewards():
 
 
 def test_problems_have_the_published_sizes_and_best_actions():
-    problems = {name: family(KEY) for name, family in clouds.FAMILIES.items()}
+    problems = {name: make_figure(name, "quick", KEY).problems for name in FIGURES}
     assert [len(p.action) for p in problems["dac"]] == [800, 1200, 400, 400]
     assert [len(p.action) for p in problems["dql"] + problems["diffcps"]] == [10_000, 5_000]
     assert [len(p.action) for p in problems["dtql"]] == [10_000] * 5
@@ -86,18 +86,18 @@ def test_fresh_draws_lie_in_support_and_cover_the_modes(seed):
         family(jax.random.fold_in(jax.random.key(seed), i)) for i, family in enumerate([clouds.dac_problems] * 2)
     )
     for problem, other in zip(data, fresh, strict=True):
-        assert training.in_support(problem, other.action) > 0.85
-        assert training.modes_covered(problem, other.action) == len(problem.centers)
-        assert training.in_support(problem, other.action + 5) == 0
+        assert judging.in_support(problem, other.action) > 0.85
+        assert judging.modes_covered(problem, other.action) == len(problem.centers)
+        assert judging.in_support(problem, other.action + 5) == 0
 
 
 def test_numbers_by_hand():
     action = np.array([(0, 0), (1, 0)], np.float32)
     problem = clouds.Problem("pair", action, np.zeros(2), clouds.closeness((2, 0)), action, 0.25)
     samples = np.array([(0, 0.2), (1, 0.5), (1, 0.25), (3, 0)], np.float32)
-    np.testing.assert_allclose(training.distances(samples, action), [0.2, 0.5, 0.25, 2], atol=1e-6)
+    np.testing.assert_allclose(judging.distances(samples, action), [0.2, 0.5, 0.25, 2], atol=1e-6)
     figure = make_figure("dac", "quick", KEY)._replace(problems=(problem,))
-    row = training.judge(figure, problem, "by hand", 7, "quick", 3, samples)
+    row = judging.judge(figure, problem, "by hand", 7, "quick", 3, samples)
     assert (row.in_support, row.modes_covered, row.modes, row.steps, row.seed) == (0.5, 2, 2, 7, 3)
     assert row.distance_to_data == pytest.approx(0.7375)
     assert row.at_best == 0.5  # within 0.75 of (1, 0): the second and third
@@ -135,7 +135,7 @@ def trained(name: str, method: str, problem: str, steps: int, preset: str = "qui
     figure = figure._replace(problems=tuple(one for one in figure.problems if one.name == problem))
     arm = dataclasses.replace(arm, hyper=dataclasses.replace(arm.hyper, **changes))
     (panel,) = training.train_arm(figure, arm, 0, 1000, Silent())
-    return training.judge(figure, panel.problem, method, steps, preset, 0, panel.samples), panel
+    return judging.judge(figure, panel.problem, method, steps, preset, 0, panel.samples), panel
 
 
 def test_dac_soft_guidance_stays_nearer_to_the_data_than_hard():
