@@ -21,8 +21,8 @@ from absl import flags
 from diffjax import cli, launch
 from diffjax.errors import UserError
 from diffjax.progress import TrainingProgress
-from diffjax.results.curves import FORMATS
 from diffjax.results.folder import whole_file, writable, write_text
+from diffjax.results.pictures import FORMATS, INSTALL, can_draw
 from diffjax.settings import PRESETS
 from diffjax.toys import picture
 from diffjax.toys.figures import FIGURES, Figure, make_figure
@@ -74,14 +74,14 @@ def main(args: flags.FlagValues) -> None:
             numbers += judge_all(figure, panels, args.preset, args.seed, args.samples)
             with writable(out):
                 _write(out, figure, panels, numbers)
-                if picture.can_draw():
+                if can_draw():
                     paths = [out / f"{name}.{ending}" for ending in formats]
                     picture.draw_figure(figure, panels, _subtitle(figure, args), paths)
             progress.note(f"{name}: {(time.monotonic() - started) / 60:.1f} min")
     print(_table(numbers))
     print(f"results in {out}")
-    if not picture.can_draw():
-        print('no pictures without matplotlib; install it with pip install "diffjax[plots]"')
+    if not can_draw():
+        print(f"no pictures without matplotlib; {INSTALL}")
 
 
 def _subtitle(figure: Figure, args: flags.FlagValues) -> str:
