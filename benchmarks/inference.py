@@ -222,6 +222,7 @@ def latency_figure(labels: Sequence[str], rows: Sequence[Latency]) -> "Figure":
                     fontsize=8,
                 )
         panel.set_xscale("log")
+        panel.tick_params(axis="x", which="both", labelsize=8)
         panel.margins(x=0.15, y=0.12)
         panel.set_yticks(range(len(names)), names)
         panel.set_title(f"batch {batch}", fontsize=11)
