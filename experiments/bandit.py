@@ -1,7 +1,8 @@
 r"""Make the papers' toy figures: clouds of two-dimensional actions, learned by the methods of this project.
 
 Writes for each figure its pictures and NAME_samples.npz, and for all of them numbers.csv with one row per panel: share
-of samples within the data's support, distance to the best actions, modes covered, true reward.
+of samples within the data's support, distance to the best actions, modes covered, true reward; no such numbers where
+training met a non-finite number.
 
 examples:
   python experiments/bandit.py --figure=all --preset=quick --out=runs/toys
