@@ -23,7 +23,7 @@ from diffjax.evaluation import Episodes, evaluate
 from diffjax.methods.base import Metrics
 from diffjax.plan import Experiment, Group, Plan, phase_lengths, plan
 from diffjax.progress import TrainingProgress
-from diffjax.results.folder import Evaluation, ResultsFolder, Rows, RunStatus, open_folder, plain
+from diffjax.results.folder import Evaluation, ResultsFolder, Rows, RunStatus, open_folder, plain, read_status
 from diffjax.results.loggers import LoggedRun, Loggers
 from diffjax.task_data import default_dataset
 from diffjax.tasks import make_simulator, normalized_score, with_references
@@ -183,7 +183,7 @@ class _Recorder:
         self.config = config
         self.progress = progress
         self.lengths = phase_lengths(planned.method, planned.protocol)
-        self.status = {(run.seed, run.setting): "running" for group in planned.groups for run in group.runs}
+        self.status = {run[:2]: run.status for run in read_status(folder.path)}
 
     def train(self) -> None:
         """Trains what is not yet trained; rows that no checkpoint vouches for are cut first."""
@@ -270,6 +270,8 @@ class _Recorder:
         """Runs a group to its end."""
         protocol = self.plan.protocol
         last_phase = len(self.lengths) - 1
+        all_failed = len(position.failures) == len(group.trained)
+        self.update_status(group, position.failures, complete=all_failed or not any(self.intervals(position)))
         simulator = make_simulator(self.plan.task, len(group.trained) * protocol.episodes)
         try:
             for phase, start, stop in self.intervals(position):
@@ -278,10 +280,11 @@ class _Recorder:
                     break
                 state, sums = self.advance(machine, phase, state, start, stop)
                 failed = failed | self.new_failures(group, phase, state, failed)
-                self.append_metrics(group, phase, stop, sums, loggers)
+                metrics, rows = self.append_metrics(group, phase, stop, sums), []
                 if phase == last_phase:
                     played = self.play(group, machine, state, simulator, stop)
-                    self.append_evaluations(group, stop, played, failed, simulator, loggers)
+                    rows = self.append_evaluations(group, stop, played, failed, simulator)
+                loggers.add(metrics, rows)
                 self.update_status(group, failed, phase == last_phase and stop == self.lengths[phase])
                 position = _Position(phase, stop, position.number + 1, failed)
                 record = {
@@ -345,7 +348,7 @@ class _Recorder:
                 self.progress.note(f"seed {run.seed}{setting} failed: {failures[number]}; the others go on")
         return failures
 
-    def append_metrics(self, group: Group, phase: int, step: int, sums: Metrics, loggers: Loggers) -> None:
+    def append_metrics(self, group: Group, phase: int, step: int, sums: Metrics) -> dict[str, Any]:
         """One record per interval: means over its updates, one value per run."""
         means = mean_metrics(sums)
         record = {
@@ -356,7 +359,7 @@ class _Recorder:
             "metrics": {name: values[list(group.training)] for name, values in means.items()},
         }
         self.folder.append_metrics([record])
-        loggers.metrics(record)
+        return record
 
     def append_evaluations(
         self,
@@ -365,8 +368,7 @@ class _Recorder:
         played: Episodes,
         failed: dict[int, str],
         simulator: VectorSimulator,
-        loggers: Loggers,
-    ) -> None:
+    ) -> list[Evaluation]:
         """One row per run that has not failed."""
         planned, experiment = self.plan, self.plan.experiment
         scores = np.array([normalized_score(planned.task, value) for value in played.returns.mean(axis=1)])
@@ -401,8 +403,8 @@ class _Recorder:
                 )
             )
         self.folder.append_evaluations(rows)
-        loggers.evaluations(rows)
         self.progress.evaluated(step, scores)
+        return rows
 
     def update_status(self, group: Group, failed: dict[int, str], complete: bool) -> None:
         """Rewrites ``status.json``."""

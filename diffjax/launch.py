@@ -1,6 +1,7 @@
 """Flags that training launchers share, and how they become experiments."""
 
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from diffjax import cli
 from diffjax.ablations import Ablation, settings_of
 from diffjax.errors import UserError
 from diffjax.plan import Experiment
-from diffjax.results.folder import read_config, read_status
+from diffjax.results.folder import CONFIG, STATUS, read_config, read_status
 from diffjax.results.loggers import PACKAGES
 from diffjax.settings import PRESETS
 
@@ -187,7 +188,7 @@ def reference_scores(text: str | None) -> tuple[float, float] | None:
 
 def state_of(folder: Path) -> str:
     """``not started``, or how many of its runs are running, complete and failed."""
-    if not (folder / "config.json").is_file():
+    if not all(os.path.isfile(folder / name) for name in (CONFIG, STATUS)):  # it is made in this order
         return "not started"
     read_config(folder)
     kinds = [run.status.split(":")[0] for run in read_status(folder)]

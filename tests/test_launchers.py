@@ -137,6 +137,8 @@ def test_sweep_prints_and_writes_the_table(hopper_file, tmp_path):
     again = launch("sweep.py", *arguments, "--resume")
     assert again.returncode == 0, again.stderr
     assert "4 complete" in launch("sweep.py", *arguments, "--status").stdout
+    (out / "hopper-medium-v2" / "bc" / "status.json").unlink()  # stopped between making a folder and its status
+    assert launch("sweep.py", *arguments, "--status").stdout.count("not started") == 1
 
 
 def test_settings_that_only_act_differently_share_their_training(hopper_file, tmp_path):

@@ -145,7 +145,7 @@ def test_offline_selection_reads_the_recorded_losses(tmp_path: Path) -> None:
     config["protocol"] = {"selection": "offline", "offline_rank": 2}
     (path / "config.json").write_text(json.dumps(config))
     page = page_of(path, protocols=("paper",))
-    assert block(page)[1][2] == "10.0 (n=1)"
+    assert block(page)[1][2] == "20.0 (n=1)"  # of the losses up to there 0.8 0.85 0.9 the order is 1 2 0
     assert "Rules: dac selected offline by the cloning loss." in page.notes
 
 

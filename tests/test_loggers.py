@@ -1,5 +1,6 @@
 """Loggers: event files and a stand-in for Weights & Biases hold exactly the rows of the results folder."""
 
+import itertools
 import struct
 import sys
 from pathlib import Path
@@ -10,12 +11,13 @@ import pytest
 from data_tools import error_of, random_hdf5
 from tensorboardX.proto.event_pb2 import Event
 
-from diffjax.experiment import run_experiment
+from diffjax import experiment
 from diffjax.plan import Experiment
 from diffjax.progress import TrainingProgress
 from diffjax.results.folder import ResultsFolder, read_evaluations, read_metrics
 from diffjax.results.loggers import LoggedRun, Loggers, check_loggers
 from diffjax.tasks import get_task
+from diffjax.training.checkpoints import Checkpoints
 
 Curve = list[tuple[int, float]]
 TASK = "pendulum-mixed"
@@ -51,16 +53,20 @@ def expected(folder: Path, seed: int, setting: str) -> dict[str, Curve]:
     return curves
 
 
-class Stopped(TrainingProgress):
-    """Interrupts after the rows of one step are written and before its checkpoint."""
+def interrupt(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """Interrupts the second interval while its episodes are played, or between its last row and its checkpoint."""
+    owner, name = {"playing": (experiment, "evaluate"), "saving": (Checkpoints, "save")}[place]
+    function, calls = getattr(owner, name), itertools.count(1)
 
-    def __init__(self, at: int) -> None:
-        super().__init__()
-        self.at = at
-
-    def evaluated(self, step: int, scores: Any) -> None:
-        if step == self.at:
+    def stopping(*args: Any) -> Any:
+        if next(calls) == 2:
             raise KeyboardInterrupt
+        return function(*args)
+
+    monkeypatch.setattr(owner, name, stopping)
+
+
+at_both_places = pytest.mark.parametrize("place", ["playing", "saving"])
 
 
 @pytest.fixture(scope="module")
@@ -69,21 +75,25 @@ def pendulum_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_hdf5(tmp_path_factory.mktemp("data") / "tiny.hdf5", task.observation_dim, task.action_dim)
 
 
-def train(path: Path, out: Path, *log: str, stop: int = 0, **changes: Any) -> None:
+def train(path: Path, out: Path, *log: str, **changes: Any) -> None:
     overrides = {"steps": "6", "eval_interval": "2", "episodes": "2", "hidden_dims": "8", "batch_size": "8"}
-    experiment = Experiment(
+    wanted = Experiment(
         "bc", TASK, out, preset="quick", seeds=(0, 1), settings=SETTINGS, overrides=tuple(overrides.items()),
         dataset=str(path), log=log, **changes,
     )  # fmt: skip
-    run_experiment(experiment, Stopped(stop) if stop else TrainingProgress())
+    experiment.run_experiment(wanted, TrainingProgress())
 
 
-def test_tensorboard_holds_every_run_once_also_after_an_interruption(pendulum_file, tmp_path):
+@at_both_places
+def test_tensorboard_holds_every_run_once_also_after_an_interruption(pendulum_file, tmp_path, monkeypatch, place):
     out = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        train(pendulum_file, out, "tensorboard", stop=4)
+    with monkeypatch.context() as patch:
+        interrupt(patch, place)
+        with pytest.raises(KeyboardInterrupt):
+            train(pendulum_file, out, "tensorboard")
     before = events(out / "tensorboard" / "actor_lr=0.001;seed=0")
-    assert [step for step, _ in before["evaluation/score"]] == [2, 4]  # that of step 4 has no checkpoint
+    logged = [2] if place == "playing" else [2, 4]  # step 4 has no checkpoint either way
+    assert all([step for step, _ in curve] == logged for curve in before.values())
     train(pendulum_file, out, "tensorboard", resume=True)
     assert sorted(path.name for path in (out / "tensorboard").iterdir()) == sorted(RUNS.values())
     for (seed, setting), name in RUNS.items():
@@ -150,10 +160,13 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
     return fake
 
 
-def test_wandb_has_one_run_per_seed_and_setting_and_no_step_twice(pendulum_file, tmp_path, wandb):
+@at_both_places
+def test_wandb_has_one_run_per_seed_and_setting_and_no_step_twice(pendulum_file, tmp_path, wandb, monkeypatch, place):
     out = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        train(pendulum_file, out, "wandb", stop=4)
+    with monkeypatch.context() as patch:
+        interrupt(patch, place)
+        with pytest.raises(KeyboardInterrupt):
+            train(pendulum_file, out, "wandb")
     assert all(run.finished for run in wandb.runs)
     train(pendulum_file, out, "wandb", resume=True)
     assert len(wandb.runs) == 8
@@ -225,7 +238,7 @@ def test_phases_before_the_main_one_have_steps_of_their_own(tmp_path, wandb, mon
     run = LoggedRun(3, "", {"eta": 1.0})
     with Loggers(["tensorboard", "wandb"], folder, described, [run], {"pretrain": 20, "main": 2000}) as loggers:
         record = {"phase": "main", "step": 2000, "seeds": [3], "settings": [""], "metrics": {"critic/loss": [0.5]}}
-        loggers.metrics(record)
+        loggers.add(record, [])
     assert events(folder.path / "tensorboard" / "seed=3") == {
         "pretrain/critic/loss": [(10, 3.0), (20, 2.0)],
         "pretrain/behavior/loss": [(10, 1.0), (20, 2.0)],

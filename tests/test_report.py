@@ -446,7 +446,7 @@ def test_hyper_parameters_that_differ_come_first(two_tasks: Page) -> None:
 def test_settings_of_a_grid_are_compared(tmp_path: Path) -> None:
     settings = ("eta=1", "eta=2")
     hyper = {"eta=1": {"eta": 1.0, "tau": 5e-3}, "eta=2": {"eta": 2.0, "tau": 5e-3}}
-    page = page_of(write(tmp_path / "a", {(0, name): [1.0] for name in settings}, hyper=hyper))
+    page = page_of(write(tmp_path / "a", {(0, name): [1.0] for name in settings}, hyper_of=hyper))
     tables = section(parsed(build.render(page)), "hyper-parameters").all("table")
     assert cells(tables[0]) == [["name", "maze (mini, eta=1)", "maze (mini, eta=2)"], ["eta", "1", "2"]]
     assert cells(tables[1]) == [["name", "value"], ["tau", "0.005"]]

@@ -50,12 +50,17 @@ def config(**changes: Any) -> dict[str, Any]:
         "steps": 2000,
         "eval_interval": 1000,
         "episodes": 10,
-        "hyper": {"eta": 1.0, "rho": 1.5},
+        "hyper": {"": {"eta": 1.0, "rho": 1.5}, "eta=0.1": {"eta": 0.1, "rho": 1.5}},
         "dataset": {"label": "snapshot", "fingerprint": "0123456789abcdef", "source": "DATA/hopper.hdf5"},
         "versions": {"jax": "0.10.2"},
         "flags": ["--steps=2000"],
         **changes,
     }
+
+
+def tenth(**hyper: Any) -> dict[str, Any]:
+    """The configuration's hyper-parameters with others for the second setting."""
+    return {"hyper": {**config()["hyper"], "eta=0.1": hyper}}
 
 
 def evaluation(**changes: Any) -> Evaluation:
@@ -145,9 +150,9 @@ def test_resume_keeps_everything(results: ResultsFolder) -> None:
         ({"method": "dtql"}, 'method is "dac" there and "dtql" now'),
         ({"steps": 3000}, "steps is 2000 there and 3000 now"),
         ({"seeds": [0, 2]}, "seeds is [0, 1] there and [0, 2] now"),
-        ({"hyper": {"eta": 1.0, "rho": 1.0}}, "hyper.rho is 1.5 there and 1.0 now"),
-        ({"hyper": {"eta": 1.0}}, "hyper.rho is 1.5 there and absent now"),
-        ({"hyper": {"eta": 1.0, "rho": 1.5, "tau": 0.5}}, "hyper.tau is absent there and 0.5 now"),
+        (tenth(eta=0.1, rho=1.0), "hyper.eta=0.1.rho is 1.5 there and 1.0 now"),
+        (tenth(eta=0.1), "hyper.eta=0.1.rho is 1.5 there and absent now"),
+        (tenth(eta=0.1, rho=1.5, tau=0.5), "hyper.eta=0.1.tau is absent there and 0.5 now"),
     ],
 )
 @pytest.mark.parametrize("resume", [False, True])
@@ -183,9 +188,9 @@ def test_foreign_places_are_refused(tmp_path: Path) -> None:
 
 
 def test_equal_after_json(tmp_path: Path) -> None:
-    arrays = config(seeds=np.arange(2), hyper={"eta": np.float32(0.5), "clip": math.inf, "sizes": (256, 256)})
+    arrays = config(seeds=np.arange(2), **tenth(eta=np.float32(0.5), clip=math.inf, sizes=(256, 256)))
     open_folder(tmp_path, arrays)
-    assert read_config(tmp_path)["hyper"] == {"eta": 0.5, "clip": "inf", "sizes": [256, 256]}
+    assert read_config(tmp_path)["hyper"]["eta=0.1"] == {"eta": 0.5, "clip": "inf", "sizes": [256, 256]}
     open_folder(tmp_path, arrays, resume=True)
 
 
@@ -209,9 +214,13 @@ def test_a_line_break_in_a_label_becomes_a_space(results: ResultsFolder) -> None
 
 
 def test_metrics_keep_the_run_axis(results: ResultsFolder) -> None:
-    results.append_metrics([{"step": 1000, "critic/loss": np.array([0.5, math.nan], np.float32)}])
-    assert (results.path / "metrics.jsonl").read_text() == '{"step": 1000, "critic/loss": [0.5, "nan"]}\n'
-    assert read_metrics(results.path) == [{"step": 1000, "critic/loss": [0.5, "nan"]}]
+    record = {"phase": "main", "step": 1000, "seeds": [0, 1], "settings": ["", ""]}
+    results.append_metrics([{**record, "metrics": {"critic/loss": np.array([0.5, math.nan], np.float32)}}])
+    assert (results.path / "metrics.jsonl").read_text() == (
+        '{"phase": "main", "step": 1000, "seeds": [0, 1], "settings": ["", ""], '
+        '"metrics": {"critic/loss": [0.5, "nan"]}}\n'
+    )
+    assert read_metrics(results.path) == [{**record, "metrics": {"critic/loss": [0.5, "nan"]}}]
 
 
 def test_truncate_cuts_back_to_a_checkpoint(results: ResultsFolder) -> None:
@@ -272,8 +281,9 @@ def test_results_hold_everything(results: ResultsFolder) -> None:
     assert read.config == config()
     assert read.evaluations == (evaluation(),)
     assert [run.status for run in read.runs] == ["running"] * 4
-    results.append_metrics([{"step": 1000}])
-    assert read_results(results.path).metrics == ({"step": 1000},)
+    record = {"phase": "main", "step": 1000, "seeds": [0], "settings": [""], "metrics": {"critic/loss": [0.5]}}
+    results.append_metrics([record])
+    assert read_results(results.path).metrics == (record,)
     (results.path / "metrics.jsonl").unlink()  # a copy of the scores alone
     assert read_results(results.path) == read
 
@@ -309,7 +319,21 @@ def edit(path: Path, old: str, new: str) -> None:
         ("config.json", '"suite"', '"suit"', "config.json: no entry 'suite'"),
         ("config.json", "2000,", '"many",', "config.json: steps is 'many', not of type int"),
         ("config.json", "2000,", "true,", "config.json: steps is True, not of type int"),
-        ("config.json", '"suite"', '"ablation": 3, "suite"', "config.json: ablation is 3, not a name"),
+        ("config.json", '"suite"', '"ablation": 3, "suite"', "config.json: ablation is 3, not of type str"),
+        ("config.json", '"suite"', '"protocol": [], "suite"', "config.json: protocol is [], not of type dict"),
+        (
+            "config.json",
+            '"suite"',
+            '"protocol": {"offline_rank": "x"}, "suite"',
+            "config.json: protocol.offline_rank is 'x', not of type int",
+        ),
+        (
+            "config.json",
+            '"suite"',
+            '"reference": {"source": null}, "suite"',
+            "config.json: reference.source is None, not of type str",
+        ),
+        ("config.json", '"eta=0.1": {', '"eta=1": {', "config.json: hyper has no entry 'eta=0.1', "),
         ("config.json", '"label"', '"name"', "config.json: dataset has no label"),
         ("status.json", '"runs"', '"run"', 'status.json: no list "runs"'),
         ("status.json", "running", "ready", "status.json: run 0 is "),
@@ -334,6 +358,40 @@ def test_a_defect_is_named(results: ResultsFolder, file: str, old: str, new: str
     assert defect in message
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('{"phase"', '[{"phase"'),
+        ('"seeds"', '"seed"'),
+        ('"phase": "main", ', ""),
+        ("1000", "null"),
+        ("[0, 1]", "[0]"),
+        ("[0.5, 0.25]", "[0.5]"),
+        ("[0.5, 0.25]", "0.5"),
+        ("[0.5, 0.25]", '["high", 0.25]'),
+        ('{"critic/loss": [0.5, 0.25]}', "null"),
+    ],
+)
+def test_a_record_of_another_shape_is_named(results: ResultsFolder, old: str, new: str) -> None:
+    record = {"phase": "main", "step": 1000, "seeds": [0, 1], "settings": ["", ""]}
+    results.append_metrics([{**record, "metrics": {"critic/loss": [0.5, 0.25]}}])
+    edit(results.path / "metrics.jsonl", old, new)
+    if new.startswith("[{"):
+        edit(results.path / "metrics.jsonl", "\n", "]\n")
+    message = error_of(lambda: read_results(results.path))
+    assert message.startswith(
+        f"{results.path / 'metrics.jsonl'} line 1: needs a phase, a step, and lists of one length"
+    )
+
+
+def test_a_name_too_long_for_a_folder(tmp_path: Path) -> None:
+    name = tmp_path / ("x" * 300)
+    assert error_of(lambda: open_folder(name, config())) == (
+        f"{name} cannot be written (File name too long); choose another --out"
+    )
+    assert error_of(lambda: find_folders([name])).startswith(f"{name} is not a folder; ")
+
+
 def test_an_evaluation_twice_is_a_defect(results: ResultsFolder) -> None:
     results.append_evaluations([evaluation(), evaluation(candidates=1), evaluation()])
     assert error_of(lambda: read_results(results.path)) == (
@@ -350,8 +408,6 @@ def test_a_missing_file_is_a_defect(results: ResultsFolder, file: str) -> None:
 def test_bytes_that_are_no_text(results: ResultsFolder) -> None:
     (results.path / "evaluations.csv").write_bytes(b"\xff\xfe\n")
     assert "not UTF-8 text" in error_of(lambda: read_results(results.path))
-    (results.path / "metrics.jsonl").write_bytes(b'{"a": 1}\n[1]\n')
-    assert error_of(lambda: read_metrics(results.path)).endswith("metrics.jsonl line 2: not an object")
     (results.path / "metrics.jsonl").write_bytes(b"{\n")
     assert "metrics.jsonl line 1: not JSON" in error_of(lambda: read_metrics(results.path))
 

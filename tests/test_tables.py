@@ -17,7 +17,7 @@ from rich.console import Console
 from diffjax.errors import UserError
 from diffjax.results import curves
 from diffjax.results.figures import learning_curve
-from diffjax.results.folder import Evaluation, RunStatus, open_folder, read_results
+from diffjax.results.folder import Evaluation, Results, RunStatus, open_folder, read_results
 from diffjax.results.formats import FORMATS, print_page, render
 from diffjax.results.layout import lay_out
 from diffjax.results.page import Options, Page
@@ -53,6 +53,8 @@ def write(
     status: Mapping[tuple[int, str], str] | None = None,
     steps: int = 300,
     hyper: Mapping[str, Any] | None = None,
+    hyper_of: Mapping[str, Mapping[str, Any]] | None = None,
+    config: Mapping[str, Any] | None = None,
     selections: Sequence[str] = ("one sample",),
 ) -> Path:
     """A results folder with the given scores of each (seed, setting), evaluated every 100 steps."""
@@ -69,10 +71,11 @@ def write(
             "steps": steps,
             "eval_interval": 100,
             "episodes": 10,
-            "hyper": dict(hyper or {"eta": 1.0}),
+            "hyper": {setting: dict((hyper_of or {}).get(setting, hyper or {"eta": 1.0})) for _, setting in scores},
             "dataset": {"label": dataset, "fingerprint": fingerprint, "source": "file"},
             "versions": {},
             "flags": [],
+            **(config or {}),
         },
     )
     folder.append_evaluations(
@@ -167,9 +170,10 @@ def test_a_papers_own_rule(rule: str, score: float, needs: int) -> None:
     ("losses", "ranks"),
     [
         ([5, 4, 3, 2, 1], {0: 4, 1: 3, 2: 2}),  # never rises: counted from the end
-        ([5, 4, 3, 3.5, 1], {0: 3, 1: 2, 2: 1}),  # stops at the first rise, which counts
-        ([5, 5, 5], {0: 2, 1: 1, 2: 0}),  # standing still is no rise
-        ([5, 6], {0: 1, 1: 0, 2: 0}),  # not so many: the first
+        ([5, 4, 3, 3.5, 1], {0: 3, 1: 2, 2: 0, 3: 1, 4: 1}),  # stops at the first rise: order 2 3 1 0 of 5 4 3 3.5
+        ([5, 5, 5], {0: 0, 1: 1, 2: 2}),  # standing still is no rise, equal losses keep their order
+        ([5, 6], {0: 0, 1: 1, 2: 1}),  # not so many: the largest place
+        ([0.5, 0.4, 0.3, 0.45], {0: 3, 1: 1, 2: 0, 3: 2}),  # order 2 1 3 0
     ],
 )
 def test_offline_selection_by_hand(losses: list[float], ranks: dict[int, int]) -> None:
@@ -361,6 +365,50 @@ def test_what_cannot_be_one_cell_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="no results to make a table of"):
         build_table([])
+
+
+@pytest.mark.parametrize(
+    ("config", "difference"),
+    [
+        ({"reference": {"min": 0.0, "max": 100.0}}, "reference.max 50.0 and 100.0"),
+        ({"protocol": {"reward": "minus_one"}}, 'protocol.reward "none" and "minus_one"'),
+        ({"matmul_precision": "default"}, 'matmul_precision "highest" and "default"'),
+    ],
+)
+def test_seeds_scored_or_trained_otherwise_are_refused(tmp_path: Path, config: dict[str, Any], difference: str) -> None:
+    usual = {"reference": {"min": 0.0, "max": 50.0}, "protocol": {"reward": "none"}, "matmul_precision": "highest"}
+    first = write(tmp_path / "a", {(0, ""): [1.0]}, config=usual)
+    other = write(tmp_path / "b", {(1, ""): [2.0]}, config=usual | config)
+    with pytest.raises(UserError, match=re.escape(f"hold dac on maze with {difference}; make a table of each")):
+        table_of(first, other)
+
+
+def test_more_seeds_of_one_setting_of_a_grid(tmp_path: Path) -> None:
+    grid = {"eta=1": {"eta": 1.0}, "eta=2": {"eta": 2.0}}
+    both = write(tmp_path / "a", {(seed, name): [1.0] for name in grid for seed in (0, 1)}, hyper_of=grid)
+    more = write(tmp_path / "b", {(seed, "eta=1"): [1.0] for seed in (2, 3)}, hyper_of=grid)
+    cells = table_of(both, more).cells
+    assert {column.setting: len(cell.histories) for (_, column), cell in cells.items()} == {"eta=1": 4, "eta=2": 2}
+
+
+def test_settings_that_act_differently_have_a_column_each(tmp_path: Path) -> None:
+    one = write(tmp_path / "a", {(0, "candidates=1"): [1.0], (1, "candidates=1"): [3.0]}, selections=["argmax of 1"])
+    many = write(tmp_path / "b", {(0, "candidates=5"): [2.0], (1, "candidates=5"): [4.0]}, selections=["argmax of 5"])
+    folders = [read_results(one), read_results(many)]
+    config = folders[0].config | {
+        "settings": ["candidates=1", "candidates=5"],
+        "hyper": folders[0].config["hyper"] | folders[1].config["hyper"],
+    }
+    together = Results(
+        tmp_path,
+        config,
+        folders[0].evaluations + folders[1].evaluations,
+        folders[0].runs + folders[1].runs,
+    )
+    page = lay_out(build_table([together]), Options(statistics=True))
+    assert block(page)[0] == ["task", "data", "dac (candidates=1)", "dac (candidates=5)"]
+    assert all(line.entries[1].mean is not None for line in page.blocks[0].lines)
+    assert any(found.is_aggregate for found in page.blocks)
 
 
 def test_evaluation_rules_are_columns_only_within_a_folder(tmp_path: Path) -> None:

@@ -12,11 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from data_tools import random_hdf5
 from method_tools import SPEC, largest_difference, tiny
 
+from diffjax import experiment
 from diffjax.data.transitions import Transitions
+from diffjax.evaluation import evaluate
 from diffjax.plan import Experiment, plan
+from diffjax.progress import TrainingProgress
+from diffjax.results.folder import RunStatus, read_status
+from diffjax.tasks import get_task
 from diffjax.training import program as program_module
+from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.program import (
     NEVER,
     Program,
@@ -199,6 +206,43 @@ def test_config_of_an_experiment_is_json():
     static = plan(Experiment(method="dac", task="hopper-medium-v2", out=Path("x"), settings=("num_critics=2", "eta=1")))
     assert len(static.groups) == 2
     json.dumps(dataclasses.asdict(planned.protocol))
+
+
+def test_status_keeps_its_order_and_what_is_finished(tmp_path, monkeypatch):
+    task = get_task("pendulum-mixed")
+    data = random_hdf5(tmp_path / "tiny.hdf5", task.observation_dim, task.action_dim)
+    settings = ("actor_lr=1e-3;batch_size=4", "actor_lr=1e-3;batch_size=8", "actor_lr=1e-4;batch_size=4")
+    overrides = (("steps", "4"), ("eval_interval", "2"), ("episodes", "1"), ("hidden_dims", "4"))
+    wanted = Experiment(
+        "bc", "pendulum-mixed", tmp_path / "out", preset="quick", settings=settings, overrides=overrides,
+        dataset=str(data), resume=True,
+    )  # fmt: skip
+    calls = itertools.count(1)
+
+    def interrupted(*args):
+        if next(calls) == 4:  # the last interval of the second group
+            raise KeyboardInterrupt
+        return evaluate(*args)
+
+    monkeypatch.setattr(experiment, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run_experiment(wanted, TrainingProgress())
+    stopped = [
+        RunStatus(0, setting, state)
+        for setting, state in zip(settings, ("complete", "running", "complete"), strict=True)
+    ]
+    assert read_status(wanted.out) == stopped
+
+    def unreadable(*args):
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "restore", unreadable)
+        with pytest.raises(RuntimeError):
+            experiment.run_experiment(wanted, TrainingProgress())
+    assert read_status(wanted.out) == stopped
+    experiment.run_experiment(wanted, TrainingProgress())
+    assert [run.status for run in read_status(wanted.out)] == ["complete"] * 3
 
 
 def test_runs_that_only_act_differently_are_trained_once():

@@ -8,7 +8,9 @@ two files that grow are appended to, and cut back to what a checkpoint recorded 
 
 import csv
 import errno
+import functools
 import io
+import itertools
 import json
 import math
 import os
@@ -51,6 +53,8 @@ _CONFIG_TYPES: dict[str, type] = {
 }
 _ENTRIES = {"seeds": "integers", "settings": "texts"}
 _KIND_NAMES = {int: "an integer", float: "a number", str: "text"}
+_OPTIONAL = {"protocol": dict, "reference": dict, "ablation": str, "matmul_precision": str}
+_NOT_FINITE = ("nan", "inf", "-inf")
 _ABSENT = object()
 TUNINGS = ("published", "untuned", "quick")
 
@@ -159,7 +163,7 @@ def open_folder(path: str | Path, config: Mapping[str, Any], resume: bool = Fals
     folder = Path(path)
     new_config: dict[str, Any] = plain(config)
     _check_config(folder / CONFIG, new_config)
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise UserError(f"{folder} is a file; --out must name a folder")
     if os.path.isfile(folder / CONFIG):
         if (found := first_difference(_identity(read_config(folder)), _identity(new_config))) is not None:
@@ -196,7 +200,7 @@ def find_folders(paths: Iterable[str | Path]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
-        if not path.is_dir():
+        if not os.path.isdir(path):
             raise UserError(f"{path} is not a folder; name a folder that a launcher wrote with --out")
         below = list(_walk(path))
         if not below:
@@ -277,7 +281,7 @@ def read_evaluations(path: str | Path) -> list[Evaluation]:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The complete records of ``metrics.jsonl``; ``float("nan")`` reads what stands for non-finite floats."""
+    """The complete records of ``metrics.jsonl``: a value per run in each list, as a number or ``"nan"``, ``"inf"``."""
     file = Path(path) / METRICS
     records = []
     for number, line in enumerate(_complete_lines(file), start=1):
@@ -285,8 +289,10 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
             record = json.loads(line)
         except ValueError as error:
             raise UserError(f"{file} line {number}: not JSON ({error})") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{file} line {number}: not an object")
+        if not _is_record(record):
+            raise UserError(
+                f"{file} line {number}: needs a phase, a step, and lists of one length: seeds, settings, each metric"
+            )
         records.append(record)
     return records
 
@@ -424,11 +430,16 @@ def _cut(path: Path, lines: int) -> None:
     os.truncate(path, sum(len(line.encode("utf-8")) + 1 for line in complete[:lines]))
 
 
+@functools.cache
+def _column_types() -> dict[str, type]:
+    return get_type_hints(Evaluation)
+
+
 def _evaluation(where: str, record: list[str]) -> Evaluation:
     if len(record) != len(Evaluation._fields):
         raise UserError(f"{where}: {len(record)} columns, expected {len(Evaluation._fields)}")
     values: list[Any] = []
-    for (name, kind), text in zip(get_type_hints(Evaluation).items(), record, strict=True):
+    for (name, kind), text in zip(_column_types().items(), record, strict=True):
         try:
             values.append(kind(text))
         except ValueError:
@@ -448,8 +459,20 @@ def _check_config(file: Path, config: Mapping[str, Any]) -> None:
     for name, is_right in (("seeds", _is_int), ("settings", lambda setting: isinstance(setting, str))):
         if not config[name] or not all(map(is_right, config[name])):
             raise UserError(f"{file}: {name} is {config[name]!r}, not a list of {_ENTRIES[name]}")
-    if not isinstance(config.get("ablation", ""), str):
-        raise UserError(f"{file}: ablation is {config['ablation']!r}, not a name")
+    for name, kind in _OPTIONAL.items():
+        if not isinstance(config.get(name, kind()), kind):
+            raise UserError(f"{file}: {name} is {config[name]!r}, not of type {kind.__name__}")
+    for where, name, kind in (
+        ("protocol", "selection", str),
+        ("protocol", "offline_rank", int),
+        ("reference", "source", str),
+    ):
+        value = config.get(where, {}).get(name, kind())
+        if not isinstance(value, kind):
+            raise UserError(f"{file}: {where}.{name} is {value!r}, not of type {kind.__name__}")
+    for setting in config["settings"]:
+        if not isinstance(config["hyper"].get(setting), dict):
+            raise UserError(f"{file}: hyper has no entry {setting!r}, the hyper-parameters of that setting")
     for name in ("label", "fingerprint"):
         if not isinstance(config["dataset"].get(name), str):
             raise UserError(f"{file}: dataset has no {name}")
@@ -479,6 +502,23 @@ def _is_temporary(name: str) -> bool:
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_record(record: Any) -> bool:
+    """Whether a line of ``metrics.jsonl`` is one that a launcher writes."""
+    if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
+        return False
+    lists = [record.get("seeds"), record.get("settings"), *record["metrics"].values()]
+    if not all(isinstance(each, list) and len(each) == len(lists[0]) for each in lists):
+        return False
+    values = itertools.chain.from_iterable(record["metrics"].values())
+    return (
+        isinstance(record.get("phase"), str)
+        and _is_int(record.get("step"))
+        and all(map(_is_int, record["seeds"]))
+        and all(isinstance(setting, str) for setting in record["settings"])
+        and all(isinstance(value, int | float) or value in _NOT_FINITE for value in values)
+    )
 
 
 def _is_status(status: Any) -> bool:

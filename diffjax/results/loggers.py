@@ -87,7 +87,7 @@ class Loggers:
         runs: Sequence[LoggedRun],
         phases: Mapping[str, int],
     ) -> None:
-        self._main = list(phases)[-1]
+        self._main = list(phases)[-1]  # evaluations belong to it
         self._series: dict[tuple[int, str], list[Series]] = {run[:2]: [] for run in runs}
         try:
             if "tensorboard" in names:
@@ -109,17 +109,19 @@ class Loggers:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def metrics(self, record: Mapping[str, Any]) -> None:
-        """A record of ``metrics.jsonl``."""
+    def add(self, record: Mapping[str, Any], rows: Iterable[Evaluation]) -> None:
+        """A record of ``metrics.jsonl`` and the rows of ``evaluations.csv`` that end its interval.
+
+        Both at once: a step that was logged by half before an interruption could not be completed later.
+        """
+        evaluated = {(row.seed, row.setting): row for row in rows}
         for index, run in enumerate(zip(record["seeds"], record["settings"], strict=True)):
             values = {name: float(each[index]) for name, each in record["metrics"].items()}
-            self._add(run, record["phase"], record["step"], values)
-
-    def evaluations(self, rows: Iterable[Evaluation]) -> None:
-        """Rows of ``evaluations.csv``."""
-        for row in rows:
-            values = {f"evaluation/{name}": float(getattr(row, name)) for name in EVALUATED}
-            self._add((row.seed, row.setting), self._main, row.step, values)
+            if run in evaluated:
+                values |= {f"evaluation/{name}": float(getattr(evaluated[run], name)) for name in EVALUATED}
+            values = {name: value for name, value in values.items() if math.isfinite(value)}
+            for series in self._series.get(run, ()):
+                series.add(record["phase"], record["step"], values)
 
     def close(self) -> None:
         """Closes every series."""
@@ -127,22 +129,13 @@ class Loggers:
             while series:
                 series.pop().close()
 
-    def _add(self, run: tuple[int, str], phase: str, step: int, values: Mapping[str, float]) -> None:
-        values = {name: value for name, value in values.items() if math.isfinite(value)}
-        for series in self._series.get(run, ()):
-            series.add(phase, step, values)
-
     def _replay(self, path: Path) -> None:
-        """The rows that stand, in the order in which they were appended: an interval's metrics, its evaluations."""
-        waiting: dict[tuple[int, str, int], Evaluation] = {
-            (row.seed, row.setting, row.step): row for row in read_evaluations(path)
-        }
+        """The rows that stand, interval by interval."""
+        by_step: dict[int, list[Evaluation]] = {}
+        for row in read_evaluations(path):
+            by_step.setdefault(row.step, []).append(row)
         for record in read_metrics(path):
-            self.metrics(record)
-            if record["phase"] == self._main:
-                keys = zip(record["seeds"], record["settings"], strict=True)
-                found = (waiting.get((*key, record["step"])) for key in keys)
-                self.evaluations(row for row in found if row is not None)
+            self.add(record, by_step.get(record["step"], []) if record["phase"] == self._main else [])
 
 
 class TensorBoardSeries:

@@ -48,14 +48,17 @@ def last_mean(scores: Sequence[float], last: int) -> float:
 def offline_index(losses: Sequence[float], rank: int) -> int | None:
     """Which evaluation Diffusion-QL's offline rule selects: no simulator is asked, only the cloning loss.
 
-    The history ends at the first evaluation whose loss is above the one before, or at its own end; the evaluation
-    ``rank`` places before that is taken, the first where there are not so many. None without a loss. (Diffusion-QL,
-    main.py: early stop and top_k; its sorting returns the k-th from the end.)
+    The history ends at the first evaluation whose loss is above the one before, or at its own end. With ``order`` the
+    places of its ``n`` losses from the smallest on, the evaluation ``i`` with ``order[i] = min(rank, n - 1)`` is taken:
+    of losses that fall the ``rank``-th from the end. None without a loss. (Diffusion-QL, main.py: early stop and top_k,
+    which compares the sorting permutation itself with k.)
     """
     if not losses or not all(math.isfinite(loss) for loss in losses):
         return None
     rises = (index for index in range(1, len(losses)) if losses[index] > losses[index - 1])
-    return max(next(rises, len(losses) - 1) - rank, 0)
+    kept = losses[: next(rises, len(losses) - 1) + 1]
+    order = sorted(range(len(kept)), key=kept.__getitem__)
+    return order.index(min(rank, len(kept) - 1))
 
 
 def _offline(history: History) -> float | None:

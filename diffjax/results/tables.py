@@ -119,7 +119,7 @@ def build_table(results: Iterable[Results]) -> Table:
         for (row, column), cell in _cells(folder, ablation).items():
             where = (row, column)
             if where in cells:
-                _check_same_experiment(origins[where], folder)
+                _check_same_training(origins[where], folder)
                 _check_new_seeds(cells[where], cell, row, column, folder)
                 cell = _merge(cells[where], cell)
             cells[where] = cell
@@ -173,27 +173,28 @@ def _cells(results: Results, ablation: ablations.Ablation | None) -> dict[tuple[
     """The cells of one folder: one per setting, and per evaluation rule if there are several."""
     config = results.config
     row = Row(config["suite"], config["task"], config["dataset"]["label"], config["dataset"]["fingerprint"])
-    rules = list(dict.fromkeys(map(evaluation_rule, results.evaluations))) or [""]
     losses = _cloning_losses(results.metrics)
     reading = config.get("protocol", {})
-    own = (reading.get("selection", "last"), int(reading.get("offline_rank", 0)))
+    own = (reading.get("selection", "last"), reading.get("offline_rank", 0))
     if own[0] not in OWN_RULES:
         raise UserError(f"{results.path / CONFIG}: protocol.selection is {own[0]!r}, not one of {', '.join(OWN_RULES)}")
     evaluations: dict[tuple[int, str, str], list[Evaluation]] = {}
+    rules: dict[str, dict[str, None]] = {}  # of each setting, in order
     for evaluation in results.evaluations:
-        evaluations.setdefault((evaluation.seed, evaluation.setting, evaluation_rule(evaluation)), []).append(
-            evaluation
-        )
+        rule = evaluation_rule(evaluation)
+        rules.setdefault(evaluation.setting, {})[rule] = None
+        evaluations.setdefault((evaluation.seed, evaluation.setting, rule), []).append(evaluation)
     labels = _ablation_labels(config, ablation)
     cells: dict[tuple[Row, Column], Cell] = {}
     for run in results.runs:
-        for rule in rules:
+        own_rules = rules.get(run.setting, {"": None})
+        for rule in own_rules:
             column = Column(
                 config["method"],
                 config["variant"],
                 config["preset"],
                 labels.get(run.setting, run.setting),
-                rule if len(rules) > 1 else "",
+                rule if len(own_rules) > 1 else "",
             )
             found = sorted(evaluations.get((run.seed, run.setting, rule), ()), key=lambda item: item.step)
             cloning = [losses.get((run.seed, run.setting, item.step), math.nan) for item in found]
@@ -223,7 +224,7 @@ def _cloning_losses(metrics: Iterable[Mapping[str, Any]]) -> dict[tuple[int, str
     """(seed, setting, step) -> mean behaviour-cloning loss over the updates before that step."""
     found: dict[tuple[int, str, int], float] = {}
     for record in metrics:
-        if CLONING_LOSS in record.get("metrics", {}):
+        if CLONING_LOSS in record["metrics"]:
             values = map(float, record["metrics"][CLONING_LOSS])
             runs = zip(record["seeds"], record["settings"], values, strict=True)
             found |= {(seed, setting, record["step"]): value for seed, setting, value in runs}
@@ -258,9 +259,15 @@ def _merge(first: Cell, second: Cell) -> Cell:
     )
 
 
-def _check_same_experiment(first: Results, second: Results) -> None:
-    shared = ("steps", "eval_interval", "episodes", "hyper")
-    old, new = ({name: folder.config[name] for name in shared} for folder in (first, second))
+def _check_same_training(first: Results, second: Results) -> None:
+    """That seeds of two folders may stand in one cell: all is alike that a score depends on."""
+    shared = ("steps", "eval_interval", "episodes", "protocol", "reference", "matmul_precision")
+    settings = set(first.config["settings"]) & set(second.config["settings"])
+    old, new = (
+        {name: folder.config[name] for name in shared if name in folder.config}
+        | {f"hyper ({name})" if name else "hyper": folder.config["hyper"][name] for name in sorted(settings)}
+        for folder in (first, second)
+    )
     found = first_difference(old, new)
     if found is not None:
         raise UserError(

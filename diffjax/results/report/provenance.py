@@ -20,19 +20,11 @@ def hyper_parameters(found: Table) -> Markup:
         config = folder.config
         column = Column(config["method"], config["variant"], config["preset"], setting="", rule="")
         values = groups.setdefault(column_label(column), {})
-        for setting, hyper in _settings(config).items():
+        for setting, hyper in config["hyper"].items():
             place = f"{config['task']} ({', '.join(filter(None, [config['dataset']['label'], setting]))})"
             protocol = {f"protocol: {name}": value for name, value in config.get("protocol", {}).items()}
             values.setdefault(place, {**hyper, **protocol})
     return join(*(_comparison(label, f"Hyper-parameters of {label}", columns) for label, columns in groups.items()))
-
-
-def _settings(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The hyper-parameters of each setting of a folder."""
-    hyper = config["hyper"]
-    if set(hyper) == set(config["settings"]) and all(isinstance(values, dict) for values in hyper.values()):
-        return hyper
-    return {"": hyper}
 
 
 def _comparison(title: str, what: str, columns: Mapping[str, Mapping[str, Any]]) -> Markup:
