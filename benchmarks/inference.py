@@ -11,13 +11,11 @@ examples:
   python benchmarks/inference.py --out=runs/few --methods=dtql --set candidates=64 --plot=latency.png
 """
 
-import io
 import math
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +25,12 @@ from absl import flags
 from diffjax import benchmark, cli
 from diffjax.benchmark import Case
 from diffjax.errors import UserError
-from diffjax.results.curves import check_plot_path
-from diffjax.results.folder import whole_file, writable
+from diffjax.results.folder import writable
+from diffjax.results.pictures import BLUE, check_plot, style, write_figure
 from diffjax.types import Spec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAME = "inference"
 # States times candidates. Wider batches are mapped over slices: memory is bounded, and on a CPU activations stay in
@@ -198,7 +199,7 @@ def print_tables(labels: Sequence[str], rows: Sequence[Latency]) -> None:
     print("\n" + "\n".join(f"- {note}" for note in NOTES))
 
 
-def plot(path: str, labels: Sequence[str], rows: Sequence[Latency]) -> None:
+def latency_figure(labels: Sequence[str], rows: Sequence[Latency]) -> "Figure":
     """A panel per batch size: the median of every method, with a line to the 95th percentile."""
     from matplotlib.figure import Figure
 
@@ -210,8 +211,8 @@ def plot(path: str, labels: Sequence[str], rows: Sequence[Latency]) -> None:
         for label, row in zip(labels, rows, strict=True):
             if row.batch == batch:
                 place = names.index(label)
-                panel.plot([row.p50_ms, row.p95_ms or row.p50_ms], [place, place], color="#0072B2", linewidth=1.5)
-                panel.plot(row.p50_ms, place, "o", color="#0072B2")
+                panel.plot([row.p50_ms, row.p95_ms or row.p50_ms], [place, place], color=BLUE, linewidth=1.5)
+                panel.plot(row.p50_ms, place, "o", color=BLUE)
                 panel.annotate(
                     benchmark.digits(row.p50_ms),
                     (row.p50_ms, place),
@@ -221,29 +222,15 @@ def plot(path: str, labels: Sequence[str], rows: Sequence[Latency]) -> None:
                     fontsize=8,
                 )
         panel.set_xscale("log")
+        panel.tick_params(axis="x", which="both", labelsize=8)
         panel.margins(x=0.15, y=0.12)
         panel.set_yticks(range(len(names)), names)
         panel.set_title(f"batch {batch}", fontsize=11)
         panel.set_xlabel("ms per call (line: to p95)")
         panel.grid(axis="x", color="#dddddd")
         panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
     panels[0].invert_yaxis()
-    picture = io.BytesIO()
-    figure.savefig(picture, format=check_plot_path(path), dpi=160)
-    with writable(path, "plot"), whole_file(path) as temporary:
-        temporary.write_bytes(picture.getvalue())
-
-
-def check_plot(path: str) -> None:
-    """Finds before measuring what would keep the picture from being drawn."""
-    check_plot_path(path)
-    if not Path(path).parent.is_dir():
-        raise UserError(f"--plot={path}: the folder {Path(path).parent} does not exist; make it first")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UserError('--plot needs matplotlib; install it with pip install "diffjax[plots]"') from None
+    return figure
 
 
 def main(args: flags.FlagValues) -> None:
@@ -269,7 +256,8 @@ def main(args: flags.FlagValues) -> None:
     facts = {"preset": args.preset, "task": args.task, "matmul_precision": args.matmul_precision}
     benchmark.write_results(folder, NAME, rows, cases, NOTES, facts)
     if args.plot is not None:
-        plot(args.plot, labels, rows)
+        with style("plot"), writable(args.plot, "plot"):
+            write_figure(latency_figure(labels, rows), args.plot)
     print(f"written to {folder / NAME}.csv and .json")
 
 

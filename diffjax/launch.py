@@ -104,6 +104,11 @@ def define_training_flags(values: flags.FlagValues) -> None:
         "Precision of matrix products on accelerators.",
         flag_values=values,
     )
+    define_compilation_cache(values)
+
+
+def define_compilation_cache(values: flags.FlagValues) -> None:
+    """The flag that :func:`prepare` reads."""
     flags.DEFINE_string(
         "compilation_cache",
         None,

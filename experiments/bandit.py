@@ -1,7 +1,8 @@
 r"""Make the papers' toy figures: clouds of two-dimensional actions, learned by the methods of this project.
 
 Writes for each figure its pictures and NAME_samples.npz, and for all of them numbers.csv with one row per panel: share
-of samples within the data's support, distance to the best actions, modes covered, true reward.
+of samples within the data's support, distance to the best actions, modes covered, true reward; no such numbers where
+training met a non-finite number.
 
 examples:
   python experiments/bandit.py --figure=all --preset=quick --out=runs/toys
@@ -21,12 +22,13 @@ from absl import flags
 from diffjax import cli, launch
 from diffjax.errors import UserError
 from diffjax.progress import TrainingProgress
-from diffjax.results.curves import FORMATS
 from diffjax.results.folder import whole_file, writable, write_text
+from diffjax.results.pictures import FORMATS, INSTALL, can_draw
 from diffjax.settings import PRESETS
 from diffjax.toys import picture
 from diffjax.toys.figures import FIGURES, Figure, make_figure
-from diffjax.toys.training import DATA_STREAM, Numbers, Panel, figure_key, judge_all, train_figure
+from diffjax.toys.judging import Numbers, judge_all
+from diffjax.toys.training import DATA_STREAM, Panel, figure_key, train_figure
 
 NUMBERS = "numbers.csv"
 
@@ -50,12 +52,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("samples", 1000, "Samples that a panel is judged by.", lower_bound=1, flag_values=values)
     flags.DEFINE_string("format", "png", f"EXT[,EXT]: Pictures to write, of {', '.join(FORMATS)}.", flag_values=values)
     flags.DEFINE_string("out", None, "DIR: Folder for the results.", flag_values=values)
-    flags.DEFINE_string(
-        "compilation_cache",
-        None,
-        "DIR: Where compiled programs are kept for the next time; default: JAX_COMPILATION_CACHE_DIR, or none.",
-        flag_values=values,
-    )
+    launch.define_compilation_cache(values)
 
 
 def main(args: flags.FlagValues) -> None:
@@ -78,14 +75,14 @@ def main(args: flags.FlagValues) -> None:
             numbers += judge_all(figure, panels, args.preset, args.seed, args.samples)
             with writable(out):
                 _write(out, figure, panels, numbers)
-                if picture.can_draw():
+                if can_draw():
                     paths = [out / f"{name}.{ending}" for ending in formats]
                     picture.draw_figure(figure, panels, _subtitle(figure, args), paths)
             progress.note(f"{name}: {(time.monotonic() - started) / 60:.1f} min")
     print(_table(numbers))
     print(f"results in {out}")
-    if not picture.can_draw():
-        print('no pictures without matplotlib; install it with pip install "diffjax[plots]"')
+    if not can_draw():
+        print(f"no pictures without matplotlib; {INSTALL}")
 
 
 def _subtitle(figure: Figure, args: flags.FlagValues) -> str:
@@ -111,9 +108,13 @@ def _table(numbers: list[Numbers]) -> str:
     """The numbers for the terminal."""
     lines = [f"{'figure':8} {'problem':15} {'method':22} {'in support':>10} {'at best':>8} {'modes':>7} {'reward':>8}"]
     for row in numbers:
+        name = f"{row.figure:8} {row.problem:15} {row.method:22}"
+        if row.failed:
+            lines.append(f"{name} {'failed':>10}")
+            continue
         modes = f"{row.modes_covered}/{row.modes}" if row.modes else ""
         shares = f"{row.in_support:10.3f} {row.at_best:8.3f}"
-        lines.append(f"{row.figure:8} {row.problem:15} {row.method:22} {shares} {modes:>7} {row.mean_reward:8.3f}")
+        lines.append(f"{name} {shares} {modes:>7} {row.mean_reward:8.3f}")
     return "\n".join(lines)
 
 

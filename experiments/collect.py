@@ -15,7 +15,9 @@ examples:
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 
@@ -50,25 +52,13 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "out", None, "PATH: The HDF5 file, or the Minari id of --level, or the folder of --learn.", flag_values=values
     )
-    flags.DEFINE_integer("seed", store.SEED, "Seed of everything.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer(
+        "seed", store.SEED, "Seed of everything but a task's own Minari data set.", lower_bound=0, flag_values=values
+    )
     flags.DEFINE_bool(
         "measure", False, "With --task of suite mini: measure its reference scores; store nothing.", flag_values=values
     )
     flags.DEFINE_integer("episodes", 1000, "Episodes per policy with --measure.", lower_bound=2, flag_values=values)
-
-
-def main(args: flags.FlagValues) -> None:
-    """Collect, learn or measure."""
-    if bool(args.task) == bool(args.env):
-        raise UserError("give either --task=ID or --env=ID")
-    if args.task:
-        _of_task(args)
-    elif bool(args.level) == bool(args.learn):
-        raise UserError("with --env, give either --level=NAME or --learn=STEPS")
-    elif args.learn:
-        _learn(args)
-    else:
-        _of_level(args)
 
 
 def _needed_out(args: flags.FlagValues, what: str) -> str:
@@ -77,21 +67,27 @@ def _needed_out(args: flags.FlagValues, what: str) -> str:
     return str(args.out)
 
 
-def _of_task(args: flags.FlagValues) -> None:
+def _measure(args: flags.FlagValues) -> None:
     task = get_task(args.task)
-    if args.measure:
-        scores = embedded.measure_reference_scores(task.id, to_stderr, args.episodes, args.seed)
-        print(f"{task.id}: ref_min {scores.ref_min:.3f} +- {scores.ref_min_error:.3f}, ", end="")
-        print(f"ref_max {scores.ref_max:.3f} +- {scores.ref_max_error:.3f} (mean +- standard error)")
-        return
-    recipe = store.recipe_of(task)
-    if args.format == "hdf5":
-        path = Path(_needed_out(args, "the HDF5 file"))
-        store.store_hdf5(path, recipe, to_stderr, task.ref_min, task.ref_max, args.seed)
-    elif minari_exists(task.data):
+    scores = embedded.measure_reference_scores(task.id, to_stderr, args.episodes, args.seed)
+    print(f"{task.id}: ref_min {scores.ref_min:.3f} +- {scores.ref_min_error:.3f}, ", end="")
+    print(f"ref_max {scores.ref_max:.3f} +- {scores.ref_max_error:.3f} (mean +- standard error)")
+
+
+def _task_in_minari(args: flags.FlagValues) -> None:
+    task = get_task(args.task)
+    store.recipe_of(task)  # refuses a task without data of its own
+    if minari_exists(task.data):
         print(f"{task.data} is already there")
     else:
         store.store_dataset(task, to_stderr)
+
+
+def _task_in_hdf5(args: flags.FlagValues) -> None:
+    task = get_task(args.task)
+    recipe = store.recipe_of(task)
+    path = Path(_needed_out(args, "the HDF5 file"))
+    store.store_hdf5(path, recipe, to_stderr, task.ref_min, task.ref_max, args.seed)
 
 
 def _of_level(args: flags.FlagValues) -> None:
@@ -116,6 +112,49 @@ def _learn(args: flags.FlagValues) -> None:
         about={"command": command},
     )
     print(f"policies in {out / 'policies'}, their returns in {out / 'scores.csv'}")
+
+
+class Mode(NamedTuple):
+    """One of the things this launcher does."""
+
+    asked: str  # the flags that ask for it
+    uses: tuple[str, ...]  # every flag that changes what it does
+    run: Callable[[flags.FlagValues], None]
+
+
+TASK_MINARI = Mode("--task=ID", ("task", "format"), _task_in_minari)
+TASK_HDF5 = Mode("--task=ID --format=hdf5", ("task", "format", "out", "seed"), _task_in_hdf5)
+MEASURE = Mode("--task=ID --measure", ("task", "measure", "episodes", "seed"), _measure)
+LEVEL = Mode("--env=ID --level=NAME", ("env", "level", "policies", "transitions", "format", "out", "seed"), _of_level)
+LEARN = Mode("--env=ID --learn=STEPS", ("env", "learn", "out", "seed"), _learn)
+MODES = (TASK_MINARI, TASK_HDF5, MEASURE, LEVEL, LEARN)
+
+
+def main(args: flags.FlagValues) -> None:
+    """Collect, learn or measure."""
+    mode = _chosen(args)
+    _check_used(args, mode)
+    mode.run(args)
+
+
+def _chosen(args: flags.FlagValues) -> Mode:
+    if bool(args.task) == bool(args.env):
+        raise UserError("give either --task=ID or --env=ID")
+    if args.task:
+        if args.measure:
+            return MEASURE
+        return TASK_HDF5 if args.format == "hdf5" else TASK_MINARI
+    if bool(args.level) == bool(args.learn):
+        raise UserError("with --env, give either --level=NAME or --learn=STEPS")
+    return LEARN if args.learn else LEVEL
+
+
+def _check_used(args: flags.FlagValues, mode: Mode) -> None:
+    """Raises ``UserError`` for a flag that was given (``--nomeasure`` asks for nothing) and changes nothing."""
+    for name in args:
+        if args[name].present and args[name].value is not False and name not in mode.uses:
+            users = " or ".join(other.asked for other in MODES if name in other.uses)
+            raise UserError(f"--{name} has no effect with {mode.asked}; it belongs to {users}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import json
-import math
 from pathlib import Path
 from types import ModuleType
 
@@ -16,8 +15,6 @@ from method_tools import SPEC, TINY, random_batches, tiny
 from diffjax import ablations, cli
 from diffjax.ablations import columns, default_tasks, get_ablation, published_column, settings_of
 from diffjax.errors import UserError
-from diffjax.methods import diffpogan
-from diffjax.methods import diffusion_policy as dp
 from diffjax.plan import Experiment, Plan, plan
 from diffjax.settings import PRESETS, check_overrides, parse_setting
 from diffjax.tasks import get_task
@@ -188,41 +185,6 @@ def test_unknown_names_are_answered_with_close_ones():
         get_ablation("dac_targets")
     with pytest.raises(UserError, match=r"one of: dac_guidance, .*diffpogan_steps"):
         get_ablation("zzz")
-
-
-# The switches of DiffPoGAN that its ablation needs.
-
-
-@pytest.mark.parametrize(
-    ("variant", "switches", "loss", "weight"),
-    [
-        ("code", {}, 2 * 0.05 * 0.4 - 1 + 0.01 * math.log(2), 2),
-        ("code", {"discriminator_weighting": False}, 0.05 * 0.4 - 1 + 0.01 * math.log(2), 1),
-        ("code", {"adversarial_term": False}, 2 * 0.05 * 0.4 - 1, 2),
-        ("code", {"adversarial_term": False, "likelihood_weight": -1.0}, 2 * 0.05 * 0.4 - 1, 2),
-        ("code", {"discriminator_weighting": False, "adversarial_term": False}, 0.05 * 0.4 - 1, 1),
-        ("paper", {}, 2 * 0.05 * 0.4 - 1 + 0.01 * math.log(2), 2),
-        ("paper", {"discriminator_weighting": False}, 0.05 * 0.4 - 1 + 0.01 * math.log(2), 1),
-        ("paper", {"adversarial_term": False}, 2 * 0.05 * 0.4 - 1, 2),
-        ("paper", {"discriminator_weighting": False, "adversarial_term": False}, 0.05 * 0.4 - 1, 1),
-    ],
-)
-def test_diffpogan_without_its_terms(monkeypatch, variant, switches, loss, weight):
-    """``L_d = 0.4``, ``L_q = -1``; the judge says 0.25 of the data and 0.5 of the policy; ``c = 50``."""
-    hyper = diffpogan.Hyper(divergence="wgan" if variant == "code" else "ga").replace(**switches)
-    data = random_batches(*tiny("diffpogan", variant))[0]
-    data = data._replace(action=jnp.full_like(data.action, 0.25))
-    own = jnp.full_like(data.action, 0.5)
-    monkeypatch.setattr(dp, "denoising_loss", lambda *_: jnp.full(len(own), 0.4))
-    monkeypatch.setattr(dp, "q_term", lambda *_: (jnp.float32(-1), own))
-    monkeypatch.setattr(diffpogan, "judge", lambda _, __, samples: samples.action[:, 0])
-    draws = dp.PolicyDraws(None, None, None)
-    if variant == "code":
-        value, parts = diffpogan.actor_loss(None, None, None, draws, own, jnp.float32(0.25), 50.0, hyper, data)
-    else:
-        value, parts = diffpogan.paper_actor_loss(None, None, None, draws, hyper, data)
-    assert float(value) == pytest.approx(loss, abs=1e-6)
-    assert float(parts["actor/bc_weight"]) == pytest.approx(weight)
 
 
 # The launcher.

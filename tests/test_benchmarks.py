@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from absl import flags
 from diffjax import benchmark
 from diffjax.flops import dot_flops, period, update_flops
 from diffjax.methods.registry import METHODS, get_method
+from diffjax.results import pictures
 from diffjax.settings import check_overrides, resolve
 from diffjax.types import Spec
 
@@ -204,6 +207,21 @@ def test_training_benchmark(tmp_path: Path) -> None:
     assert max(content["matmul_gflop_per_s"].values()) > 0
     assert content["machine"]["devices"] == "2"
     assert "2 runs side by side" in result.stdout
+
+
+def test_the_picture_of_latencies_depends_on_nothing_but_them(tmp_path: Path) -> None:
+    inference = runpy.run_path(str(ROOT / "benchmarks" / "inference.py"))
+    rows = [
+        inference["Latency"]("dac", "default", 11, 3, 10, 50, "rule", batch, batch, 20, 2.5 * batch, 4.0, 400.0, 1.0)
+        for batch in (1, 64)
+    ]
+    for name in ("a.svg", "b.svg"):
+        with pictures.style("plot"):
+            pictures.write_figure(inference["latency_figure"](["dac"] * 2, rows), tmp_path / name)
+    content = (tmp_path / "a.svg").read_text()
+    assert (tmp_path / "b.svg").read_text() == content
+    assert {"dac", "batch 1", "batch 64", "2.50", "160"} <= set(re.findall(r"<text[^>]*>([^<]*)</text>", content))
+    assert "<dc:date>" not in content
 
 
 @pytest.mark.parametrize(

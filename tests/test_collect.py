@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 from diffjax import cli, task_data, tasks
 from diffjax.collect import embedded, sac, sac_pure, store, wanderer
@@ -20,6 +21,7 @@ from diffjax.tasks import get_task
 
 SMALL = sac.Hyper(width=8, batch_size=8, warmup_steps=20, lr=1e-3, discount=0.99, tau=0.01)
 STEPS = 420
+LAUNCHER = Path(__file__).parent.parent / "experiments" / "collect.py"
 
 
 def advance(seed: int, pieces: tuple[int, ...]) -> sac_pure.Agent:
@@ -231,7 +233,7 @@ def test_only_some_tasks_have_data_of_their_own():
 
 
 def launch(*arguments: str) -> int:
-    launcher = runpy.run_path(str(Path(__file__).parent.parent / "experiments" / "collect.py"))
+    launcher = runpy.run_path(str(LAUNCHER))
     main, define_flags = launcher["main"], launcher["define_flags"]
     return cli.launch(main, define_flags, description=launcher["__doc__"], argv=["collect.py", *arguments])
 
@@ -244,6 +246,33 @@ def test_command_line(capsys: pytest.CaptureFixture):
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--task=pendulum-mixed", "--format=minari", "--nomeasure"),
+        ("--task=pendulum-mixed", "--format=hdf5", "--out=x.hdf5", "--seed=3"),
+        ("--task=pendulum-mixed", "--measure", "--episodes=5", "--seed=3"),
+        (
+            "--env=Hopper-v4",
+            "--level=medium",
+            "--policies=x",
+            "--transitions=5",
+            "--format=hdf5",
+            "--out=x",
+            "--seed=3",
+        ),
+        ("--env=Hopper-v4", "--learn=5", "--out=x", "--seed=3"),
+    ],
+)
+def test_every_flag_has_a_mode_that_takes_it(arguments: tuple[str, ...]):
+    launcher = runpy.run_path(str(LAUNCHER))
+    values = flags.FlagValues()
+    launcher["define_flags"](values)
+    values(["collect.py", *arguments])
+    launcher["_check_used"](values, launcher["_chosen"](values))
+    assert {name for mode in launcher["MODES"] for name in mode.uses} == set(values)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((), "--task=ID or --env=ID"),
@@ -253,6 +282,19 @@ def test_command_line(capsys: pytest.CaptureFixture):
         (("--env=Hopper-v4", "--learn=100"), "missing --out"),
         (("--env=Hoper-v4", "--learn=100", "--out=x"), "Hoper-v4"),
         (("--task=pointmaze-mixed", "--format=hdf5"), "missing --out"),
+        (("--task=pendulum-mixed", "--seed=0"), "--seed has no effect with --task=ID; it belongs to "),
+        (("--task=pendulum-mixed", "--out=x.hdf5"), "--out has no effect with --task=ID; it belongs to --task=ID --f"),
+        (("--task=pendulum-mixed", "--transitions=5"), "it belongs to --env=ID --level=NAME"),
+        (("--task=pendulum-mixed", "--level=medium", "--format=hdf5"), "--level has no effect with --task=ID --format"),
+        (("--task=pendulum-mixed", "--policies=x", "--measure"), "--policies has no effect with --task=ID --measure"),
+        (("--task=pendulum-mixed", "--measure", "--format=hdf5"), "--format has no effect with --task=ID --measure"),
+        (
+            ("--task=pendulum-mixed", "--episodes=5"),
+            "--episodes has no effect with --task=ID; it belongs to --task=ID --m",
+        ),
+        (("--task=pendulum-mixed", "--learn=5"), "--learn has no effect with --task=ID"),
+        (("--env=Hopper-v4", "--level=medium", "--measure"), "--measure has no effect with --env=ID --level=NAME"),
+        (("--env=Hopper-v4", "--learn=5", "--policies=x"), "--policies has no effect with --env=ID --learn=STEPS"),
     ],
 )
 def test_mistakes_on_the_command_line(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture):

@@ -104,6 +104,14 @@ def test_guidance_loss_is_a_mean_over_states_and_dimensions():
     assert losses.guidance_loss(gradient, epsilon, jnp.ones((2, 1))) == pytest.approx(0.25)
 
 
+def test_distribution_matching_pulls_from_the_fake_to_the_real():
+    action = np.array([[1.0, 3.0]], np.float32)
+    real, fake = np.array([[0.0, 2.0]]), np.array([[2.0, 2.0]])
+    loss, gradient = jax.value_and_grad(losses.distribution_matching_loss)(action, real, fake)
+    np.testing.assert_allclose(loss, 0.5 * (2**2 + 0) / 2)  # (fake - real) / mean |action - real| = (2, 0)
+    np.testing.assert_allclose(gradient, [[1.0, 0.0]])
+
+
 def test_tanh_gaussian_log_prob():
     """``arctanh(0.5 / 1.001) = 0.548640``; standard normal there: -1.069442. No Jacobian, no infinity at the bound."""
     one = lambda a, mean, log_std: losses.tanh_gaussian_log_prob(  # noqa: E731

@@ -3,10 +3,13 @@
 import csv
 import dataclasses
 import functools
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import numpy as np
@@ -14,9 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffjax import losses
-from diffjax.toys import clouds, gaussian, training
+from diffjax import cli
+from diffjax.toys import clouds, gaussian, judging, training
 from diffjax.toys.figures import FIGURES, make_figure
+from diffjax.toys.training import Panel
 
 REPOSITORY = Path(__file__).parents[1]
 KEY = jax.random.key(0)
@@ -55,7 +59,7 @@ def test_rewards():
 
 
 def test_problems_have_the_published_sizes_and_best_actions():
-    problems = {name: family(KEY) for name, family in clouds.FAMILIES.items()}
+    problems = {name: make_figure(name, "quick", KEY).problems for name in FIGURES}
     assert [len(p.action) for p in problems["dac"]] == [800, 1200, 400, 400]
     assert [len(p.action) for p in problems["dql"] + problems["diffcps"]] == [10_000, 5_000]
     assert [len(p.action) for p in problems["dtql"]] == [10_000] * 5
@@ -87,18 +91,18 @@ def test_fresh_draws_lie_in_support_and_cover_the_modes(seed):
         family(jax.random.fold_in(jax.random.key(seed), i)) for i, family in enumerate([clouds.dac_problems] * 2)
     )
     for problem, other in zip(data, fresh, strict=True):
-        assert training.in_support(problem, other.action) > 0.85
-        assert training.modes_covered(problem, other.action) == len(problem.centers)
-        assert training.in_support(problem, other.action + 5) == 0
+        assert judging.in_support(problem, other.action) > 0.85
+        assert judging.modes_covered(problem, other.action) == len(problem.centers)
+        assert judging.in_support(problem, other.action + 5) == 0
 
 
 def test_numbers_by_hand():
     action = np.array([(0, 0), (1, 0)], np.float32)
     problem = clouds.Problem("pair", action, np.zeros(2), clouds.closeness((2, 0)), action, 0.25)
     samples = np.array([(0, 0.2), (1, 0.5), (1, 0.25), (3, 0)], np.float32)
-    np.testing.assert_allclose(training.distances(samples, action), [0.2, 0.5, 0.25, 2], atol=1e-6)
+    np.testing.assert_allclose(judging.distances(samples, action), [0.2, 0.5, 0.25, 2], atol=1e-6)
     figure = make_figure("dac", "quick", KEY)._replace(problems=(problem,))
-    row = training.judge(figure, problem, "by hand", 7, "quick", 3, samples)
+    row = judging.judge(figure, problem, "by hand", 7, "quick", 3, samples)
     assert (row.in_support, row.modes_covered, row.modes, row.steps, row.seed) == (0.5, 2, 2, 7, 3)
     assert row.distance_to_data == pytest.approx(0.7375)
     assert row.at_best == 0.5  # within 0.75 of (1, 0): the second and third
@@ -106,18 +110,21 @@ def test_numbers_by_hand():
     assert row.best_reward == -1
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_failed_arm_has_no_numbers(bad):
+    figure = make_figure("dql", "quick", KEY)
+    row = judging.judge(figure, figure.problems[0], "failed", 7, "quick", 3, np.full((5, 2), bad, np.float32))
+    assert row.failed
+    assert row.modes_covered is None
+    measured = (row.in_support, row.distance_to_data, row.distance_to_best, row.at_best, row.mean_reward)
+    assert np.isnan(measured).all()
+    assert (row.modes, row.best_reward, row.samples) == (4, 5, 5)
+
+
 def test_advantage_weights():
     reward = np.array([0.0, 1.0, 8.0])
     np.testing.assert_allclose(gaussian.advantage_weight(reward, 1.0), [np.exp(-3), np.exp(-2), 20], rtol=1e-6)
     np.testing.assert_array_equal(gaussian.advantage_weight(reward, np.inf), [1, 1, 1])
-
-
-def test_distribution_matching_pulls_from_the_fake_to_the_real():
-    action = np.array([[1.0, 3.0]], np.float32)
-    real, fake = np.array([[0.0, 2.0]]), np.array([[2.0, 2.0]])
-    loss, gradient = jax.value_and_grad(losses.distribution_matching_loss)(action, real, fake)
-    np.testing.assert_allclose(loss, 0.5 * (2**2 + 0) / 2)  # (fake - real) / mean |action - real| = (2, 0)
-    np.testing.assert_allclose(gradient, [[1.0, 0.0]])
 
 
 class Silent:
@@ -144,7 +151,7 @@ def trained(name: str, method: str, problem: str, steps: int, preset: str = "qui
     figure = figure._replace(problems=tuple(one for one in figure.problems if one.name == problem))
     arm = dataclasses.replace(arm, hyper=dataclasses.replace(arm.hyper, **changes))
     (panel,) = training.train_arm(figure, arm, 0, 1000, Silent())
-    return training.judge(figure, panel.problem, method, steps, preset, 0, panel.samples), panel
+    return judging.judge(figure, panel.problem, method, steps, preset, 0, panel.samples), panel
 
 
 def test_dac_soft_guidance_stays_nearer_to_the_data_than_hard():
@@ -240,9 +247,21 @@ def test_paper_preset_has_the_published_constants(name):
             assert hyper.hidden_dims == (256, 256, 256)
             assert hyper.actor_lr == (3e-4 if arm == "KL distillation" else 3e-3)
             assert (hyper.behavior_hidden_dims, hyper.time_dim, hyper.clip_denoised) == ((128,) * 3, 4, False)
-        adapted = {p.name: figure.arms[0].adapt(p, hypers["trust region"]) for p in figure.problems}
-        assert adapted["swiss-far"].alpha == pytest.approx(0.2)
-        assert adapted["gaussians-far"].max_action == pytest.approx(np.abs(figure.problems[0].action).max())
+        for arm in figure.arms:
+            adapted = {p.name: arm.adapt(p, arm.hyper) for p in figure.problems_of(arm)}
+            alphas = {problem: hyper.alpha for problem, hyper in adapted.items()}
+            assert alphas == {problem: 0.2 if problem == "swiss-far" else 1.0 for problem in adapted}
+            assert all(hyper.gamma_nll == 0 for name, hyper in adapted.items() if arm.name == "trust region")
+            assert adapted["gaussians-far"].max_action == pytest.approx(np.abs(figure.problems[0].action).max())
+
+
+def load(script: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(script).stem, REPOSITORY / script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def launch(*arguments: object, **options: object) -> subprocess.CompletedProcess:
@@ -286,6 +305,30 @@ def test_launcher_writes_numbers_samples_and_pictures(tmp_path):
     assert run.stdout.splitlines()[-1] == 'no pictures without matplotlib; install it with pip install "diffjax[plots]"'
     assert sorted(path.name for path in plain.iterdir()) == ["dql_samples.npz", "numbers.csv"]
     assert (plain / "numbers.csv").read_bytes() == before  # the same numbers from the same seed
+
+
+def test_launcher_says_which_arms_failed(tmp_path, monkeypatch, capsys):
+    module = load("experiments/bandit.py")
+
+    def train_figure(figure, seed, num_samples, listener):
+        (problem,), (fine, failed, *_) = figure.problems, figure.arms
+        samples = problem.action[:num_samples]
+        return [Panel(problem, fine, samples, None), Panel(problem, failed, np.full_like(samples, np.nan), None)]
+
+    monkeypatch.setattr(module, "train_figure", train_figure)
+    argv = ["bandit.py", "--figure=dql", "--samples=40", "--format=svg", f"--out={tmp_path}"]
+    assert cli.launch(module.main, module.define_flags, description="", required=("out",), argv=argv) == 0
+    data, fine, failed = (line.split() for line in capsys.readouterr().out.splitlines()[1:4])
+    assert (data[1:3], fine[1:4], failed) == (
+        ["corners", "data"],
+        ["corners", "Gaussian", "BC"],
+        ["dql", "corners", "diffusion", "BC", "failed"],
+    )
+    with open(tmp_path / "numbers.csv", newline="") as file:
+        fine, failed = list(csv.DictReader(file))[1:]
+    assert (fine["modes_covered"], failed["modes_covered"], failed["modes"]) == ("1", "", "4")
+    assert (failed["in_support"], failed["mean_reward"], failed["best_reward"]) == ("nan", "nan", "5")
+    assert re.findall(r"<text[^>]*>(failed)</text>", (tmp_path / "dql.svg").read_text()) == ["failed"]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from diffjax.training.program import (
     RunSetup,
     gather_batch,
     mean_metrics,
+    pieces,
     run_sharding,
     stack_setups,
 )
@@ -256,3 +257,16 @@ def test_runs_that_only_act_differently_are_trained_once():
     assert [(hyper.candidates, hyper.eta) for hyper in one.hyper] == [(1, 1.0), (1, 1.0), (1, 2.0), (1, 2.0)]
     assert [(hyper.candidates, hyper.eta) for hyper in five.hyper] == [(5, 1.0), (5, 1.0), (5, 2.0), (5, 2.0)]
     assert second.training == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "count", "expected"),
+    [
+        (0, 10, 4, [(0, 2), (2, 5), (5, 8), (8, 10)]),
+        (7, 10, 1, [(7, 10)]),
+        (7, 10, 20, [(7, 8), (8, 9), (9, 10)]),
+        (5, 5, 20, []),
+    ],
+)
+def test_pieces_by_hand(start, stop, count, expected):
+    assert pieces(start, stop, count) == expected

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 
 from diffjax.errors import UserError
 from diffjax.results import figures
-from diffjax.results.curves import (
+from diffjax.results.curves import curves_figure
+from diffjax.results.latency import TradeOff
+from diffjax.results.page import Page
+from diffjax.results.pictures import (
     FORMATS,
     add_legend,
-    curves_figure,
+    check_matplotlib,
     drawn,
     line_style,
     marker_style,
@@ -16,8 +19,6 @@ from diffjax.results.curves import (
     style,
     write_picture,
 )
-from diffjax.results.latency import TradeOff
-from diffjax.results.page import Page
 from diffjax.results.tables import table_labels
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def check_folder(path: str) -> None:
         raise UserError(f"--plots={path} is a file; name a folder")
     if not Path(path).absolute().parent.is_dir():
         raise UserError(f"--plots={path}: the folder {Path(path).parent} does not exist; make it first")
-    style("plots")
+    check_matplotlib("plots")
 
 
 def plot_all(page: Page, trade_off: TradeOff | None, path: str | Path) -> list[Path]:

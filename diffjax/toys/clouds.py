@@ -1,6 +1,6 @@
 """Clouds of actions in the plane and their rewards: the data of the papers' toy experiments.
 
-Clouds are pure functions of their random numbers; :data:`FAMILIES` draws whole problems from a key.
+Clouds are pure functions of their random numbers; whole problems are drawn from a key.
 """
 
 from collections.abc import Callable, Sequence
@@ -178,12 +178,3 @@ def dtql_problems(key: jax.Array) -> tuple[Problem, ...]:
         _problem("swiss-far", roll, far, none, 0.1),
         _problem("swiss-near", roll, near(float(far(roll).max())), none, 0.1),
     )
-
-
-FAMILIES: dict[str, Callable[[jax.Array], tuple[Problem, ...]]] = {
-    "dac": dac_problems,
-    "dql": four_corners,
-    "diffcps": noisy_ring,
-    "dtql": dtql_problems,
-}
-"""Figure -> its problems."""

@@ -16,8 +16,8 @@ from diffjax.errors import unknown_name
 from diffjax.methods import dac, diffcps, diffusion_bc, dql, dtql, dtql_kl
 from diffjax.methods.base import Draws, Hyper, Method, Metrics, Phase, State
 from diffjax.settings import PRESETS
-from diffjax.toys import gaussian
-from diffjax.toys.clouds import FAMILIES, Problem
+from diffjax.toys import clouds, gaussian
+from diffjax.toys.clouds import Problem
 from diffjax.types import Batch, Spec
 
 
@@ -45,6 +45,7 @@ class Figure(NamedTuple):
     title: str
     observation_dim: int
     one_step: bool  # whether a reward is the whole return
+    draw_problems: Callable[[jax.Array], tuple[Problem, ...]]  # fresh data of the same clouds
     problems: tuple[Problem, ...]
     arms: tuple[Arm, ...]
     shown: int  # samples drawn into a panel
@@ -156,13 +157,13 @@ def _diffcps_arms(quick: bool) -> tuple[Arm, ...]:
     return tuple(arms)
 
 
+_DTQL_Q_WEIGHTS = MappingProxyType({"swiss-far": 5.0})  # problem -> weight of Q; 1 elsewhere
+
+
 def _dtql_scales(problem: Problem, hyper: Any) -> Any:
-    """The action bound, and the outer roll's five-fold weight of Q: the same loss divided by five."""
-    hyper = _largest_action(problem, hyper)
-    if problem.name != "swiss-far":
-        return hyper
-    smaller = dataclasses.replace(hyper, alpha=hyper.alpha / 5.0)
-    return dataclasses.replace(smaller, gamma_nll=hyper.gamma_nll / 5.0) if isinstance(hyper, dtql.Hyper) else smaller
+    """The action bound, and the problem's weight of Q: the same loss divided by it (no NLL term where it is not 1)."""
+    weight = _DTQL_Q_WEIGHTS.get(problem.name, 1.0)
+    return dataclasses.replace(_largest_action(problem, hyper), alpha=hyper.alpha / weight)
 
 
 def _dtql_arms(quick: bool) -> tuple[Arm, ...]:
@@ -206,16 +207,19 @@ class _Recipe(NamedTuple):
     title: str
     observation_dim: int
     one_step: bool
+    draw_problems: Callable[[jax.Array], tuple[Problem, ...]]
     arms: Callable[[bool], tuple[Arm, ...]]
     shown: int
     frame: float
 
 
 _RECIPES = {
-    "dac": _Recipe("DAC: soft, hard and denoised guidance", 1, True, _dac_arms, 100, 1.5),
-    "dql": _Recipe("Diffusion-QL: four corners", 2, True, _dql_arms, 1000, 2.5),
-    "diffcps": _Recipe("DiffCPS: noisy ring of constant reward", 1, True, _diffcps_arms, 1000, 1.6),
-    "dtql": _Recipe("DTQL: trust region against KL distillation", 1, False, _dtql_arms, 1000, 20.0),
+    "dac": _Recipe("DAC: soft, hard and denoised guidance", 1, True, clouds.dac_problems, _dac_arms, 100, 1.5),
+    "dql": _Recipe("Diffusion-QL: four corners", 2, True, clouds.four_corners, _dql_arms, 1000, 2.5),
+    "diffcps": _Recipe("DiffCPS: noisy ring of constant reward", 1, True, clouds.noisy_ring, _diffcps_arms, 1000, 1.6),
+    "dtql": _Recipe(
+        "DTQL: trust region against KL distillation", 1, False, clouds.dtql_problems, _dtql_arms, 1000, 20.0
+    ),
 }
 FIGURES = tuple(_RECIPES)
 
@@ -234,7 +238,14 @@ def make_figure(name: str, preset: str, key: jax.Array, steps: int | None = None
     arms = recipe.arms(preset == "quick")
     if steps is not None:
         arms = tuple(dataclasses.replace(arm, steps=steps) for arm in arms)
-    problems = FAMILIES[name](key)
     return Figure(
-        name, recipe.title, recipe.observation_dim, recipe.one_step, problems, arms, recipe.shown, recipe.frame
+        name=name,
+        title=recipe.title,
+        observation_dim=recipe.observation_dim,
+        one_step=recipe.one_step,
+        draw_problems=recipe.draw_problems,
+        problems=recipe.draw_problems(key),
+        arms=arms,
+        shown=recipe.shown,
+        frame=recipe.frame,
     )

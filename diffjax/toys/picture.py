@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffjax.results.curves import drawn, style, write_picture
+from diffjax.results.pictures import BLUE, VERMILION, style, write_figure
 from diffjax.toys.clouds import Problem
 from diffjax.toys.figures import Figure
 from diffjax.toys.training import Panel, grid_axis
@@ -14,18 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Picture
 
-# Of Okabe and Ito's palette.
-_SAMPLE, _BEST = "#D55E00", "#0072B2"
-_DATA = "#B8B8B8"
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is there."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return False
-    return True
+_SAMPLE, _BEST, _DATA = VERMILION, BLUE, "#B8B8B8"
 
 
 def draw_figure(figure: Figure, panels: list[Panel], subtitle: str, paths: list[Path]) -> None:
@@ -37,7 +26,7 @@ def draw_figure(figure: Figure, panels: list[Panel], subtitle: str, paths: list[
     with style("format"):
         picture = _picture(figure, panels, subtitle)
         for path in paths:
-            write_picture(drawn(picture, path.suffix.removeprefix(".")), path)
+            write_figure(picture, path)
 
 
 def _picture(figure: Figure, panels: list[Panel], subtitle: str) -> "Picture":
@@ -98,6 +87,9 @@ def _draw_samples(axis: "Axes", panel: Panel, figure: Figure, critic: np.ndarray
     axis.scatter(
         panel.problem.action[:, 0], panel.problem.action[:, 1], s=2, color=_DATA, linewidths=0, rasterized=True
     )
+    if panel.failed:
+        axis.text(0.5, 0.5, "failed", transform=axis.transAxes, ha="center", va="center", color=_SAMPLE)
+        return
     # Samples beyond the frame are drawn on it.
     samples = np.clip(panel.samples[: figure.shown], -0.97 * figure.frame, 0.97 * figure.frame)
     axis.scatter(

@@ -6,6 +6,7 @@ no key is carried, so that a run may stop and go on anywhere.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -62,6 +63,15 @@ def run_sharding(num_runs: int) -> NamedSharding | None:
         return None
     mesh = jax.make_mesh((count,), ("run",), axis_types=(AxisType.Auto,), devices=devices[:count])
     return NamedSharding(mesh, PartitionSpec("run"))
+
+
+def pieces(start: int, stop: int, count: int) -> list[tuple[int, int]]:
+    """Steps ``start .. stop - 1`` cut into at most ``count`` even pieces, none empty, as (first, past the last).
+
+    Between the calls of :meth:`Program.advance` progress is shown and Ctrl-C heard.
+    """
+    bounds = np.unique(np.linspace(start, stop, count + 1).round().astype(int)).tolist()
+    return list(itertools.pairwise(bounds))
 
 
 def gather_batch(data: Transitions, setup: RunSetup, position: jax.Array) -> Batch:

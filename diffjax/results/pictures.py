@@ -1,0 +1,131 @@
+"""What all pictures share: matplotlib where it is there, style and palette, panels and legend, whole files."""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffjax.errors import UserError
+from diffjax.results.figures import MARKERS, Style
+from diffjax.results.folder import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "svg", "pdf")
+INSTALL = 'install it with pip install "diffjax[plots]"'
+# Okabe and Ito's palette, told apart with every kind of colour vision; its yellow is too faint for a line.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+BLUE, VERMILION = COLORS[:2]
+_LINES = {"solid": "-", "dashed": "--", "dash-dot": "-.", "dotted": ":"}
+_SHAPES = dict(zip(MARKERS, ("o", "s", "^", "D", "v", "P", "X"), strict=True))
+_RC: dict[Any, Any] = {
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "diffjax",
+}
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is there."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def check_plot_path(path: str | Path) -> str:
+    """The format a file name asks for.
+
+    Raises:
+      UserError: it is none of ``FORMATS``.
+    """
+    suffix = Path(path).suffix.removeprefix(".").lower()
+    if suffix not in FORMATS:
+        raise UserError(f"--plot={path} does not end in {', '.join('.' + name for name in FORMATS)}")
+    return suffix
+
+
+def check_plot(path: str | Path) -> None:
+    """Finds before the work what would keep the picture of ``--plot`` from being drawn.
+
+    Raises:
+      UserError: for another ending or a folder that is not there, or without matplotlib.
+    """
+    check_plot_path(path)
+    if not Path(path).parent.is_dir():
+        raise UserError(f"--plot={path}: the folder {Path(path).parent} does not exist; make it first")
+    check_matplotlib("plot")
+
+
+def check_matplotlib(flag: str) -> None:
+    """Raises ``UserError`` that names the flag without matplotlib."""
+    if not can_draw():
+        raise UserError(f"--{flag} needs matplotlib; {INSTALL}")
+
+
+def style(flag: str) -> Any:
+    """The style of every file, as a context; raises ``UserError`` that names the flag without matplotlib."""
+    check_matplotlib(flag)
+    import matplotlib
+
+    return matplotlib.rc_context(_RC)
+
+
+def drawn(figure: "Figure", format_name: str) -> bytes:
+    """A figure as the content of a file, which depends on nothing but the figure."""
+    picture = io.BytesIO()
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format_name)
+    figure.savefig(picture, format=format_name, dpi=160, metadata=undated)
+    return picture.getvalue()
+
+
+def write_picture(picture: bytes, path: str | Path) -> None:
+    """Write a whole picture, or leave what was there."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(picture)
+
+
+def write_figure(figure: "Figure", path: str | Path) -> None:
+    """Write a figure in the format of its file name, whole or not at all; within :func:`style`.
+
+    Raises:
+      UserError: for another ending than ``FORMATS``.
+    """
+    write_picture(drawn(figure, check_plot_path(path)), path)
+
+
+def line_style(found: Style) -> dict[str, Any]:
+    """A column's line, in matplotlib's words."""
+    return {"color": COLORS[found.color], "linestyle": _LINES[found.line], "linewidth": 1.8} | marker_style(found)
+
+
+def marker_style(found: Style) -> dict[str, Any]:
+    """A column's marker, in matplotlib's words."""
+    return {"color": COLORS[found.color], "marker": _SHAPES[found.marker], "markersize": 4}
+
+
+def panel_grid(count: int, most: int = 3, height: float = 3.4) -> "tuple[Figure, list[Axes]]":
+    """A figure with so many panels, at most ``most`` in a line, and room for a legend below."""
+    from matplotlib.figure import Figure
+
+    across = min(most, count)
+    down = -(-count // across)
+    figure = Figure(figsize=(max(5.2, 4.4 * across), height * down + 0.8), layout="constrained")
+    found = figure.subplots(down, across, squeeze=False).flatten()
+    for panel in found[count:]:
+        panel.set_axis_off()
+    return figure, list(found[:count])
+
+
+def add_legend(figure: "Figure", title: str) -> None:
+    """One legend for all panels, below them."""
+    lines = {line.get_label(): line for panel in figure.axes for line in panel.get_lines()}
+    shown = {str(name): line for name, line in lines.items() if not str(name).startswith("_")}
+    across = max(2, int(figure.get_figwidth() / 2.2))
+    ncols = min(len(shown), across)
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=ncols, frameon=False, title=title)
