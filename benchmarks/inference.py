@@ -85,12 +85,7 @@ def define_flags(values: flags.FlagValues) -> None:
         lower_bound=0.0,
         flag_values=values,
     )
-    flags.DEFINE_string(
-        "plot",
-        None,
-        "FILE: Draw the latencies as FILE.png, FILE.svg or FILE.pdf (needs matplotlib).",
-        flag_values=values,
-    )
+    cli.define_path(values, "plot", "FILE: Draw the latencies as FILE.png, FILE.svg or FILE.pdf (needs matplotlib).")
 
 
 def batch_sizes(text: str) -> list[int]:

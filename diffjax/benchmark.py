@@ -25,10 +25,10 @@ from rich.table import Table
 
 from diffjax import cli
 from diffjax.errors import UserError
-from diffjax.experiment import versions
 from diffjax.launch import MATMUL_PRECISIONS
 from diffjax.methods.base import Method
 from diffjax.methods.registry import METHODS, get_method
+from diffjax.provenance import versions
 from diffjax.results.folder import plain, writable, write_text
 from diffjax.settings import PRESETS, Protocol, check_overrides, resolve
 from diffjax.tasks import get_task
@@ -52,7 +52,7 @@ class Case(NamedTuple):
 
 def define_flags(values: flags.FlagValues) -> None:
     """Flags of every benchmark."""
-    flags.DEFINE_string("out", None, "DIR: Folder for the results.", flag_values=values)
+    cli.define_path(values, "out", "DIR: Folder for the results.")
     flags.DEFINE_string(
         "methods",
         None,

@@ -83,6 +83,22 @@ def help_page(values: flags.FlagValues, program: str, description: str | None, r
     return "\n\n".join(part for part in parts if part)
 
 
+class _PathParser(flags.ArgumentParser[str]):
+    """A path, in which a leading ``~`` is the user's home: of ``--out=~/x`` no shell expands it."""
+
+    def parse(self, argument: str) -> str:
+        return os.path.expanduser(argument)
+
+    def flag_type(self) -> str:
+        return "string"
+
+
+def define_path(values: flags.FlagValues, name: str, text: str) -> None:
+    """Define a flag that names a file or a folder and has no default."""
+    serializer = flags.ArgumentSerializer[str]()
+    flags.DEFINE(_PathParser(), name, None, text, flag_values=values, serializer=serializer)
+
+
 def parse_list(flag: str, text: str, allowed: Collection[str] | None = None) -> tuple[str, ...]:
     """The items of a comma-separated flag value, in order.
 
@@ -150,7 +166,8 @@ def _parse(values: flags.FlagValues, arguments: Sequence[str], required: Sequenc
     except flags.IllegalFlagValueError as error:
         raise UserError(_illegal_value(values, str(error))) from None
     except (flags.Error, ValueError) as error:
-        raise UserError(f"{error} (--help lists all flags)") from None
+        reason = str(error).removeprefix("ERROR:: ")
+        raise UserError(f"{reason} (--help lists all flags)") from None
     if stray:
         raise UserError(f"unexpected argument {stray[0]!r}; flags are written --name=value (see --help)")
     for name in required:

@@ -1,19 +1,13 @@
 """One experiment: a method on a task, all its runs, from data to evaluated and recorded results."""
 
-import dataclasses
-import importlib.metadata
 import itertools
-import platform
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import diffjax
 from diffjax.data.filters import top_percent
 from diffjax.data.load import load_dataset
 from diffjax.data.rewards import reward_affine
@@ -23,7 +17,8 @@ from diffjax.evaluation import Episodes, evaluate
 from diffjax.methods.base import Metrics
 from diffjax.plan import Experiment, Group, Plan, phase_lengths, plan
 from diffjax.progress import TrainingProgress
-from diffjax.results.folder import Evaluation, ResultsFolder, Rows, RunStatus, open_folder, plain, read_status
+from diffjax.provenance import describe
+from diffjax.results.folder import Evaluation, ResultsFolder, Rows, RunStatus, open_folder, read_status
 from diffjax.results.loggers import LoggedRun, Loggers
 from diffjax.task_data import default_dataset
 from diffjax.tasks import make_simulator, normalized_score, with_references
@@ -35,74 +30,12 @@ from diffjax.training.program import (
     TrainState,
     add_metrics,
     mean_metrics,
+    pieces,
     run_sharding,
     stack_setups,
 )
 
 PIECES = 20  # calls of the program per evaluation interval: progress is shown and Ctrl-C heard between them
-
-
-def source_revision() -> str:
-    """Commit of the checkout that the package runs from, or empty."""
-    folder = Path(diffjax.__file__).parent
-    try:
-        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return answer.stdout.strip() if answer.returncode == 0 else ""
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that a number may depend on."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "gymnasium", "minari")
-    device = jax.devices()[0]
-    return {name: importlib.metadata.version(name) for name in packages} | {
-        "diffjax": diffjax.__version__,
-        "revision": source_revision(),
-        "python": platform.python_version(),
-        "platform": device.platform,
-        "device": device.device_kind,
-        "devices": str(jax.local_device_count()),
-    }
-
-
-def describe(plan: Plan, dataset: Dataset, simulator_version: str) -> dict[str, Any]:
-    """The content of ``config.json``."""
-    experiment, protocol = plan.experiment, plan.protocol
-    return {
-        "method": experiment.method,
-        "variant": plan.variant,
-        "preset": experiment.preset,
-        "task": plan.task.id,
-        "suite": plan.task.suite,
-        "seeds": list(experiment.seeds),
-        "settings": list(experiment.settings),
-        "steps": protocol.steps,
-        "eval_interval": protocol.eval_interval,
-        "episodes": protocol.episodes,
-        "protocol": plain(dataclasses.asdict(protocol)),
-        "tuning": plan.tuning,
-        "source": plan.source,
-        "hyper": {run.setting: plain(dataclasses.asdict(run.hyper)) for group in plan.groups for run in group.runs},
-        "matmul_precision": experiment.matmul_precision,
-        "dataset": {
-            "label": dataset.label,
-            "source": dataset.source,
-            "fingerprint": dataset.fingerprint,
-            "transitions": int(dataset.transitions.row.size),
-            "episodes": int(dataset.episode_returns.size),
-            "return_mean": float(np.mean(dataset.episode_returns)),
-        },
-        "env": plan.task.env_id,
-        "reference": {
-            "min": plan.task.ref_min,
-            "max": plan.task.ref_max,
-            "source": plan.task.ref_source,
-        },
-        "versions": versions() | {"simulator": simulator_version},
-        "flags": list(experiment.flags),
-    } | ({"ablation": experiment.ablation} if experiment.ablation else {})
 
 
 def obtain_dataset(plan: Plan) -> Dataset:
@@ -312,9 +245,8 @@ class _Recorder:
     ) -> tuple[TrainState, Metrics]:
         """One evaluation interval, in pieces between which progress is shown."""
         state = state._replace(first_bad_step=jnp.full_like(state.first_bad_step, NEVER))
-        bounds = np.unique(np.linspace(start, stop, PIECES + 1).round().astype(int)).tolist()
         sums: Metrics | None = None
-        for first, last in itertools.pairwise(bounds):
+        for first, last in pieces(start, stop, PIECES):
             state, piece = machine.program.advance(phase, state, first, last, machine.setup, machine.data)
             sums = add_metrics(sums, piece)
             jax.block_until_ready(sums)

@@ -88,7 +88,7 @@ def define_training_flags(values: flags.FlagValues) -> None:
         "NAME=V1,V2: Train every value of a hyper-parameter; repeatable, all combinations are trained.",
         flag_values=values,
     )
-    flags.DEFINE_string("out", None, "DIR: Folder for the results.", flag_values=values)
+    cli.define_path(values, "out", "DIR: Folder for the results.")
     flags.DEFINE_bool("resume", False, "Go on where an interrupted experiment in --out stopped.", flag_values=values)
     flags.DEFINE_string(
         "log",
@@ -109,18 +109,17 @@ def define_training_flags(values: flags.FlagValues) -> None:
 
 def define_compilation_cache(values: flags.FlagValues) -> None:
     """The flag that :func:`prepare` reads."""
-    flags.DEFINE_string(
+    cli.define_path(
+        values,
         "compilation_cache",
-        None,
         "DIR: Where compiled programs are kept for the next time; default: JAX_COMPILATION_CACHE_DIR, or none.",
-        flag_values=values,
     )
 
 
 def prepare(args: flags.FlagValues) -> None:
     """Settings of the process that must stand before anything is compiled."""
     if args.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", str(Path(args.compilation_cache).expanduser()))
+        jax.config.update("jax_compilation_cache_dir", args.compilation_cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

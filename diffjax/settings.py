@@ -21,7 +21,7 @@ from diffjax.methods.registry import get_method
 PRESETS = ("paper", "quick")
 
 # A task without a row of its own reads that of the D4RL task it stands for.
-ALIASES = ((r"^(.*)-local$", r"\1-v2"), (r"^(antmaze-.*)-v2$", r"\1-v0"))
+ALIASES = ((r"^(maze2d-.*)-local$", r"\1-v1"), (r"^(.*)-local$", r"\1-v2"), (r"^(antmaze-.*)-v2$", r"\1-v0"))
 
 SELECTION_RULES = ("last", "last5", "best", "offline")
 

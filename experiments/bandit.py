@@ -51,7 +51,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("seed", 0, "Seed of data, training and samples.", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("samples", 1000, "Samples that a panel is judged by.", lower_bound=1, flag_values=values)
     flags.DEFINE_string("format", "png", f"EXT[,EXT]: Pictures to write, of {', '.join(FORMATS)}.", flag_values=values)
-    flags.DEFINE_string("out", None, "DIR: Folder for the results.", flag_values=values)
+    cli.define_path(values, "out", "DIR: Folder for the results.")
     launch.define_compilation_cache(values)
 
 
@@ -59,7 +59,7 @@ def main(args: flags.FlagValues) -> None:
     """Train, judge and draw figure after figure; each is written as soon as it is done."""
     names = FIGURES if args.figure == "all" else cli.parse_list("figure", args.figure, FIGURES)
     formats = cli.parse_list("format", args.format, FORMATS)
-    out = Path(args.out).expanduser()
+    out = Path(args.out)
     if (out / NUMBERS).exists():
         raise UserError(f"{out} holds results already; choose another --out")
     with writable(out):

@@ -35,9 +35,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("task", None, "ID: A task that brings its own data: make them.", flag_values=values)
     flags.DEFINE_string("env", None, "ID: Instead of --task: a robot's environment.", flag_values=values)
     flags.DEFINE_enum("level", None, list(robots.LEVELS), "With --env: which data.", flag_values=values)
-    flags.DEFINE_string(
-        "policies", None, "DIR: With --level: the policies; default: those of diffjax.", flag_values=values
-    )
+    cli.define_path(values, "policies", "DIR: With --level: the policies; default: those of diffjax.")
     flags.DEFINE_integer(
         "transitions", robots.TRANSITIONS, "With --level: of each policy's part.", lower_bound=1, flag_values=values
     )
@@ -49,9 +47,7 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_enum("format", "minari", ["minari", "hdf5"], "How data are stored.", flag_values=values)
-    flags.DEFINE_string(
-        "out", None, "PATH: The HDF5 file, or the Minari id of --level, or the folder of --learn.", flag_values=values
-    )
+    cli.define_path(values, "out", "PATH: The HDF5 file, or the Minari id of --level, or the folder of --learn.")
     flags.DEFINE_integer(
         "seed", store.SEED, "Seed of everything but a task's own Minari data set.", lower_bound=0, flag_values=values
     )

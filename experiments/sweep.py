@@ -29,8 +29,9 @@ from diffjax.experiment import run_experiment
 from diffjax.methods.registry import get_method
 from diffjax.plan import Experiment, plan
 from diffjax.progress import TrainingProgress
+from diffjax.provenance import request
 from diffjax.results import formats, tables
-from diffjax.results.folder import read_results, write_text
+from diffjax.results.folder import check_folder, read_results, write_text
 from diffjax.results.layout import lay_out
 from diffjax.results.page import Options
 from diffjax.tasks import suite_tasks
@@ -102,13 +103,14 @@ def shard(found: list[Experiment], text: str | None) -> list[Experiment]:
 def main(args: flags.FlagValues) -> None:
     """Check everything, train what is missing, print the table."""
     found = experiments(args)
-    for experiment in found:
-        plan(experiment)
+    plans = {experiment.out: plan(experiment) for experiment in found}
     mine = shard(found, args.shard)
     if args.status:
         for experiment in mine:
             print(f"{experiment.out}: {launch.state_of(experiment.out)}")
         return
+    for experiment in mine:
+        check_folder(experiment.out, request(plans[experiment.out]), experiment.resume)
     launch.prepare(args)
     with TrainingProgress() as progress:
         for number, experiment in enumerate(mine, start=1):

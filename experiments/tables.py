@@ -16,6 +16,7 @@ examples:
 """
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
@@ -23,8 +24,8 @@ from absl import flags
 
 from diffjax import cli
 from diffjax.errors import UserError
-from diffjax.results import curves, formats, plots, tables
-from diffjax.results.folder import find_folders, read_results, writable, write_text
+from diffjax.results import curves, formats, pictures, plots, tables
+from diffjax.results.folder import CONFIG, STATUS, find_folders, read_results, writable, write_text
 from diffjax.results.latency import TradeOff, read_latencies, trade_off
 from diffjax.results.layout import lay_out
 from diffjax.results.page import BOLD, SPREAD_LABELS, Options, Page
@@ -91,24 +92,17 @@ def define_flags(values: flags.FlagValues) -> None:
         f"always with --format={HTML}.",
         flag_values=values,
     )
-    flags.DEFINE_string("out", None, "FILE: Where the table is written; the terminal if not given.", flag_values=values)
-    flags.DEFINE_string(
-        "plot",
-        None,
-        "FILE: Draw the learning curves as FILE.png, FILE.svg or FILE.pdf (needs matplotlib).",
-        flag_values=values,
+    cli.define_path(values, "out", "FILE: Where the table is written; the terminal if not given.")
+    cli.define_path(
+        values, "plot", "FILE: Draw the learning curves as FILE.png, FILE.svg or FILE.pdf (needs matplotlib)."
     )
-    flags.DEFINE_string(
-        "plots",
-        None,
-        f"DIR: Draw {', '.join(plots.NAMES)}, each as .png, .svg and .pdf (needs matplotlib).",
-        flag_values=values,
+    cli.define_path(
+        values, "plots", f"DIR: Draw {', '.join(plots.NAMES)}, each as .png, .svg and .pdf (needs matplotlib)."
     )
-    flags.DEFINE_string(
+    cli.define_path(
+        values,
         "latency",
-        None,
         f"FILE: An inference.csv of benchmarks/inference.py, to show latency against score (--format={HTML}, --plots).",
-        flag_values=values,
     )
 
 
@@ -127,17 +121,20 @@ def options_from_flags(args: flags.FlagValues) -> Options:
 
 
 def main(args: flags.FlagValues) -> None:
-    """Read the folders, make the table, draw the figures; write nothing before all of it is made."""
+    """Read the folders, make the table, draw the figures; nothing is written before the table is made."""
     for name in ("out", "plot"):
         _check_file(name, args[name].value)
+    if args.out is not None and args.plot is not None and Path(args.out).resolve() == Path(args.plot).resolve():
+        raise UserError(f"--out and --plot are both {args.out}; name two files")
+    _check_outside("plots", args.plots)
     if args.plot is not None:
-        curves.check_plot_path(args.plot)
+        pictures.check_plot_path(args.plot)
     if args.plots is not None:
         plots.check_folder(args.plots)
     if args.latency is not None and args.plots is None and args.format != HTML:
         raise UserError(f"--latency={args.latency} is shown by --format={HTML} and --plots only; add one of them")
     latencies = read_latencies(args.latency) if args.latency is not None else None
-    folders = find_folders(cli.parse_list("runs", args.runs))
+    folders = find_folders(map(os.path.expanduser, cli.parse_list("runs", args.runs)))
     options = options_from_flags(args)
     page = lay_out(tables.build_table(map(read_results, folders)), options)
     speed = trade_off(page, latencies) if latencies is not None else None
@@ -163,10 +160,26 @@ def _text(page: Page, format_name: str, speed: TradeOff | None) -> str:
 def _check_file(flag: str, file: str | None) -> None:
     if file is None:
         return
-    if not file or Path(file).is_dir():
+    if not file:
+        raise UserError(f"--{flag}= is empty; name a file")
+    if os.path.isdir(file):
         raise UserError(f"--{flag}={file} is a folder; name a file")
-    if not Path(file).parent.is_dir():
-        raise UserError(f"--{flag}={file}: the folder {Path(file).parent} does not exist; make it first")
+    parent = Path(file).parent
+    if not os.path.isdir(parent):
+        raise UserError(f"--{flag}={file}: the folder {parent} does not exist; make it first")
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"--{flag}={file}: the folder {parent} cannot be written to; choose another")
+    _check_outside(flag, file)
+
+
+def _check_outside(flag: str, path: str | None) -> None:
+    """That what is read stays as it is."""
+    if path is None:
+        return
+    place = Path(path).resolve()
+    for folder in (place, *place.parents):
+        if os.path.isfile(folder / CONFIG) and os.path.isfile(folder / STATUS):
+            raise UserError(f"--{flag}={path} lies in the results folder {folder}; choose a place outside")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from diffjax import cli
 from diffjax.errors import UserError
 
 def define_flags(values):
-    flags.DEFINE_string("out", None, "DIR: Where it goes.", flag_values=values)
+    cli.define_path(values, "out", "DIR: Where it goes.")
     flags.DEFINE_integer("steps", 1000, "How many updates.", lower_bound=1, flag_values=values)
     flags.DEFINE_float("rate", 0.5, "How fast.", flag_values=values)
     flags.DEFINE_enum("preset", "paper", ["paper", "quick"], "Which sizes.", flag_values=values)
@@ -80,6 +80,10 @@ def test_flags_reach_main(launcher: Path) -> None:
     result = run(launcher, "--out=a", "--steps", "7", "--preset=quick", "--resume", "--set", "eta=1,2", "--set=rho=0")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == "a 7 0.5 quick True {'eta': '1,2', 'rho': '0'}\n"
+
+
+def test_a_path_may_begin_at_home(launcher: Path) -> None:
+    assert run(launcher, "--out=~/a/~b").stdout.split()[0] == os.path.expanduser("~") + "/a/~b"
 
 
 def test_flags_from_a_file(launcher: Path, tmp_path: Path) -> None:
@@ -144,7 +148,9 @@ def test_a_mistake_is_one_line(launcher: Path, arguments: list[str], message: st
 
 
 def test_missing_flagfile(launcher: Path, tmp_path: Path) -> None:
-    assert str(tmp_path / "none") in complaint(run(launcher, f"--flagfile={tmp_path / 'none'}"))
+    message = complaint(run(launcher, f"--flagfile={tmp_path / 'none'}"))
+    assert str(tmp_path / "none") in message
+    assert message.startswith("launcher.py: Unable to open flagfile")
 
 
 @pytest.mark.parametrize("fault", ["disk", "store"])

@@ -137,6 +137,16 @@ def test_sweep_prints_and_writes_the_table(hopper_file, tmp_path):
     again = launch("sweep.py", *arguments, "--resume")
     assert again.returncode == 0, again.stderr
     assert "4 complete" in launch("sweep.py", *arguments, "--status").stdout
+    shards = [launch("sweep.py", *arguments, "--status", f"--shard={part}/3").stdout.splitlines() for part in (1, 2, 3)]
+    assert [line.split(":")[0] for part in shards for line in part] == [
+        str(out / "hopper-medium-v2" / name) for name in ("bc", "diffcps")
+    ]
+    assert [len(part) for part in shards] == [1, 1, 0]
+    # What cannot be trained is refused before anything else is trained.
+    other = [argument for argument in arguments if argument not in ("--methods=bc,diffcps", "--steps=4")]
+    run = launch("sweep.py", *other, "--methods=diffusion_bc,diffcps", "--steps=6", "--resume")
+    one_line(run, "holds another experiment", "steps is 4 there and 6 now")
+    assert not (out / "hopper-medium-v2" / "diffusion_bc").exists()
     (out / "hopper-medium-v2" / "bc" / "status.json").unlink()  # stopped between making a folder and its status
     assert launch("sweep.py", *arguments, "--status").stdout.count("not started") == 1
 
@@ -270,7 +280,7 @@ def test_a_task_without_references_is_refused(hopper_file, tmp_path):
     run = launch("train.py", "--method=bc", *task, *TINY, "--ref_scores=-20,3000")
     assert run.returncode == 0, run.stderr
     config = read_results(tmp_path / "out").config
-    assert config["reference"] == {"min": -20.0, "max": 3000.0, "source": "given with --ref_scores"}
+    assert config["reference"] == {"min": -20.0, "max": 3000.0, "source": "given with --ref_scores", "given": True}
 
 
 def test_the_best_trajectories_only(hopper_file, tmp_path):

@@ -15,6 +15,7 @@ from diffjax.results.layout import lay_out
 from diffjax.results.page import Entry, Options, Page, PublishedColumn
 from diffjax.results.statistics import bootstrap_interval, iqm
 from diffjax.results.tables import build_table
+from diffjax.tasks import tasks
 
 LOCOMOTION = published.groups()["dac-1", "locomotion"]
 
@@ -71,7 +72,7 @@ def test_an_unestablished_version_is_marked(tmp_path: Path) -> None:
 
 def test_what_is_not_published_says_why(tmp_path: Path) -> None:
     page = page_of(hopper(tmp_path / "a", method="diffpogan", variant="code"), published=True)
-    assert column(page, "diffpogan (published)") == ["not published", "not published"]
+    assert column(page, "diffpogan (published)") == ["not published"]
     reason = "the paper's result table was not readable; nothing is filled in from memory"
     assert f"diffpogan (published), not published: {reason}." in page.notes
 
@@ -90,6 +91,79 @@ def test_unknown_baselines_are_refused(tmp_path: Path) -> None:
         page_of(tmp_path / "a", spread="sd")
     with pytest.raises(UserError, match="unknown bold '1%'"):
         page_of(tmp_path / "a", bold="1%")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"baselines": ("iql",)}, r"unknown baseline 'iql'; did you mean IQL\?"),
+        ({"baselines": ("all", "IQL")}, "--baselines=all names every baseline"),
+        ({"protocols": ("all", "mean")}, "--protocol=all names every block"),
+        ({"unverified": True}, "--unverified chooses among published numbers"),
+        ({"published": True, "protocols": ("last",)}, "published numbers stand in the block paper"),
+        ({"baselines": ("IQL",), "protocols": ("last",)}, "published numbers stand in the block paper"),
+        ({"baselines": ("nonsense",), "protocols": ("last",)}, "unknown baseline 'nonsense'"),
+    ],
+)
+def test_what_would_not_be_seen_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    path = hopper(tmp_path / "a")
+    with pytest.raises(UserError, match=message):
+        page_of(path, **options)
+
+
+def test_methods_are_compared_under_one_rule(tmp_path: Path) -> None:
+    paths = [
+        hopper(tmp_path / method, method=method, config={"protocol": {"selection": rule}})
+        for method, rule in (("dac", "last5"), ("diffcps", "best"))
+    ]
+    page = page_of(*paths, published=True, statistics=True)
+    assert page.blocks[0].protocol.name == "paper"
+    assert {found.protocol.name for found in page.blocks if found.kind != "scores"} == {"mean"}
+    assert any(note.startswith("The block 'paper' sets each method beside its own paper") for note in page.notes)
+    alone = page_of(paths[0], published=True)
+    assert not any(note.startswith("The block") for note in alone.notes)
+
+
+def test_a_column_without_seeds_keeps_no_other_from_its_intervals(tmp_path: Path) -> None:
+    page = page_of(
+        hopper(tmp_path / "a"),
+        hopper(tmp_path / "b", {(0, ""): [50.0], (1, ""): [60.0]}, method="bc"),
+        hopper(tmp_path / "c", {(0, ""): [70.0]}, method="dql"),
+        statistics=True,
+    )
+    (aggregates,) = (found for found in page.blocks if found.kind == "aggregates")
+    assert aggregates.header == ("dac", "bc")
+    assert "Aggregates of locomotion leave out dql: no task with two seeds." in page.notes
+
+
+def test_families_of_a_suite_have_averages(tmp_path: Path) -> None:
+    names = ["hopper-medium-local", "walker2d-medium-local", "maze2d-umaze-local", "maze2d-large-local"]
+    assert set(names) <= set(tasks())
+    page = page_of(
+        *(
+            hopper(tmp_path / name, {(0, ""): [float(index)]}, task=name, suite="local", dataset="local")
+            for index, name in enumerate(names)
+        )
+    )
+    assert [line[::2] for line in block(page)[-3:]] == [
+        ["local average", "1.5 §"],
+        ["average of locomotion", "0.5 §"],
+        ["average of maze2d", "2.5 §"],
+    ]
+
+
+def test_averages_carry_the_marks_of_what_they_are_of(tmp_path: Path) -> None:
+    mazes = published.groups()["dac-1", "antmaze"]
+    paths = [
+        hopper(tmp_path / task, {(0, ""): [50.0]}, task=task, suite="antmaze-v0", dataset="D4RL v0") for task in mazes
+    ]
+    page = page_of(*paths, baselines=("dql", "dtql", "dac"))
+    assert column(page, "dac (published)")[-1] == "76.7"  # printed so; that of the rounded numbers is 76.65
+    assert column(page, "dql (published)")[-1] == "69.6"
+    assert column(page, "dtql (published)")[-1] == "73.6 ?"  # no number of a task was readable, nor the version
+    page = page_of(*paths, baselines=("dql", "BCQ"), unverified=True)
+    assert column(page, "dql (published)")[-1] == "69.6"  # not the 75.4 of its best evaluations, from memory
+    assert column(page, "BCQ (published)")[-1] == "23.8 (from memory)"
 
 
 def test_all_baselines_come_once(tmp_path: Path) -> None:
@@ -253,7 +327,7 @@ def test_options_choose_the_blocks(tmp_path: Path) -> None:
     table = build_table(page_of(hopper(tmp_path / "a")).table.folders)
     page = lay_out(table, Options(protocols=("best", "offline")))
     assert [found.protocol.name for found in page.blocks] == ["best", "offline"]
-    assert page.blocks[1].lines[0].entries[0].text == "no cloning loss"
+    assert page.blocks[1].lines[0].entries[0].text == "no actor/bc recorded"
 
 
 def ablated(path: Path, name: str, settings: Mapping[str, float], **more: Any) -> Path:

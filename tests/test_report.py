@@ -210,7 +210,7 @@ def test_an_ablation_has_a_report_of_its_own(tmp_path: Path) -> None:
     assert root.all("h1")[0].text == f"{title} on halfcheetah-medium-expert-v2"
     table = section(root, "scores").all("table")[0]
     assert [row["class"] if "class" in row.attributes else "" for row in table.all("tr")] == [
-        *("", "", "printed", "average", "printed"),
+        *("", "", "printed"),
     ]
     assert cells(table)[:3] == [
         ["task", "data", "lcb", "min"],
@@ -318,7 +318,7 @@ def test_one_seed_has_no_profile_and_no_interval(tmp_path: Path) -> None:
     assert "no task has two seeds" in section(root, "performance-profiles").text
     assert "no task has two seeds" in section(root, "aggregates-over-tasks").text
     assert section(root, "learning-curves").all("path", "band") == []
-    assert cells(section(root, "learning-curves").all("table")[0])[1:] == [["100", "1.0"], ["200", "2.0"]]
+    assert cells(section(root, "learning-curves").all("table")[0])[1:] == [["200", "1.0"], ["300", "2.0"]]
 
 
 def test_without_an_evaluation_there_is_still_a_report(tmp_path: Path) -> None:
@@ -357,15 +357,16 @@ def test_latency_against_score(two_tasks: Page, tmp_path: Path) -> None:
     )
     (tmp_path / "inference.json").write_text('{"preset": "paper", "machine": {"device": "cpu"}}')
     found = trade_off(two_tasks, read_latencies(file))
-    assert [point[1:] for point in found.points] == [(2.0, 25.0, True), (0.5, 3.0, True)]
+    assert [point[1:] for point in found.points] == [(2.0, 25.0, True, True), (0.5, 3.0, False, False)]
     assert found.rows == ("maze (mini)", "swing (mini)")
     assert found.remarks == (
         "dql (default) with 1 candidate of 1 network evaluation: measured, but no results of it.",
-        "bc: latency with 8 candidates of 5 network evaluations, scores with 1 candidate of 5 network evaluations.",
+        "≠ bc: latency with 8 candidates of 5 network evaluations, scores with 1 candidate of 5 network evaluations.",
     )
     latency = section(parsed(build.render(two_tasks, found)), "latency-and-score")
-    assert cells(latency.all("table")[0])[1:] == [["bc", "0.5", "3.0", "yes"], ["dac", "2", "25.0", "yes"]]
-    assert len(latency.all("circle", "ring")) == 2
+    assert cells(latency.all("table")[0])[1:] == [["bc", "0.5", "3.0", "≠"], ["dac", "2", "25.0", "yes"]]
+    assert len(latency.all("circle", "ring")) == 1
+    assert [node.text for node in latency.all("text", "name")] == ["dac", "bc ≠"]
     assert "preset paper, on cpu" in latency.all("p")[0].text
     assert [item.text for item in latency.all("li")] == list(found.remarks)
 
@@ -377,14 +378,14 @@ def test_a_setting_is_matched_with_the_latency_of_its_own_cost(tmp_path: Path) -
     file = tmp_path / "l.csv"
     file.write_text(LATENCIES + "dac,default,50,5,1,40.0\ndac,default,1,5,1,2.0\n")
     found = trade_off(page_of(tmp_path / "candidates=1", tmp_path / "candidates=50"), read_latencies(file))
-    assert [point[1:] for point in found.points] == [(2.0, 10.0, True), (40.0, 20.0, True)]
+    assert [point[1:] for point in found.points] == [(2.0, 10.0, True, True), (40.0, 20.0, True, True)]
     assert found.remarks == ()
     file.write_text(LATENCIES + "dac,default,50,5,1,40.0\n")
     found = trade_off(page_of(tmp_path / "candidates=1", tmp_path / "candidates=50"), read_latencies(file))
     assert [point.latency_ms for point in found.points] == [40.0, 40.0]
     assert found.remarks == (
-        "dac (candidates=1): latency with 50 candidates of 5 network evaluations, scores with 1 candidate of 5 network "
-        "evaluations.",
+        "≠ dac (candidates=1): latency with 50 candidates of 5 network evaluations, scores with 1 candidate of 5 "
+        "network evaluations.",
     )
 
 
@@ -566,6 +567,8 @@ def test_ticks_by_hand() -> None:
     assert svg.ticks(-0.9, 2.4) == [0, 1, 2]
     assert svg.log_ticks(0.03, 6) == [0.05, 0.1, 0.2, 0.5, 1, 2, 5]
     assert svg.log_ticks(0.5, 2000) == [1, 10, 100, 1000]
+    assert svg.log_ticks(2.07, 4.65) == [3, 4]
+    assert svg.log_ticks(3.2, 3.9) == [3.2, 3.4, 3.6, 3.8]
     assert [svg.short(value) for value in (0, 500, 20_000, 1_500_000, 0.05)] == ["0", "500", "20k", "1.5M", "0.05"]
 
 
@@ -623,6 +626,10 @@ def test_launcher_writes_a_report_and_figures(tmp_path: Path, capsys: pytest.Cap
         (["--latency={tmp}/none.csv", "--format=html"], "--latency={tmp}/none.csv cannot be read ("),
         (["--latency={tmp}/l.csv"], "--latency={tmp}/l.csv is shown by --format=html and --plots only; "),
         (["--plots={tmp}/l.csv"], "--plots={tmp}/l.csv is a file; name a folder"),
+        (["--plots="], "--plots= is empty; name a folder"),
+        (["--plots={tmp}/runs/figures"], "--plots={tmp}/runs/figures lies in the results folder {tmp}/runs; "),
+        (["--plot={tmp}/runs/a.png"], "--plot={tmp}/runs/a.png lies in the results folder {tmp}/runs; "),
+        (["--plot={tmp}/old.html"], "--out and --plot are both {tmp}/old.html; name two files"),
         (["--plots={tmp}/none/figures"], "--plots={tmp}/none/figures: the folder {tmp}/none does not exist; "),
     ],
 )

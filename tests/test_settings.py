@@ -68,6 +68,16 @@ def test_protocols_follow_the_papers():
     assert resolve("diffcps", "hopper-medium-v2").protocol.selection == "best"
 
 
+@pytest.mark.parametrize(
+    ("own", "published"),
+    [("hopper-medium-local", "hopper-medium-v2"), ("maze2d-umaze-local", "maze2d-umaze-v1")],
+)
+def test_local_tasks_use_the_row_of_the_task_of_their_name(own, published):
+    for method in ("dac", "dtql", "diffcps", "diffpogan"):
+        assert resolve(method, own).hyper == resolve(method, published).hyper
+    assert resolve("diffpogan", own).tuning == resolve("diffpogan", published).tuning == "published"
+
+
 def test_variants():
     assert resolve("dtql", "hopper-medium-v2", variant="one_action").hyper.candidates == 1
     paper = resolve("diffpogan", "hopper-medium-v2", variant="paper").hyper

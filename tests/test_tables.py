@@ -58,7 +58,8 @@ def write(
     selections: Sequence[str] = ("one sample",),
     candidates: int = 1,
 ) -> Path:
-    """A results folder with the given scores of each (seed, setting), evaluated every 100 steps."""
+    """A results folder with the given scores of each (seed, setting), evaluated every 100 steps up to the last."""
+    steps = max(steps, *(100 * len(history) for history in scores.values()))
     folder = open_folder(
         path,
         {
@@ -92,7 +93,7 @@ def write(
             simulator="jax 1",
             seed=seed,
             setting=setting,
-            step=100 * (index + 1),
+            step=steps - 100 * (len(history) - 1 - index),
             episodes=10,
             return_mean=0.0,
             return_std=0.0,
@@ -222,7 +223,6 @@ def test_cells(two_tasks: list[Path]) -> None:
         ["swing", "mini", "not run", "85.0 ± 7.1 †", "not run"],
         ["mini average", "mini", "1 of 2 rows", "62.5 †", "not run"],
         ["hopper", "D4RL v2", "not run", "not run", "60.0 (n=1) ‡"],
-        ["locomotion average", "D4RL v2", "not run", "not run", "60.0 ‡"],
     ]
 
 
@@ -241,24 +241,21 @@ def test_markdown_is_aligned_and_explained(tmp_path: Path) -> None:
     assert render(page, "markdown") == (
         "### Normalised score, mean of last k evaluations (k=2, headline)\n"
         "\n"
-        "| task         | data |         dac |\n"
-        "| ------------ | ---- | ----------: |\n"
-        "| maze         | mini | 40.0 ± 20.0 |\n"
-        "| mini average | mini |        40.0 |\n"
+        "| task | data |         dac |\n"
+        "| ---- | ---- | ----------: |\n"
+        "| maze | mini | 40.0 ± 20.0 |\n"
         "\n"
         "### Normalised score, last evaluation\n"
         "\n"
-        "| task         | data |         dac |\n"
-        "| ------------ | ---- | ----------: |\n"
-        "| maze         | mini | 45.0 ± 13.2 |\n"
-        "| mini average | mini |        45.0 |\n"
+        "| task | data |         dac |\n"
+        "| ---- | ---- | ----------: |\n"
+        "| maze | mini | 45.0 ± 13.2 |\n"
         "\n"
         "### Normalised score, best over training (oracle)\n"
         "\n"
-        "| task         | data |         dac |\n"
-        "| ------------ | ---- | ----------: |\n"
-        "| maze         | mini | 56.7 ± 30.6 |\n"
-        "| mini average | mini |        56.7 |\n"
+        "| task | data |         dac |\n"
+        "| ---- | ---- | ----------: |\n"
+        "| maze | mini | 56.7 ± 30.6 |\n"
         "\n"
         "- Score 0 is a random policy, 100 an expert. A cell is mean ± sample standard deviation (ddof = 1) "
         "over 3 seeds unless marked with n; one seed has no ±. An average is the mean of its suite's rows "
@@ -289,7 +286,7 @@ def test_failed_runs_are_counted_and_left_out(tmp_path: Path) -> None:
     page = page_of(path, last=1)
     assert block(page)[1] == ["maze", "mini", "30.0 ± 14.1 (2 of 4 failed)"]
     assert page.notes[-1] == (
-        "Failed: dac on maze: seed 1: non-finite critic/loss at step 150; seed 3: non-finite score at step 200."
+        "Failed: dac on maze: seed 1: non-finite critic/loss at step 150; seed 3: non-finite score at step 300."
     )
 
 
@@ -298,12 +295,22 @@ def test_failed_runs_are_counted_and_left_out(tmp_path: Path) -> None:
     [
         ([1.0], "failed: out of memory", "failed: out of memory"),
         ([], "running", "no evaluation yet"),
-        ([], "complete", "no evaluations"),
+        ([], "complete", "failed: complete, but without evaluations"),
+        ([1.0], "failed: out\nof memory", "failed: out of memory"),
     ],
 )
 def test_a_cell_without_a_number_says_why(tmp_path: Path, scores: list[float], status: str, text: str) -> None:
     page = page_of(write(tmp_path / "a", {(0, ""): scores}, status={(0, ""): status}))
-    assert block(page)[1:] == [["maze", "mini", text], ["mini average", "mini", "0 of 1 rows"]]
+    assert block(page)[1:] == [["maze", "mini", text]]
+
+
+def test_runs_that_were_cut_short_enter_no_mean(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", THREE_SEEDS)
+    lines = (path / "evaluations.csv").read_text().splitlines(keepends=True)
+    (path / "evaluations.csv").write_text("".join(lines[:-1]))  # the last evaluation of seed 2
+    page = page_of(path, last=1)
+    assert block(page)[1] == ["maze", "mini", "40.0 ± 14.1 (1 of 3 failed)"]
+    assert "Failed: dac on maze: seed 2: complete, but its evaluations end at step 200 of 300." in page.notes
 
 
 def test_marks_and_their_legend(tmp_path: Path) -> None:
@@ -452,7 +459,7 @@ def test_methods_and_tasks_of_a_family_stay_together(tmp_path: Path) -> None:
 
 def test_csv_is_tidy(two_tasks: list[Path]) -> None:
     lines = list(csv.DictReader(io.StringIO(render(page_of(*two_tasks, last=1), "csv"))))
-    assert len(lines) == 3 * 3 * (3 + 2)  # protocols x columns x (rows + averages)
+    assert len(lines) == 3 * 3 * (3 + 1)  # protocols x columns x (rows + average)
     (dac,) = [
         line
         for line in lines
@@ -490,6 +497,16 @@ def test_csv_is_tidy(two_tasks: list[Path]) -> None:
     ]
     assert (suite["mean"], suite["spread"], suite["text"]) == ("62.5", "", "62.5 †")
     assert {line["mean"] for line in lines if line["text"] == "not run"} == {""}
+
+
+def test_wide_latex_tables_come_in_parts(tmp_path: Path) -> None:
+    methods = [f"method-{index}" for index in range(9)]
+    page = page_of(*(write(tmp_path / name, {(0, ""): [1.0]}, method=name) for name in methods), protocols=("last",))
+    text = render(page, "latex")
+    assert "last evaluation (part 1 of 2)." in text
+    headers = [line.split(" & ")[2:] for line in text.splitlines() if line.startswith("task & data")]
+    assert [len(header) for header in headers] == [4, 5]
+    assert [name.removesuffix(" \\\\") for header in headers for name in header] == methods
 
 
 def test_latex_compiles_in_form(tmp_path: Path) -> None:

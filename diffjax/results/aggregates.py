@@ -25,10 +25,12 @@ AGGREGATES = {
 
 
 def task_scores(table: Table, suite: str, protocol: Protocol) -> dict[Column, Scores]:
-    """The numbers of each column with results in a suite, by task, of the tasks where all of them have two seeds."""
+    """The numbers of each column with two seeds on a task of a suite, by task, of those where all of them have two."""
     rows, labels = table.suite_rows(suite), row_labels(table.rows)
-    columns = [column for column in table.columns if any((row, column) in table.cells for row in rows)]
-    found = {column: {row: values_of(table.cells.get((row, column)), protocol) for row in rows} for column in columns}
+    found = {
+        column: {row: values_of(table.cells.get((row, column)), protocol) for row in rows} for column in table.columns
+    }
+    columns = [column for column, values in found.items() if any(len(values[row]) > 1 for row in rows)]
     shared = [row for row in rows if all(len(found[column][row]) > 1 for column in columns)]
     names = {row: f"{row.task} ({labels[row]})" for row in shared}
     return {column: {names[row]: np.array(found[column][row]) for row in shared} for column in columns if shared}
@@ -79,18 +81,25 @@ def generator() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def aggregate_notes(table: Table, blocks: Sequence[Block]) -> Iterator[str]:
+def aggregate_notes(table: Table, blocks: Sequence[Block], protocol: Protocol) -> Iterator[str]:
     """How intervals were made, and which suites have none."""
     shown = {line.suite for block in blocks if block.kind != "scores" for line in block.lines}
     if shown:
         yield (
-            f"Aggregates weigh every task alike; intervals by {REPETITIONS:,} repetitions of a bootstrap over seeds "
-            "within each task, too narrow with few seeds. The optimality gap is what runs lack to 100. The probability "
-            "of improvement is that of a run of the line against one of the column on the same task, ties counted half."
+            f"Aggregates and profiles are by {protocol.title}. Aggregates weigh every task alike; intervals by "
+            f"{REPETITIONS:,} repetitions of a bootstrap over seeds within each task, too narrow with few seeds. The "
+            "optimality gap is what runs lack to 100. The probability of improvement is that of a run of the line "
+            "against one of the column on the same task, ties counted half."
         )
+    names = table_labels(table)
     for suite in table.suites:
         if suite not in shown:
             yield no_intervals(suite)
+        rows = table.suite_rows(suite)
+        present = [column for column in table.columns if any((row, column) in table.cells for row in rows)]
+        scores = task_scores(table, suite, protocol)
+        if scores and (lacking := [names[column] for column in present if column not in scores]):
+            yield f"Aggregates of {suite} leave out {', '.join(lacking)}: no task with two seeds."
 
 
 def no_intervals(suite: str) -> str:

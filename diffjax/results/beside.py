@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from diffjax import ablations
-from diffjax.errors import unknown_name
+from diffjax.errors import UserError, unknown_name
 from diffjax.results import published
 from diffjax.results.page import (
     D4RL,
@@ -20,7 +20,7 @@ from diffjax.results.page import (
     number,
     with_spread,
 )
-from diffjax.results.protocols import OWN_RULES
+from diffjax.results.protocols import ALL, OWN_RULES
 from diffjax.results.tables import Column, Row, Table
 from diffjax.settings import sisters
 
@@ -31,19 +31,34 @@ _ROUNDING = 0.06  # a mean as it is printed, against that of rounded numbers
 def with_published(columns: Sequence[Column], options: Options) -> Iterator[Column | PublishedColumn]:
     """Each method's own columns, then what is published of it; then the baselines."""
     shown = []
+    known, wanted = _known(options), check_baselines(options)
     for method, own in itertools.groupby(columns, key=lambda column: column.method):
         yield from own
-        has_numbers = any(score.method == method for score in published.scores(options.unverified))
-        if options.published and (has_numbers or published.reason(method)):
+        if options.published and (method in known or published.reason(method)):
             shown.append(method)
             yield PublishedColumn(method)
-    known = tuple(dict.fromkeys(score.method for score in published.scores(options.unverified)))
-    wanted = known if options.baselines == ("all",) else options.baselines
-    for method in wanted:
+    yield from (PublishedColumn(method) for method in wanted if method not in shown)
+
+
+def _known(options: Options) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(score.method for score in published.scores(options.unverified)))
+
+
+def check_baselines(options: Options) -> tuple[str, ...]:
+    """The baselines that are asked for, each with a published number.
+
+    Raises:
+      UserError: one has none.
+    """
+    known = _known(options)
+    if options.baselines == (ALL,):
+        return known
+    for method in options.baselines:
+        if method == ALL:
+            raise UserError("--baselines=all names every baseline; leave the others out")
         if method not in known:
-            raise unknown_name("baseline", method, known)
-        if method not in shown:
-            yield PublishedColumn(method)
+            raise unknown_name("baseline", method, (*known, ALL))
+    return options.baselines
 
 
 def published_entry(row: Row, method: str, options: Options) -> Entry:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 from diffjax.errors import UserError
 from diffjax.results.figures import Panel, Style, panels, styles
-from diffjax.results.pictures import add_legend, line_style, panel_grid, style, write_figure
-from diffjax.results.pictures import check_plot_path as check_plot_path
+from diffjax.results.pictures import add_legend, check_plot_path, line_style, panel_grid, style, write_figure
 from diffjax.results.tables import Column, Table, table_labels
 
 if TYPE_CHECKING:

@@ -177,7 +177,7 @@ def profiles(page: Page) -> tuple[Profiles, ...]:
     """The performance profiles of each suite, by the page's first protocol."""
     found = []
     for suite in page.table.suites:
-        scores = task_scores(page.table, suite, page.options.chosen()[0])
+        scores = task_scores(page.table, suite, page.options.headline)
         if scores:
             values = np.concatenate([run for tasks in scores.values() for run in tasks.values()])
             low, high = min(0.0, values.min()), max(values.max(), 1.0)

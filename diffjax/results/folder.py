@@ -53,7 +53,7 @@ _CONFIG_TYPES: dict[str, type] = {
 }
 _ENTRIES = {"seeds": "integers", "settings": "texts"}
 _KIND_NAMES = {int: "an integer", float: "a number", str: "text"}
-_OPTIONAL = {"protocol": dict, "reference": dict, "ablation": str, "matmul_precision": str}
+_OPTIONAL = {"protocol": dict, "reference": dict, "ablation": str, "matmul_precision": str, "env": str}
 _NOT_FINITE = ("nan", "inf", "-inf")
 _ABSENT = object()
 TUNINGS = ("published", "untuned", "quick")
@@ -163,22 +163,11 @@ def open_folder(path: str | Path, config: Mapping[str, Any], resume: bool = Fals
     folder = Path(path)
     new_config: dict[str, Any] = plain(config)
     _check_config(folder / CONFIG, new_config)
-    if os.path.exists(folder) and not os.path.isdir(folder):
-        raise UserError(f"{folder} is a file; --out must name a folder")
-    if os.path.isfile(folder / CONFIG):
-        if (found := first_difference(_identity(read_config(folder)), _identity(new_config))) is not None:
-            raise UserError(
-                f"{folder} holds another experiment ({found.name} is {found.old} there and {found.new} now); "
-                "choose another --out"
-            )
-        if not resume:
-            raise UserError(f"{folder} already holds this experiment; add --resume or choose another --out")
+    check_folder(folder, new_config, resume)
     results = ResultsFolder(folder)
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.path.isfile(folder / CONFIG):
-            if other := sorted(name for name in os.listdir(folder) if not _is_temporary(name)):
-                raise UserError(f"{folder} holds other files ({other[0]}); choose another --out")
             _write_json(folder / CONFIG, new_config)
         if not (folder / EVALUATIONS).is_file():
             write_text(folder / EVALUATIONS, ",".join(Evaluation._fields) + "\n")
@@ -191,6 +180,33 @@ def open_folder(path: str | Path, config: Mapping[str, Any], resume: bool = Fals
                 for seed in new_config["seeds"]
             )
     return results
+
+
+def check_folder(path: str | Path, known: Mapping[str, Any], resume: bool) -> None:
+    """That ``open_folder`` would take an experiment of which the entries ``known`` of the configuration are known.
+
+    Raises:
+      UserError: as there.
+    """
+    folder = Path(path)
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise UserError(f"{folder} is a file; --out must name a folder")
+    if os.path.isfile(folder / CONFIG):
+        stored, wanted = read_config(folder), plain(known)
+        names = (set(wanted) | (set(stored) if "dataset" in wanted else {"ablation"})) - set(_NOT_IDENTITY)
+        old, new = ({name: each[name] for name in each if name in names} for each in (stored, wanted))
+        if (found := first_difference(old, new)) is not None:
+            raise UserError(
+                f"{folder} holds another experiment ({found.name} is {found.old} there and {found.new} now); "
+                "choose another --out"
+            )
+        if not resume:
+            raise UserError(f"{folder} already holds this experiment; add --resume or choose another --out")
+    elif os.path.isdir(folder):
+        with writable(folder):
+            other = sorted(name for name in os.listdir(folder) if not _is_temporary(name))
+        if other:
+            raise UserError(f"{folder} holds other files ({other[0]}); choose another --out")
 
 
 def find_folders(paths: Iterable[str | Path]) -> list[Path]:
@@ -470,6 +486,9 @@ def _check_config(file: Path, config: Mapping[str, Any]) -> None:
         value = config.get(where, {}).get(name, kind())
         if not isinstance(value, kind):
             raise UserError(f"{file}: {where}.{name} is {value!r}, not of type {kind.__name__}")
+    for name, version in config["versions"].items():
+        if not isinstance(version, str):
+            raise UserError(f"{file}: versions.{name} is {version!r}, not of type str")
     for setting in config["settings"]:
         if not isinstance(config["hyper"].get(setting), dict):
             raise UserError(f"{file}: hyper has no entry {setting!r}, the hyper-parameters of that setting")
@@ -481,10 +500,6 @@ def _check_config(file: Path, config: Mapping[str, Any]) -> None:
 def _short(value: Any, limit: int = 60) -> str:
     text = "absent" if value is _ABSENT else json.dumps(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in _NOT_IDENTITY}
 
 
 def _walk(path: Path) -> Iterator[Path]:

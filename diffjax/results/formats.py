@@ -2,7 +2,9 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -13,6 +15,7 @@ from diffjax.results import published
 from diffjax.results.page import LEGEND, OTHER, QUICK, RUNNING, SHORT, UNTUNED, Block, Entry, Page, PublishedColumn
 from diffjax.results.tables import Column
 
+_LATEX_COLUMNS = 7  # beside task and data: more would shrink below what can be read
 _GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "η": "eta", "κ": "kappa", "λ": "lambda", "ρ": "rho", "σ": "sigma"}
 _LATEX = {
     **{character: "\\" + character for character in "&%$#_{}"},
@@ -83,9 +86,9 @@ def _bold_markdown(entry: Entry) -> str:
 
 
 def _latex(page: Page) -> str:
-    """One ``table`` environment per block, to be input; a table too wide for the line shrinks to it."""
+    """``table`` environments to be input, a block in as many as its columns need; one still too wide shrinks."""
     parts = ["% Needs \\usepackage{booktabs} and \\usepackage{graphicx}."]
-    for block in page.blocks:
+    for block in itertools.chain.from_iterable(map(_parts, page.blocks)):
         header = " & ".join(map(_latex_text, [*block.corner, *block.header]))
         parts += [
             "",
@@ -112,6 +115,20 @@ def _latex(page: Page) -> str:
         ]
     parts += ["", "{\\footnotesize\\noindent", *(f"{_latex_text(note)}\\par" for note in page.notes), "}"]
     return "\n".join(parts) + "\n"
+
+
+def _parts(block: Block) -> Iterator[Block]:
+    """A block as blocks of few columns, as even as can be."""
+    count = math.ceil(len(block.columns) / _LATEX_COLUMNS)
+    bounds = [round(index * len(block.columns) / count) for index in range(count + 1)]
+    for number, (start, end) in enumerate(itertools.pairwise(bounds), start=1):
+        yield replace(
+            block,
+            title=block.title if count == 1 else f"{block.title} (part {number} of {count})",
+            columns=block.columns[start:end],
+            header=block.header[start:end],
+            lines=tuple(replace(line, entries=line.entries[start:end]) for line in block.lines),
+        )
 
 
 def _latex_entry(entry: Entry) -> str:

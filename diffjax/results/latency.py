@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffjax.errors import UserError
-from diffjax.results.page import Page
+from diffjax.results.page import OTHER, Page
 from diffjax.results.tables import Column, Row, Table, row_labels, table_labels, values_of
 
 _NEEDED = ("method", "variant", "candidates", "network_evaluations", "batch", "p50_ms")
@@ -38,12 +38,17 @@ class Latencies:
 
 
 class Point(NamedTuple):
-    """A column: median milliseconds per action, mean score over the shared rows; whether no other beats it in both."""
+    """A column: median milliseconds per action, mean score over the shared rows.
+
+    ``is_alike``: the networks and the rule that were timed are those that were scored. ``is_front``: no other point
+    that is alike beats it in both.
+    """
 
     column: Column
     latency_ms: float
     score: float
     is_front: bool
+    is_alike: bool = True
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 def trade_off(page: Page, latencies: Latencies) -> TradeOff:
     """Latency against the mean score by the page's first protocol, of every column with both."""
-    table, protocol = page.table, page.options.chosen()[0]
+    table, protocol = page.table, page.options.headline
     names, labels = table_labels(table), row_labels(table.rows)
     known = {
         column: latency for column in table.columns if (latency := _latency_of(table, column, latencies)) is not None
@@ -133,11 +138,13 @@ def trade_off(page: Page, latencies: Latencies) -> TradeOff:
     scored = [column for column in matched if means[column]]
     shared = [row for row in table.rows if scored and all(row in means[column] for column in scored)]
     columns = scored if shared else []
-    places = [(known[column].p50_ms, statistics.fmean(means[column][row] for row in shared)) for column in columns]
-    points = tuple(
-        Point(column, *place, is_front)
-        for column, place, is_front in zip(columns, places, pareto_front(places), strict=True)
-    )
+    unlike = {column: list(_unlike(table, column, shared, known[column], latencies.preset)) for column in columns}
+    places = {
+        column: (known[column].p50_ms, statistics.fmean(means[column][row] for row in shared)) for column in columns
+    }
+    alike = [column for column in columns if not unlike[column]]
+    front = dict(zip(alike, pareto_front([places[column] for column in alike]), strict=True))
+    points = tuple(Point(column, *places[column], front.get(column, False), column in front) for column in columns)
     remarks = [f"{names[column]}: no latency of it in the file." for column in table.columns if column not in matched]
     remarks += [f"{names[column]}: no score yet." for column in matched if column not in scored]
     unused = [row for row in latencies.rows if row not in known.values()]
@@ -146,11 +153,11 @@ def trade_off(page: Page, latencies: Latencies) -> TradeOff:
     ]
     if scored and not shared:
         remarks.append("No task has a score of every method here, so there is nothing to compare on.")
-    unlike: dict[str, list[str]] = {}
-    for point in points:
-        for remark in _unlike(table, point.column, shared, known[point.column], latencies.preset):
-            unlike.setdefault(remark, []).append(names[point.column])
-    remarks += [f"{', '.join(columns)}: {remark}." for remark, columns in unlike.items()]
+    concerned: dict[str, list[str]] = {}
+    for column, found in unlike.items():
+        for remark in found:
+            concerned.setdefault(remark, []).append(names[column])
+    remarks += [f"{OTHER} {', '.join(columns)}: {remark}." for remark, columns in concerned.items()]
     return TradeOff(latencies, tuple(f"{row.task} ({labels[row]})" for row in shared), points, tuple(remarks))
 
 

@@ -7,9 +7,16 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from diffjax.errors import unknown_name
+from diffjax.errors import UserError, unknown_name
 from diffjax.results.aggregates import aggregate_blocks
-from diffjax.results.beside import paper_groups, published_average, published_entry, reported_lines, with_published
+from diffjax.results.beside import (
+    check_baselines,
+    paper_groups,
+    published_average,
+    published_entry,
+    reported_lines,
+    with_published,
+)
 from diffjax.results.notes import caption, remarks
 from diffjax.results.page import (
     BOLD,
@@ -32,7 +39,9 @@ from diffjax.results.page import (
 )
 from diffjax.results.protocols import PAPER, Protocol
 from diffjax.results.statistics import near_best, significantly_worse, spread, t_interval
-from diffjax.results.tables import Cell, Column, Row, Table, average, row_labels, table_labels, values_of
+from diffjax.results.tables import CLONING_LOSS, Cell, Column, Row, Table, average, row_labels, table_labels, values_of
+from diffjax.settings import sisters
+from diffjax.tasks import tasks
 
 
 def lay_out(table: Table, options: Options) -> Page:
@@ -45,10 +54,22 @@ def lay_out(table: Table, options: Options) -> Page:
         if value not in known:
             raise unknown_name(name, value, known)
     chosen = options.chosen()
+    _check_published(table, options)
     blocks = [_block(table, protocol, options) for protocol in chosen]
     if options.statistics:
-        blocks += [found for suite in table.suites for found in aggregate_blocks(table, suite, chosen[0])]
+        blocks += [found for suite in table.suites for found in aggregate_blocks(table, suite, options.headline)]
     return Page(table, options, tuple(blocks), caption(table, options), tuple(remarks(table, blocks, options)))
+
+
+def _check_published(table: Table, options: Options) -> None:
+    """That everything asked for will be seen."""
+    check_baselines(options)
+    if options.unverified and not options.shows_published:
+        raise UserError("--unverified chooses among published numbers; add --published or --baselines")
+    if options.baselines and table.ablation is not None:
+        raise UserError("--baselines: the table of an ablation compares settings of its method; leave it out")
+    if options.shows_published and PAPER not in {protocol.name for protocol in options.chosen()}:
+        raise UserError(f"published numbers stand in the block {PAPER}; add it to --protocol")
 
 
 def _block(table: Table, protocol: Protocol, options: Options) -> Block:
@@ -76,15 +97,31 @@ def _block(table: Table, protocol: Protocol, options: Options) -> Block:
 
 
 def _averages(suite: str, rows: Sequence[Row]) -> list[tuple[str, tuple[Row, ...]]]:
-    """The averages below a suite's rows: over all of them, and over each set of tasks that a paper averages."""
+    """The averages below a suite's rows: over all of them, each family, and each set of tasks that a paper averages."""
+    if len(rows) == 1:
+        return []
     found = [(f"{suite} average", tuple(rows))]
+    by_family: dict[str, list[Row]] = {}
+    for row in rows:
+        by_family.setdefault(_family(row.task), []).append(row)
+    found += [
+        (f"average of {family}", tuple(members))
+        for family, members in by_family.items()
+        if family and 1 < len(members) < len(rows)
+    ]
     by_task = {row.task: row for row in rows}
     if len(by_task) == len(rows):
-        for tasks, methods in paper_groups().items():
-            if tasks < by_task.keys():
-                members = tuple(row for row in rows if row.task in tasks)
-                found.append((f"average of the {len(tasks)} tasks of {', '.join(methods)}", members))
+        for group, methods in paper_groups().items():
+            if group < by_task.keys():
+                members = tuple(row for row in rows if row.task in group)
+                found.append((f"average of the {len(group)} tasks of {', '.join(methods)}", members))
     return found
+
+
+def _family(task: str) -> str:
+    """The family of a task, or of the D4RL task it stands for; empty if nobody knows it."""
+    known = [tasks()[name].family for name in sisters(task) if name in tasks()]
+    return known[-1] if known else ""
 
 
 def _data_labels(rows: Iterable[Row]) -> str:
@@ -129,10 +166,10 @@ def _entry(table: Table, row: Row, column: Column | PublishedColumn, protocol: P
 
 def _why_nothing(cell: Cell) -> str:
     if cell.histories:
-        return "no cloning loss"
+        return f"no {CLONING_LOSS} recorded"
     if cell.failures:
         return f"failed: {cell.failures[0][1]}"
-    return "no evaluation yet" if cell.running else "no evaluations"
+    return "no evaluation yet"
 
 
 def _spread(values: Sequence[float], kind: str) -> float | None:

@@ -40,7 +40,7 @@ def remarks(table: Table, blocks: Sequence[Block], options: Options) -> list[str
     if other := [label for label in labels if not is_d4rl(label)]:
         found.append(f"Data {', '.join(other)}: not {D4RL}'s, so not comparable with published D4RL scores.")
     if options.statistics:
-        found += aggregate_notes(table, blocks)
+        found += aggregate_notes(table, blocks, options.headline)
     found += published_notes(blocks)
     found += _provenance(table)
     return found
@@ -67,7 +67,7 @@ def _provenance(table: Table) -> Iterator[str]:
     if evaluations:
         simulators = dict.fromkeys(f"{item.env} ({item.simulator})" for item in evaluations)
         yield f"Simulators: {', '.join(simulators)}."
-    given = [config for config in configs if "--ref_scores" in config.get("reference", {}).get("source", "")]
+    given = [config for config in configs if config.get("reference", {}).get("given")]
     for task, reference in {config["task"]: config["reference"] for config in given}.items():
         yield f"Reference scores of {task}: {reference['min']} and {reference['max']}, {reference['source']}."
     rules: dict[str, dict[str, None]] = {}

@@ -53,8 +53,14 @@ class Options:
     statistics: bool = False
 
     def chosen(self) -> tuple[Protocol, ...]:
-        """The protocols of the page's blocks, the headline first; the papers' own where published numbers are shown."""
+        """The protocols of the page's blocks; the papers' own first where published numbers are shown."""
         return chosen_protocols(self.protocols or ((PAPER,) * self.shows_published + DEFAULT), self.last)
+
+    @property
+    def headline(self) -> Protocol:
+        """By which methods are compared: the first that reads all of them alike, if there is one."""
+        chosen = self.chosen()
+        return next((protocol for protocol in chosen if protocol.name != PAPER), chosen[0])
 
     @property
     def shows_published(self) -> bool:

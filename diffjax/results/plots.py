@@ -7,7 +7,7 @@ from diffjax.errors import UserError
 from diffjax.results import figures
 from diffjax.results.curves import curves_figure
 from diffjax.results.latency import TradeOff
-from diffjax.results.page import Page
+from diffjax.results.page import OTHER, Page
 from diffjax.results.pictures import (
     FORMATS,
     add_legend,
@@ -30,7 +30,7 @@ CURVES, PROFILES, AGGREGATES, PARETO = NAMES = ("learning-curves", "performance-
 def check_folder(path: str) -> None:
     """Raises ``UserError`` for what cannot be a folder of figures, or without matplotlib."""
     if not path or (Path(path).exists() and not Path(path).is_dir()):
-        raise UserError(f"--plots={path} is a file; name a folder")
+        raise UserError(f"--plots={path} is {'a file' if path else 'empty'}; name a folder")
     if not Path(path).absolute().parent.is_dir():
         raise UserError(f"--plots={path}: the folder {Path(path).parent} does not exist; make it first")
     check_matplotlib("plots")
@@ -81,7 +81,7 @@ def profiles_figure(page: Page) -> "Figure | None":
         place.set_ylim(0, 1.02)
         place.grid(alpha=0.3)
     figure.supylabel("fraction of runs above τ", fontsize=11)
-    add_legend(figure, "band: 95 % at each τ, bootstrap over seeds")
+    add_legend(figure, f"{page.options.headline.title}; band: 95 % at each τ, bootstrap over seeds")
     return figure
 
 
@@ -103,7 +103,8 @@ def aggregates_figure(page: Page) -> "Figure | None":
         place.margins(y=0.15)
         place.set_title(f"{metric.suite}: {metric.name}", fontsize=10)
         place.grid(axis="x", alpha=0.3)
-    figure.supxlabel("normalised score, 95 % interval by a bootstrap over seeds", fontsize=11)
+    told = f"normalised score, {page.options.headline.title}; 95 % interval by a bootstrap over seeds"
+    figure.supxlabel(told, fontsize=11)
     return figure
 
 
@@ -114,15 +115,20 @@ def pareto_figure(page: Page, trade_off: TradeOff) -> "Figure | None":
     figure, (place,) = panel_grid(1)
     names, looks = table_labels(page.table), figures.styles(page.table.columns)
     front = sorted((point.latency_ms, point.score) for point in trade_off.points if point.is_front)
-    place.plot(*zip(*front, strict=True), color="#999999", linewidth=1.4, drawstyle="steps-post")
+    if front:
+        place.plot(*zip(*front, strict=True), color="#999999", linewidth=1.4, drawstyle="steps-post")
     for point in trade_off.points:
         look = marker_style(looks[point.column]) | {"markersize": 8}
         look |= {"markeredgecolor": "black", "markeredgewidth": 1.4} if point.is_front else {}
-        place.plot(point.latency_ms, point.score, **look, linestyle="none", label=names[point.column])
+        label = names[point.column] if point.is_alike else f"{names[point.column]} {OTHER}"
+        place.plot(point.latency_ms, point.score, **look, linestyle="none", label=label)
     place.set_xscale("log")
     place.margins(0.12)
     place.grid(alpha=0.3)
     place.set_xlabel("ms per action (batch 1, median)")
     place.set_ylabel("mean normalised score")
-    add_legend(figure, f"tasks: {len(trade_off.rows)}; black edge: on the Pareto front")
+    told = [f"tasks: {len(trade_off.rows)}", page.options.headline.title]
+    told += ["black edge: on the Pareto front"] if front else []
+    told += [f"{OTHER} timed otherwise than scored"] if not all(point.is_alike for point in trade_off.points) else []
+    add_legend(figure, "; ".join(told))
     return figure

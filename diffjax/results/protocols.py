@@ -9,9 +9,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from diffjax.errors import unknown_name
+from diffjax.errors import UserError, unknown_name
 
 PAPER = "paper"
+ALL = "all"
 DEFAULT = ("mean", "last", "best")
 
 
@@ -110,9 +111,11 @@ def chosen_protocols(names: Sequence[str], last: int) -> tuple[Protocol, ...]:
       UserError: a name is unknown.
     """
     known = protocols(last)
-    if tuple(names) == ("all",):
+    if tuple(names) == (ALL,):
         return tuple(known.values())
     for name in names:
+        if name == ALL:
+            raise UserError("--protocol=all names every block; leave the others out")
         if name not in known:
-            raise unknown_name("protocol", name, [*known, "all"])
+            raise unknown_name("protocol", name, [*known, ALL])
     return tuple(known[name] for name in names)

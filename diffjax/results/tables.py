@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from diffjax import ablations
 from diffjax.errors import UserError
-from diffjax.results.folder import CONFIG, Evaluation, Results, first_difference
+from diffjax.results.folder import CONFIG, Evaluation, Results, RunStatus, first_difference
 from diffjax.results.protocols import OWN_RULES, History, Protocol
 from diffjax.tasks import tasks
 
@@ -204,7 +204,7 @@ def _cells(results: Results, ablation: ablations.Ablation | None) -> dict[tuple[
             )
             found = sorted(evaluations.get((run.seed, run.setting, rule), ()), key=lambda item: item.step)
             cloning = [losses.get((run.seed, run.setting, item.step), math.nan) for item in found]
-            cell = _run_cell(run.seed, run.status, found, cloning, own)
+            cell = _run_cell(run, config["steps"], found, cloning, own)
             cells[row, column] = _merge(cells.get((row, column), Cell()), cell)
     return cells
 
@@ -238,25 +238,41 @@ def _cloning_losses(metrics: Iterable[Mapping[str, Any]]) -> dict[tuple[int, str
 
 
 def _run_cell(
-    seed: int,
-    status: str,
+    run: RunStatus,
+    steps: int,
     evaluations: Sequence[Evaluation],
     losses: Sequence[float],
     own: tuple[str, int],
 ) -> Cell:
-    """What one run adds to its cell."""
+    """What one run adds to its cell; one whose last evaluation is missing counts as failed, though it be complete."""
     known = Cell(
         tunings=frozenset(item.tuning for item in evaluations),
         costs=frozenset((item.candidates, item.network_evaluations) for item in evaluations),
     )
+    if (reason := _failure(run, steps, evaluations)) is not None:
+        return replace(known, failures=((run.seed, reason),))
+    history = History(
+        run.seed,
+        tuple(item.step for item in evaluations),
+        tuple(item.score for item in evaluations),
+        tuple(losses),
+        *own,
+    )
+    return replace(known, histories=(history,) if evaluations else (), running=int(run.status == "running"))
+
+
+def _failure(run: RunStatus, steps: int, evaluations: Sequence[Evaluation]) -> str | None:
+    """Why a run's scores cannot stand beside others'."""
+    if run.status.startswith("failed: "):
+        return " ".join(run.status.removeprefix("failed: ").split())
     broken = [item.step for item in evaluations if not math.isfinite(item.score)]
-    if status.startswith("failed: "):
-        return replace(known, failures=((seed, status.removeprefix("failed: ")),))
     if broken:
-        return replace(known, failures=((seed, f"non-finite score at step {broken[0]}"),))
-    steps, scores = (tuple(getattr(item, name) for item in evaluations) for name in ("step", "score"))
-    history = History(seed, steps, scores, tuple(losses), *own)
-    return replace(known, histories=(history,) if evaluations else (), running=int(status == "running"))
+        return f"non-finite score at step {broken[0]}"
+    if run.status == "complete" and not evaluations:
+        return "complete, but without evaluations"
+    if run.status == "complete" and evaluations[-1].step != steps:
+        return f"complete, but its evaluations end at step {evaluations[-1].step} of {steps}"
+    return None
 
 
 def _merge(first: Cell, second: Cell) -> Cell:

@@ -78,7 +78,7 @@ def _summary(page: Page) -> str:
     methods = dict.fromkeys(column.method for column in page.table.columns)
     return (
         f"Normalised scores (0 random, 100 expert) of {', '.join(methods)} from {runs} "
-        f"{'run' if runs == 1 else 'runs'} ({told}), by {page.options.chosen()[0].title}."
+        f"{'run' if runs == 1 else 'runs'} ({told}), by {page.options.headline.title}."
     )
 
 

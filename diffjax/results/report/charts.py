@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from diffjax.results.figures import Line, Metric, Panel, Profiles, Style
 from diffjax.results.latency import Point
+from diffjax.results.page import OTHER
 from diffjax.results.report import svg
 from diffjax.results.report.markup import Markup, element, join
 from diffjax.results.report.svg import WIDTH, Axis
@@ -121,7 +122,7 @@ def pareto(points: Sequence[Point], styles: Mapping[Column, Style], names: Mappi
     x = Axis(min(times) / 1.5, max(times) * 1.5, _LEFT, _RIGHT, "ms per action (batch 1, median), logarithmic", True)
     y = Axis(min(scores) - spare, max(scores) + spare, 190, _TOP, "mean normalised score")
     front = sorted((point.latency_ms, point.score) for point in points if point.is_front)
-    drawn = [svg.axes(x, y), svg.line(*_staircase(front, x, y), "front")]
+    drawn = [svg.axes(x, y), *([svg.line(*_staircase(front, x, y), "front")] if front else [])]
     for point in points:
         at = x(point.latency_ms), y(point.score)
         ring = [element("circle", cx=f"{at[0]:.1f}", cy=f"{at[1]:.1f}", r=8, class_="ring")] if point.is_front else []
@@ -144,7 +145,7 @@ def _labels(points: Sequence[Point], names: Mapping[Column, str], x: Axis, y: Ax
     taken = [(x(point.latency_ms) - 6, x(point.latency_ms) + 6, y(point.score)) for point in points]
     found = []
     for point in points:
-        name = _shortened(names[point.column])
+        name = _shortened(names[point.column]) + ("" if point.is_alike else f" {OTHER}")
         width = _LETTER * len(name)
         choices = _places(point, width, x, y)
         free = (place for place in choices if _is_free(*place, width, x, y, taken))
@@ -175,4 +176,5 @@ def _is_free(
 
 
 def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+    """The beginning and the end of a long name: settings of one method differ at their ends."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 3]}…{name[1 + _LONGEST // 3 - _LONGEST :]}"

@@ -11,6 +11,7 @@ from diffjax.results.tables import Column, Table, column_label, row_labels, tabl
 
 _ABSENT = "–"
 _UNKNOWN = "not recorded"
+_FEW = 20  # rows that stand open
 
 
 def hyper_parameters(found: Table) -> Markup:
@@ -89,8 +90,10 @@ def runs(found: Table) -> Markup:
     numbers = {command: str(number) for number, command in enumerate(dict.fromkeys(filter(None, commands.values())), 1)}
     rows = (_run(folder, numbers.get(commands[folder.path], _UNKNOWN)) for folder in found.folders)
     items = (element("li", element("code", command)) for command in numbers)
+    shown = table("Runs", header, rows, numbers=False)
+    count = len(found.folders)
     return join(
-        table("Runs", header, rows, numbers=False),
+        shown if count <= _FEW else details(f"Runs: {count} folders", shown),
         join(element("p", "Commands:"), element("ol", *items)) if numbers else "",
     )
 

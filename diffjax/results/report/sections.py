@@ -6,7 +6,7 @@ from diffjax.results import figures
 from diffjax.results.aggregates import no_intervals
 from diffjax.results.figures import Metric, Panel, Profiles, Style
 from diffjax.results.latency import Point, TradeOff
-from diffjax.results.page import Block, Page, number, with_interval
+from diffjax.results.page import OTHER, Block, Page, number, with_interval
 from diffjax.results.report import charts
 from diffjax.results.report.markup import Markup, details, element, join, table
 from diffjax.results.report.provenance import bullets
@@ -131,7 +131,7 @@ def performance_profiles(page: Page, styles: Styles, names: Names) -> Markup:
     if not found:
         return element("p", "No performance profile: no task has two seeds of every method.")
     columns = dict.fromkeys(column for each in found for column in each.bands)
-    protocol = page.options.chosen()[0].title
+    protocol = page.options.headline.title
     return join(
         element(
             "p",
@@ -190,8 +190,9 @@ def latency(found: TradeOff, page: Page, styles: Styles, names: Names) -> Markup
             "p",
             f"Median time of one action decided on alone ({source.file}"
             + (f"; {', '.join(measured)}" if measured else "")
-            + f") against the mean score by {page.options.chosen()[0].title} over the tasks that all methods here "
-            "share. The line joins the Pareto front: ringed methods, which no other beats in both.",
+            + f") against the mean score by {page.options.headline.title} over the tasks that all methods here "
+            f"share. The line joins the Pareto front: ringed methods, which no other beats in both; {OTHER}: timed "
+            "otherwise than scored (below), which takes no part in it.",
         )
     ]
     if found.points:
@@ -206,9 +207,13 @@ def latency(found: TradeOff, page: Page, styles: Styles, names: Names) -> Markup
     return join(*parts)
 
 
+def _front(point: Point) -> str:
+    return ("yes" if point.is_front else "no") if point.is_alike else OTHER
+
+
 def _pareto_table(points: Sequence[Point], names: Names) -> Markup:
     rows = (
-        [names[point.column], f"{point.latency_ms:.3g}", number(point.score), "yes" if point.is_front else "no"]
+        [names[point.column], f"{point.latency_ms:.3g}", number(point.score), _front(point)]
         for point in sorted(points, key=lambda point: point.latency_ms)
     )
     header = ["method", "ms per action", "mean score", "on the Pareto front"]

@@ -52,11 +52,17 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten from ``low`` to ``high``; the powers alone where they span three or more."""
+    """1, 2 and 5 times powers of ten from ``low`` to ``high``, the powers alone where they span three or more.
+
+    All whole multiples where fewer than two of those are within, round values where even these are not.
+    """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if math.log10(high / low) < 3 else (1,)
-    found = [factor * 10.0**power for power in powers for factor in factors]
-    return [value for value in found if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
+    for factors in ((1,),) * (high / low >= 1000) + ((1, 2, 5), range(1, 10)):
+        every = [factor * 10.0**power for power in powers for factor in factors]
+        found = [value for value in every if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
+        if len(found) > 1:
+            return found
+    return ticks(low, high)
 
 
 def short(value: float) -> str:
