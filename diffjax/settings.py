@@ -17,13 +17,12 @@ from diffjax.data.rewards import REWARD_TRANSFORMS
 from diffjax.data.sampling import SAMPLINGS
 from diffjax.errors import UserError, unknown_name
 from diffjax.methods.registry import get_method
+from diffjax.results.protocols import OWN_RULES
 
 PRESETS = ("paper", "quick")
 
 # A task without a row of its own reads that of the D4RL task it stands for.
 ALIASES = ((r"^(maze2d-.*)-local$", r"\1-v1"), (r"^(.*)-local$", r"\1-v2"), (r"^(antmaze-.*)-v2$", r"\1-v0"))
-
-SELECTION_RULES = ("last", "last5", "best", "offline")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +162,7 @@ def _build(hyper_type: type, values: dict[str, Any]) -> tuple[Any, Protocol]:
     protocol = {name: value for name, value in values.items() if name in protocol_names}
     for name in ("steps", "eval_interval", "episodes"):
         _check_positive(name, protocol[name])
-    _check_choice("selection", protocol["selection"], SELECTION_RULES)
+    _check_choice("selection", protocol["selection"], OWN_RULES)
     _check_choice("sampling", protocol["sampling"], SAMPLINGS)
     _check_choice("reward", protocol["reward"], REWARD_TRANSFORMS)
     return hyper_type(**hyper), Protocol(**protocol)

@@ -341,7 +341,7 @@ def ablated(path: Path, name: str, settings: Mapping[str, float], **more: Any) -
 def test_an_ablation_has_a_layout_of_its_own(tmp_path: Path) -> None:
     settings = {"num_critics=2": 10.0, "num_critics=5": 20.0, "num_critics=10": 30.0}
     page = page_of(ablated(tmp_path / "a", "dac_ensemble", settings), last=1)
-    assert page.blocks[0].title.startswith("DAC: size of the critic ensemble, mean of last k")
+    assert page.blocks[0].title.startswith("DAC: size of the critic ensemble, mean of the last evaluation")
     assert block(page)[0] == ["task", "data", "2", "5", "10"]
     assert block(page)[1][2:] == ["10.5 ± 0.7", "20.5 ± 0.7", "30.5 ± 0.7 *"]  # H = 10 is published
     assert any(note.startswith("DAC: size of the critic ensemble. Columns: H (num_critics)") for note in page.notes)

@@ -239,7 +239,7 @@ def test_average_over_rows(two_tasks: list[Path]) -> None:
 def test_markdown_is_aligned_and_explained(tmp_path: Path) -> None:
     page = page_of(write(tmp_path / "a", THREE_SEEDS))
     assert render(page, "markdown") == (
-        "### Normalised score, mean of last k evaluations (k=2, headline)\n"
+        "### Normalised score, mean of last 2 evaluations\n"
         "\n"
         "| task | data |         dac |\n"
         "| ---- | ---- | ----------: |\n"

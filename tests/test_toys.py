@@ -107,7 +107,7 @@ def test_numbers_by_hand():
     assert row.distance_to_data == pytest.approx(0.7375)
     assert row.at_best == 0.5  # within 0.75 of (1, 0): the second and third
     assert row.mean_reward == pytest.approx(-(2.0099751 + 1.1180340 + 1.0307764 + 1) / 4)
-    assert row.best_reward == -1
+    assert row.reward_at_best == -1
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -118,7 +118,7 @@ def test_a_failed_arm_has_no_numbers(bad):
     assert row.modes_covered is None
     measured = (row.in_support, row.distance_to_data, row.distance_to_best, row.at_best, row.mean_reward)
     assert np.isnan(measured).all()
-    assert (row.modes, row.best_reward, row.samples) == (4, 5, 5)
+    assert (row.modes, row.reward_at_best, row.samples) == (4, 5, 5)
 
 
 def test_advantage_weights():
@@ -327,7 +327,7 @@ def test_launcher_says_which_arms_failed(tmp_path, monkeypatch, capsys):
     with open(tmp_path / "numbers.csv", newline="") as file:
         fine, failed = list(csv.DictReader(file))[1:]
     assert (fine["modes_covered"], failed["modes_covered"], failed["modes"]) == ("1", "", "4")
-    assert (failed["in_support"], failed["mean_reward"], failed["best_reward"]) == ("nan", "nan", "5")
+    assert (failed["in_support"], failed["mean_reward"], failed["reward_at_best"]) == ("nan", "nan", "5")
     assert re.findall(r"<text[^>]*>(failed)</text>", (tmp_path / "dql.svg").read_text()) == ["failed"]
 
 

@@ -6,11 +6,12 @@ forgets nothing, is spared the steps that it has. The two packages are imported 
 """
 
 import importlib
+import itertools
 import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
@@ -24,6 +25,10 @@ PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 PROJECT = "diffjax"  # of Weights & Biases, unless WANDB_PROJECT names another
 EVALUATED = ("score", "return_mean", "return_std", "length_mean")
 WANDB_ID = "wandb_id.txt"
+
+
+Phases = Sequence[tuple[str, int]]
+"""The phases of training with their updates, in order; the last is the main phase."""
 
 
 class LoggedRun(NamedTuple):
@@ -90,13 +95,8 @@ class Loggers:
         self._main = list(phases)[-1]  # evaluations belong to it
         self._series: dict[tuple[int, str], list[Series]] = {run[:2]: [] for run in runs}
         try:
-            if "tensorboard" in names:
-                for run in runs:
-                    self._series[run[:2]].append(TensorBoardSeries(folder.path / "tensorboard" / run.name, self._main))
-            if "wandb" in names:
-                identity = _wandb_identity(folder.path)
-                for run in runs:
-                    self._series[run[:2]].append(WandbSeries(identity, folder.path, config, run, phases))
+            for name, run in itertools.product(names, runs):
+                self._series[run[:2]].append(SERIES[name](folder.path, config, run, list(phases.items())))
             if names:
                 self._replay(folder.path)
         except BaseException:
@@ -139,12 +139,13 @@ class Loggers:
 
 
 class TensorBoardSeries:
-    """Event files of one run, in a folder of its own, which is emptied first."""
+    """Event files of one run, in a folder of its own below ``folder``, which is emptied first."""
 
-    def __init__(self, folder: Path, main: str) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        self._writer = _package("tensorboard").SummaryWriter(str(folder))
-        self._main = main
+    def __init__(self, folder: Path, config: Mapping[str, Any], run: LoggedRun, phases: Phases) -> None:
+        place = folder / "tensorboard" / run.name
+        shutil.rmtree(place, ignore_errors=True)
+        self._writer = _package("tensorboard").SummaryWriter(str(place))
+        self._main = phases[-1][0]
 
     def add(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         """Tags are the metrics' names, those of a phase before the main one below the phase's name."""
@@ -172,13 +173,12 @@ class WandbSeries:
     Offline nobody knows what it has: the run is written again as a whole, and only the newest is worth syncing.
     """
 
-    def __init__(
-        self, identity: str, folder: Path, config: Mapping[str, Any], run: LoggedRun, phases: Mapping[str, int]
-    ) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any], run: LoggedRun, phases: Phases) -> None:
+        identity = _wandb_identity(folder)
         place = config["settings"].index(run.setting) * len(config["seeds"]) + config["seeds"].index(run.seed)
         shared = {name: value for name, value in config.items() if name not in ("hyper", "seeds", "settings")}
-        names = list(phases)
-        self._offsets = {name: sum(phases[before] for before in names[:index]) for index, name in enumerate(names)}
+        names = [name for name, _ in phases]
+        self._offsets = {name: sum(updates for _, updates in phases[:index]) for index, name in enumerate(names)}
         self._main = names[-1]
         wandb = _package("wandb")
         try:
@@ -213,3 +213,10 @@ class WandbSeries:
     def close(self) -> None:
         """Ends the run at its own place; what it logged stays."""
         self._run.finish()
+
+
+SERIES: dict[str, Callable[[Path, Mapping[str, Any], LoggedRun, Phases], Series]] = {
+    "tensorboard": TensorBoardSeries,
+    "wandb": WandbSeries,
+}
+"""Logger -> what opens the series of a run: the results folder, its ``config.json``, the run, the phases."""

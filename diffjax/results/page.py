@@ -14,7 +14,7 @@ LEGEND = {
     STANDARD: ("published value", "what the published hyper-parameters of this task say."),
     UNTUNED: ("untuned", "no published hyper-parameters for this task; the method's defaults were used."),
     QUICK: ("quick", "the preset for minutes on a CPU, not the published widths and batch sizes."),
-    SHORT: ("short", "fewer than k evaluations; the mean of those there are."),
+    SHORT: ("short", "fewer evaluations than the mean is meant for; that of those there are."),
     RUNNING: ("running", "some runs have not finished; their evaluations so far."),
     OTHER: ("other data", "the published number was reached on the data named behind it, not on those of its row."),
     UNKNOWN: ("version", "which version of D4RL's data is behind the published number is not established."),

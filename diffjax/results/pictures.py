@@ -1,6 +1,7 @@
 """What all pictures share: matplotlib where it is there, style and palette, panels and legend, whole files."""
 
 import io
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ INSTALL = 'install it with pip install "diffjax[plots]"'
 # Okabe and Ito's palette, told apart with every kind of colour vision; its yellow is too faint for a line.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 BLUE, VERMILION = COLORS[:2]
+_LETTER = 0.085  # inches, of the legend's font, about
 _LINES = {"solid": "-", "dashed": "--", "dash-dot": "-.", "dotted": ":"}
 _SHAPES = dict(zip(MARKERS, ("o", "s", "^", "D", "v", "P", "X"), strict=True))
 _RC: dict[Any, Any] = {
@@ -126,6 +128,13 @@ def add_legend(figure: "Figure", title: str) -> None:
     """One legend for all panels, below them."""
     lines = {line.get_label(): line for panel in figure.axes for line in panel.get_lines()}
     shown = {str(name): line for name, line in lines.items() if not str(name).startswith("_")}
-    across = max(2, int(figure.get_figwidth() / 2.2))
-    ncols = min(len(shown), across)
-    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=ncols, frameon=False, title=title)
+    width = figure.get_figwidth() - 0.4
+    across = int(width / (_LETTER * max(map(len, shown)) + 0.7))
+    figure.legend(
+        shown.values(),
+        shown.keys(),
+        loc="outside lower center",
+        ncols=max(1, min(len(shown), across)),
+        frameon=False,
+        title=textwrap.fill(title, int(width / _LETTER)),
+    )

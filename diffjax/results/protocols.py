@@ -80,7 +80,7 @@ def protocols(last: int = 5) -> dict[str, Protocol]:
     """Every rule by name; the first is the headline. ``last`` is the k of the mean."""
     mean = Protocol(
         "mean",
-        f"mean of last k evaluations (k={last}, headline)",
+        f"mean of last {last} evaluations" if last > 1 else "mean of the last evaluation",
         lambda history: last_mean(history.scores, last),
         lambda history: last,
     )

@@ -33,7 +33,7 @@ class Numbers(NamedTuple):
     modes_covered: int | None  # centres with at least a quarter of an even share of the samples within three radii
     modes: int
     mean_reward: float  # true, without noise
-    best_reward: float
+    reward_at_best: float
 
     @property
     def failed(self) -> bool:
@@ -84,7 +84,7 @@ def judge(
         modes_covered=None,
         modes=len(problem.centers),
         mean_reward=nan,
-        best_reward=float(problem.true_reward(problem.best).max()),
+        reward_at_best=float(problem.true_reward(problem.best).max()),
     )
     if not np.isfinite(samples).all():
         return row
