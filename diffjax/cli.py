@@ -114,6 +114,11 @@ def parse_list(flag: str, text: str, allowed: Collection[str] | None = None) -> 
     return items
 
 
+def parse_paths(flag: str, text: str) -> tuple[str, ...]:
+    """The items of :func:`parse_list` as paths, each with its ``~`` expanded."""
+    return tuple(map(os.path.expanduser, parse_list(flag, text)))
+
+
 def parse_settings(assignments: Sequence[str] | None, flag: str = "set") -> dict[str, str]:
     """``["eta=0.1", "rho=1.5"]`` (a repeated ``--set``) as ``{"eta": "0.1", "rho": "1.5"}``.
 

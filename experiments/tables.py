@@ -99,10 +99,12 @@ def define_flags(values: flags.FlagValues) -> None:
     cli.define_path(
         values, "plots", f"DIR: Draw {', '.join(plots.NAMES)}, each as .png, .svg and .pdf (needs matplotlib)."
     )
-    cli.define_path(
-        values,
+    flags.DEFINE_string(
         "latency",
-        f"FILE: An inference.csv of benchmarks/inference.py, to show latency against score (--format={HTML}, --plots).",
+        None,
+        "FILE,...: What benchmarks/inference.py measured (inference.csv), to show latency against score "
+        f"(--format={HTML}, --plots).",
+        flag_values=values,
     )
 
 
@@ -133,8 +135,8 @@ def main(args: flags.FlagValues) -> None:
         plots.check_folder(args.plots)
     if args.latency is not None and args.plots is None and args.format != HTML:
         raise UserError(f"--latency={args.latency} is shown by --format={HTML} and --plots only; add one of them")
-    latencies = read_latencies(args.latency) if args.latency is not None else None
-    folders = find_folders(map(os.path.expanduser, cli.parse_list("runs", args.runs)))
+    latencies = read_latencies(*cli.parse_paths("latency", args.latency)) if args.latency is not None else None
+    folders = find_folders(cli.parse_paths("runs", args.runs))
     options = options_from_flags(args)
     page = lay_out(tables.build_table(map(read_results, folders)), options)
     speed = trade_off(page, latencies) if latencies is not None else None

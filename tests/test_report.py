@@ -381,6 +381,14 @@ def test_a_setting_is_matched_with_the_latency_of_its_own_cost(tmp_path: Path) -
     assert [point[1:] for point in found.points] == [(2.0, 10.0, True, True), (40.0, 20.0, True, True)]
     assert found.remarks == ()
     file.write_text(LATENCIES + "dac,default,50,5,1,40.0\n")
+    more = tmp_path / "more.csv"
+    more.write_text(LATENCIES + "dac,default,1,5,1,2.0\n")
+    assert [row.p50_ms for row in read_latencies(file, more).rows] == [40.0, 2.0]
+    with pytest.raises(UserError, match="twice; name files that have it once"):
+        read_latencies(file, file)
+    (tmp_path / "more.json").write_text('{"preset": "quick"}')
+    with pytest.raises(UserError, match=r"preset is '' in .*l\.csv and 'quick' in .*more\.csv"):
+        read_latencies(file, more)
     found = trade_off(page_of(tmp_path / "candidates=1", tmp_path / "candidates=50"), read_latencies(file))
     assert [point.latency_ms for point in found.points] == [40.0, 40.0]
     assert found.remarks == (

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,8 +61,31 @@ class TradeOff:
     remarks: tuple[str, ...]
 
 
-def read_latencies(path: str | Path) -> Latencies:
-    """The latencies at batch 1 of an ``inference.csv``; raises ``UserError`` naming the file and the defect."""
+def read_latencies(*paths: str | Path) -> Latencies:
+    """The latencies at batch 1 of some ``inference.csv``, of one machine and preset.
+
+    Raises:
+      UserError: a file or what it holds is not that, or does not fit the others; it names the file.
+    """
+    files = list(map(_read_file, paths))
+    for other in files[1:]:
+        for name in ("preset", "device"):
+            old, new = getattr(files[0], name), getattr(other, name)
+            if old != new:
+                raise UserError(f"--latency: {name} is {old!r} in {files[0].file} and {new!r} in {other.file}")
+    rows = tuple(row for file in files for row in file.rows)
+    (most, count), *_ = Counter(row[:4] for row in rows).most_common(1)
+    if count > 1:
+        method, variant, *cost = most
+        where = ",".join(map(str, paths))
+        raise UserError(
+            f"--latency={where} has {method} ({variant}) with {_cost(*cost)} at batch 1 twice; name files that have it "
+            "once"
+        )
+    return replace(files[0], file=", ".join(file.file for file in files), rows=rows)
+
+
+def _read_file(path: str | Path) -> Latencies:
     file = Path(path)
     try:
         lines = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
@@ -78,13 +101,6 @@ def read_latencies(path: str | Path) -> Latencies:
     found = [row for row in rows if row is not None]
     if not found:
         raise UserError(f"--latency={path} has no row of batch 1; measure with --batch=1")
-    (most, count), *_ = Counter(row[:4] for row in found).most_common(1)
-    if count > 1:
-        method, variant, *cost = most
-        raise UserError(
-            f"--latency={path} has {method} ({variant}) with {_cost(*cost)} at batch 1 twice; name a file that has it "
-            "once"
-        )
     facts = _facts(file.with_suffix(".json"))
     machine = facts.get("machine")
     device = machine.get("device", "") if isinstance(machine, Mapping) else ""
