@@ -116,14 +116,17 @@ def published_average(rows: Sequence[Row], method: str, options: Options) -> Ent
 def _printed_average(
     rows: Sequence[Row], method: str, options: Options, near: float | None = None
 ) -> published.Average | None:
-    """The mean that is printed over exactly these tasks, the surest first; ``near``: only if it rounds to that."""
+    """The mean that is printed over exactly these tasks, the surest first.
+
+    ``near``: only one that was read and that rounds to this mean.
+    """
     tasks = {row.task for row in rows}
     found = [
         printed
         for printed in published.averages(options.unverified)
         if (printed.method, printed.statistic) == (method, "mean")
         and set(published.groups()[printed.table, printed.group]) == tasks
-        and (near is None or abs(printed.value - near) < _ROUNDING)
+        and (near is None or (printed.verified and abs(printed.value - near) < _ROUNDING))
     ]
     return min(found, key=lambda printed: (not printed.verified, not _is_own(printed)), default=None)
 
