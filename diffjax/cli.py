@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 
 from diffjax.errors import UserError, unknown_name
 from diffjax.results.folder import FULL_DISK
@@ -40,6 +40,7 @@ def launch(
     argument, missing required flag, ``UserError``, full disk. Status 130 and one line: interrupted. A reader
     of stdout that went away (``| head``) ends the program with status 1. Any other exception propagates.
     """
+    logging.set_verbosity(logging.ERROR)  # libraries' warnings, such as of slow saves, would break into the progress
     arguments = list(sys.argv if argv is None else argv)
     program = Path(arguments[0]).name
     values = flags.FlagValues()

@@ -24,7 +24,7 @@ examples:
   python launcher.py --out=DIR
 """
 import errno, sys, time
-from absl import flags
+from absl import flags, logging
 from diffjax import cli
 from diffjax.errors import UserError
 
@@ -46,6 +46,8 @@ def main(args):
         raise ValueError("RESOURCE_EXHAUSTED: write failed [OS error 28: No space left on device]")
     if args.fault == "bug":
         raise RuntimeError("a bug")
+    if args.fault == "library":
+        logging.warning("Waiting for previous save to complete took 1.5 seconds.")
     if args.fault == "sleep":
         print("ready", flush=True)
         time.sleep(60)
@@ -84,6 +86,11 @@ def test_flags_reach_main(launcher: Path) -> None:
 
 def test_a_path_may_begin_at_home(launcher: Path) -> None:
     assert run(launcher, "--out=~/a/~b").stdout.split()[0] == os.path.expanduser("~") + "/a/~b"
+
+
+def test_warnings_of_libraries_are_not_shown(launcher: Path) -> None:
+    result = run(launcher, "--out=a", "--fault=library")
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_flags_from_a_file(launcher: Path, tmp_path: Path) -> None:

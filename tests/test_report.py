@@ -587,6 +587,16 @@ def test_markers_and_colours_are_never_alone() -> None:
     assert len({look.marker for look in found[:7]}) == 7
 
 
+def test_a_method_has_its_colour_in_every_figure() -> None:
+    def styles_of(*methods: str) -> dict[str, figures.Style]:
+        columns = [Column(method, "default", "paper", str(index), "") for index, method in enumerate(methods)]
+        return {f"{column.method} {column.setting}": look for column, look in figures.styles(columns).items()}
+
+    few, many = styles_of("dtql", "bc"), styles_of("bc", "dac", "diffcps", "dtql", "dtql")
+    assert few["dtql 0"] == many["dtql 3"] != many["dtql 4"]
+    assert len({look.color for look in many.values()}) == 5
+
+
 def test_figures_as_files(two_tasks: Page, tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text(LATENCIES + "dac,default,1,5,1,2\nbc,default,1,5,1,1\n")
     speed = trade_off(two_tasks, read_latencies(tmp_path / "l.csv"))

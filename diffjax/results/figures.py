@@ -3,6 +3,7 @@
 How they are drawn stands in ``diffjax.results.plots`` (files, by matplotlib) and ``diffjax.results.report`` (a page).
 """
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffjax.methods.registry import METHODS
 from diffjax.results import published
 from diffjax.results.aggregates import generator, task_scores
 from diffjax.results.page import D4RL, Page
@@ -109,9 +111,16 @@ class Metric:
 
 
 def styles(columns: Sequence[Column]) -> dict[Column, Style]:
-    """A style for each column, the same in every figure."""
-    count = len(MARKERS)
-    return {column: Style(index % count, LINES[index // count % len(LINES)]) for index, column in enumerate(columns)}
+    """A style for each column: the first of a method has its method's colour, whatever else a figure shows."""
+    every = [Style(color, line) for line in LINES for color in range(len(MARKERS))]
+    own = dict(zip(METHODS, every[: len(MARKERS)], strict=False))  # a last one has none: two of one colour look alike
+    found: dict[Column, Style] = {}
+    for column in columns:
+        style = own.get(column.method)
+        if style is not None and style not in found.values():
+            found[column] = style
+    free = itertools.chain((style for style in every if style not in found.values()), itertools.cycle(every))
+    return {column: found[column] if column in found else next(free) for column in columns}
 
 
 def learning_curve(histories: Sequence[History]) -> LearningCurve:
