@@ -14,7 +14,7 @@ class UserError(Exception):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not among ``known``: names the closest ones, or lists all."""
     names = list(known)
-    close = [known for known in names if known.lower() == name.lower()]
+    close = [other for other in names if other.lower() == name.lower()]
     close = close or difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     right = f"did you mean {' or '.join(close)}?" if close else f"one of: {', '.join(names) or '(none)'}"
     return UserError(f"unknown {kind} {name!r}; {right}")

@@ -81,10 +81,11 @@ def generator() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def aggregate_notes(table: Table, blocks: Sequence[Block], protocol: Protocol) -> Iterator[str]:
-    """How intervals were made, and which suites have none."""
-    shown = {line.suite for block in blocks if block.kind != "scores" for line in block.lines}
+def aggregate_notes(table: Table, blocks: Sequence[Block]) -> Iterator[str]:
+    """How intervals were made, and which suites and columns have none."""
+    shown = {block.lines[0].suite: block for block in blocks if block.kind == "aggregates"}
     if shown:
+        protocol = next(iter(shown.values())).protocol
         yield (
             f"Aggregates and profiles are by {protocol.title}. Aggregates weigh every task alike; intervals by "
             f"{REPETITIONS:,} repetitions of a bootstrap over seeds within each task, too narrow with few seeds. The "
@@ -95,10 +96,10 @@ def aggregate_notes(table: Table, blocks: Sequence[Block], protocol: Protocol) -
     for suite in table.suites:
         if suite not in shown:
             yield no_intervals(suite)
+            continue
         rows = table.suite_rows(suite)
         present = [column for column in table.columns if any((row, column) in table.cells for row in rows)]
-        scores = task_scores(table, suite, protocol)
-        if scores and (lacking := [names[column] for column in present if column not in scores]):
+        if lacking := [names[column] for column in present if column not in shown[suite].columns]:
             yield f"Aggregates of {suite} leave out {', '.join(lacking)}: no task with two seeds."
 
 

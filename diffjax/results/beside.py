@@ -3,9 +3,9 @@
 import itertools
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from diffjax import ablations
-from diffjax.errors import UserError, unknown_name
 from diffjax.results import published
 from diffjax.results.page import (
     D4RL,
@@ -20,7 +20,7 @@ from diffjax.results.page import (
     number,
     with_spread,
 )
-from diffjax.results.protocols import ALL, OWN_RULES
+from diffjax.results.protocols import OWN_RULES, named
 from diffjax.results.tables import Column, Row, Table
 from diffjax.settings import sisters
 
@@ -31,7 +31,7 @@ _ROUNDING = 0.06  # a mean as it is printed, against that of rounded numbers
 def with_published(columns: Sequence[Column], options: Options) -> Iterator[Column | PublishedColumn]:
     """Each method's own columns, then what is published of it; then the baselines."""
     shown = []
-    known, wanted = _known(options), check_baselines(options)
+    known, wanted = _known(options), chosen_baselines(options)
     for method, own in itertools.groupby(columns, key=lambda column: column.method):
         yield from own
         if options.published and (method in known or published.reason(method)):
@@ -44,21 +44,13 @@ def _known(options: Options) -> tuple[str, ...]:
     return tuple(dict.fromkeys(score.method for score in published.scores(options.unverified)))
 
 
-def check_baselines(options: Options) -> tuple[str, ...]:
+def chosen_baselines(options: Options) -> tuple[str, ...]:
     """The baselines that are asked for, each with a published number.
 
     Raises:
       UserError: one has none.
     """
-    known = _known(options)
-    if options.baselines == (ALL,):
-        return known
-    for method in options.baselines:
-        if method == ALL:
-            raise UserError("--baselines=all names every baseline; leave the others out")
-        if method not in known:
-            raise unknown_name("baseline", method, (*known, ALL))
-    return options.baselines
+    return named(options.baselines, _known(options), "baselines", "baseline", "baseline")
 
 
 def published_entry(row: Row, method: str, options: Options) -> Entry:
@@ -67,19 +59,17 @@ def published_entry(row: Row, method: str, options: Options) -> Entry:
     found = next(filter(None, known), None)
     if found is None:
         return Entry(remark="not published")
-    mark = _data_mark(row, found.task, found.data_version)
-    return Entry(
-        with_spread(found.mean, found.spread),
-        _remark(mark, found.verified == "no"),
+    entry = _marked(
         found.mean,
-        found.spread,
-        found.spread_kind if found.spread is not None else "",
-        found.seeds,
-        marks=mark[:1],
+        _data_mark(row, found.task, found.data_version),
+        found.verified == "no",
         source=found.table,
         rule=found.protocol,
-        comparable=not mark.startswith(OTHER),
     )
+    if found.spread is None:
+        return replace(entry, seeds=found.seeds)
+    shown = with_spread(found.mean, found.spread)
+    return replace(entry, shown=shown, spread=found.spread, spread_kind=found.spread_kind, seeds=found.seeds)
 
 
 def _data_mark(row: Row, task: str, version: str) -> str:
@@ -90,8 +80,17 @@ def _data_mark(row: Row, task: str, version: str) -> str:
     return UNKNOWN if task == row.task and is_d4rl(row.dataset) else f"{OTHER} {D4RL}"
 
 
-def _remark(mark: str, from_memory: bool) -> str:
-    return " ".join(filter(None, (mark, FROM_MEMORY if from_memory else "")))
+def _marked(mean: float, mark: str, from_memory: bool = False, source: str = "", rule: str = "") -> Entry:
+    """A published number with what is to be said of its data and of how it is known."""
+    return Entry(
+        number(mean),
+        " ".join(filter(None, (mark, FROM_MEMORY if from_memory else ""))),
+        mean,
+        marks=mark[:1],
+        source=source,
+        rule=rule,
+        comparable=not mark.startswith(OTHER),
+    )
 
 
 def published_average(rows: Sequence[Row], method: str, options: Options) -> Entry:
@@ -110,7 +109,7 @@ def published_average(rows: Sequence[Row], method: str, options: Options) -> Ent
     if printed is not None and mark != OTHER:
         mean = printed.value
     remembered = any(FROM_MEMORY in entry.remark for entry in entries)
-    return Entry(number(mean), _remark(mark, remembered), mean, marks=mark, comparable=mark != OTHER)
+    return _marked(mean, mark, remembered)
 
 
 def _printed_average(
@@ -135,15 +134,7 @@ def _as_entry(printed: published.Average, rows: Sequence[Row]) -> Entry:
     """An average without the numbers behind it."""
     marks = dict.fromkeys(_data_mark(row, row.task, printed.data_version) for row in rows)
     mark = next((mark for mark in marks if mark.startswith(OTHER)), next(filter(None, marks), ""))
-    return Entry(
-        number(printed.value),
-        _remark(mark, not printed.verified),
-        printed.value,
-        marks=mark[:1],
-        source=printed.table,
-        rule=printed.protocol,
-        comparable=not mark.startswith(OTHER),
-    )
+    return _marked(printed.value, mark, not printed.verified, source=printed.table, rule=printed.protocol)
 
 
 def reported_lines(table: Table, rows: Sequence[Row], options: Options) -> list[Line]:
@@ -162,12 +153,8 @@ def reported_lines(table: Table, rows: Sequence[Row], options: Options) -> list[
     printed = dict(zip(labels, scores, strict=True))
     mark = "" if all(is_d4rl(row.dataset) for row in rows) else f"{OTHER} {D4RL}"
 
-    def entry(score: float | None) -> Entry:
-        if score is None:
-            return Entry(remark="not published")
-        return Entry(number(score), mark, score, marks=mark[:1], comparable=not mark)
-
-    entries = tuple(entry(printed.get(column.setting)) for column in table.columns)
+    found = (printed.get(column.setting) for column in table.columns)
+    entries = tuple(Entry(remark="not published") if score is None else _marked(score, mark) for score in found)
     return [Line("printed", rows[0].suite, "published", D4RL, None, entries)]
 
 

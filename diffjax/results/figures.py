@@ -183,7 +183,7 @@ def _limits(lines: Sequence[Line], reference: Reference | None, last: int) -> Li
 
 
 def profiles(page: Page) -> tuple[Profiles, ...]:
-    """The performance profiles of each suite, by the page's first protocol."""
+    """The performance profiles of each suite, by the page's headline protocol."""
     found = []
     for suite in page.table.suites:
         scores = task_scores(page.table, suite, page.options.headline)

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from diffjax.results import published
 from diffjax.results.page import LEGEND, OTHER, QUICK, RUNNING, SHORT, UNTUNED, Block, Entry, Page, PublishedColumn
 from diffjax.results.tables import Column
 
@@ -158,9 +157,8 @@ def _csv(page: Page) -> str:
                 is_own = line.kind == "row" and not isinstance(column, PublishedColumn)
                 counts = (entry.seeds, entry.failed if is_own else None, entry.running if is_own else None)
                 names = " ".join(LEGEND[mark][0] for mark in entry.marks)
-                source = published.sources()[entry.source].source if entry.source else ""
                 numbers = (entry.mean, entry.spread, entry.spread_kind, entry.low, entry.high)
-                writer.writerow([*where, *numbers, *counts, names, entry.is_best, source, entry.text])
+                writer.writerow([*where, *numbers, *counts, names, entry.is_best, entry.citation, entry.text])
     return stream.getvalue()
 
 

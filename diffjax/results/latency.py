@@ -136,7 +136,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def trade_off(page: Page, latencies: Latencies) -> TradeOff:
-    """Latency against the mean score by the page's first protocol, of every column with both."""
+    """Latency against the mean score by the page's headline protocol, of every column with both."""
     table, protocol = page.table, page.options.headline
     names, labels = table_labels(table), row_labels(table.rows)
     known = {

@@ -10,7 +10,7 @@ from dataclasses import replace
 from diffjax.errors import UserError, unknown_name
 from diffjax.results.aggregates import aggregate_blocks
 from diffjax.results.beside import (
-    check_baselines,
+    chosen_baselines,
     paper_groups,
     published_average,
     published_entry,
@@ -63,7 +63,7 @@ def lay_out(table: Table, options: Options) -> Page:
 
 def _check_published(table: Table, options: Options) -> None:
     """That everything asked for will be seen."""
-    check_baselines(options)
+    chosen_baselines(options)
     if options.unverified and not options.shows_published:
         raise UserError("--unverified chooses among published numbers; add --published or --baselines")
     if options.baselines and table.ablation is not None:

@@ -40,7 +40,7 @@ def remarks(table: Table, blocks: Sequence[Block], options: Options) -> list[str
     if other := [label for label in labels if not is_d4rl(label)]:
         found.append(f"Data {', '.join(other)}: not {D4RL}'s, so not comparable with published D4RL scores.")
     if options.statistics:
-        found += aggregate_notes(table, blocks, options.headline)
+        found += aggregate_notes(table, blocks)
     found += published_notes(blocks)
     found += _provenance(table)
     return found

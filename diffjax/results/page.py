@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from diffjax.results import published
 from diffjax.results.protocols import DEFAULT, PAPER, Protocol, chosen_protocols
 from diffjax.results.statistics import SPREADS
 from diffjax.results.tables import Column, Row, Table
@@ -107,6 +108,11 @@ class Entry:
     def text(self) -> str:
         """All that the place says."""
         return " ".join(filter(None, (self.shown, self.remark)))
+
+    @property
+    def citation(self) -> str:
+        """What prints a published number; empty for our own."""
+        return published.sources()[self.source].source if self.source else ""
 
 
 LineKind = Literal["row", "average", "printed", "aggregate"]

@@ -6,7 +6,7 @@ A rule is a pure function of one run's history. Which rule a paper uses stands i
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from diffjax.errors import UserError, unknown_name
@@ -111,11 +111,21 @@ def chosen_protocols(names: Sequence[str], last: int) -> tuple[Protocol, ...]:
       UserError: a name is unknown.
     """
     known = protocols(last)
+    return tuple(known[name] for name in named(names, known, "protocol", "protocol", "block"))
+
+
+def named(names: Sequence[str], known: Iterable[str], flag: str, kind: str, every: str) -> tuple[str, ...]:
+    """What a flag names, all that is known for ``all``; ``kind`` and ``every`` are the words for one of them.
+
+    Raises:
+      UserError: a name is unknown, or stands beside ``all``.
+    """
+    known = tuple(known)
     if tuple(names) == (ALL,):
-        return tuple(known.values())
+        return known
     for name in names:
         if name == ALL:
-            raise UserError("--protocol=all names every block; leave the others out")
+            raise UserError(f"--{flag}=all names every {every}; leave the others out")
         if name not in known:
-            raise unknown_name("protocol", name, [*known, ALL])
-    return tuple(known[name] for name in names)
+            raise unknown_name(kind, name, (*known, ALL))
+    return tuple(names)

@@ -129,8 +129,9 @@ def build_table(results: Iterable[Results]) -> Table:
         raise UserError("no results to make a table of; name folders that hold runs")
     suites = list(dict.fromkeys(row.suite for row, _ in cells))
     places = {task: place for place, task in enumerate(tasks())}
-    order = lambda row: (suites.index(row.suite), places.get(row.task, len(places)))  # noqa: E731
-    rows = _grouped(sorted((row for row, _ in cells), key=order))
+    rows = _grouped(
+        sorted((row for row, _ in cells), key=lambda row: (suites.index(row.suite), places.get(row.task, len(places))))
+    )
     columns = _grouped(column for _, column in cells)
     return Table(rows, columns, cells, tuple(folders))
 

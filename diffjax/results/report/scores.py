@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from diffjax.results import published
 from diffjax.results.page import BOLD, Block, Entry, Line, Page, PublishedColumn, meaning
 from diffjax.results.report.markup import Markup, element, join, scroll
 
@@ -46,7 +45,7 @@ def _line(line: Line, block: Block) -> Markup:
         names = ["missing"] if entry.mean is None else []
         names += [found] if (found := _column_class(column)) else []
         class_ = " ".join(names) or None
-        title = published.sources()[entry.source].source if entry.source else None
+        title = entry.citation or None
         cells.append(element("td", _entry(entry), data_sort=entry.mean, class_=class_, title=title))
     return element("tr", *cells, class_=kind)
 

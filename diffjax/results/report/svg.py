@@ -57,7 +57,10 @@ def log_ticks(low: float, high: float) -> list[float]:
     All whole multiples where fewer than two of those are within, round values where even these are not.
     """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for factors in ((1,),) * (high / low >= 1000) + ((1, 2, 5), range(1, 10)):
+    choices: list[Sequence[int]] = [(1, 2, 5), range(1, 10)]
+    if high / low >= 1000:
+        choices.insert(0, (1,))
+    for factors in choices:
         every = [factor * 10.0**power for power in powers for factor in factors]
         found = [value for value in every if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
         if len(found) > 1:
