@@ -90,9 +90,13 @@ class _Machine(NamedTuple):
     """Everything that trains a group and lets it act; ``acting`` has a setup per round."""
 
     program: Program
-    setup: RunSetup
     data: Transitions
     acting: tuple[RunSetup, ...]
+
+    @property
+    def setup(self) -> RunSetup:
+        """What is trained with: training reads nothing in which the rounds differ."""
+        return self.acting[0]
 
 
 class _Recorder:
@@ -179,7 +183,7 @@ class _Recorder:
             return program.place(stack_setups(single))
 
         acting = tuple(setup(one.hyper) for one in group.rounds)
-        return _Machine(program, acting[0], program.replicate(self.dataset.transitions), acting)
+        return _Machine(program, program.replicate(self.dataset.transitions), acting)
 
     def begin(self, machine: _Machine, checkpoints: Checkpoints) -> tuple[TrainState, _Position]:
         """A fresh state, or the newest checkpoint's."""
@@ -203,11 +207,11 @@ class _Recorder:
         """Runs a group to its end."""
         protocol = self.plan.protocol
         last_phase = len(self.lengths) - 1
-        all_failed = len(position.failures) == len(group.trained)
-        self.update_status(group, position.failures, complete=all_failed or not any(self.intervals(position)))
+        remaining = list(self.intervals(position))
+        self.update_status(group, position.failures, complete=not remaining)
         simulator = make_simulator(self.plan.task, len(group.trained) * protocol.episodes)
         try:
-            for phase, start, stop in self.intervals(position):
+            for phase, start, stop in remaining:
                 failed = position.failures
                 if len(failed) == len(group.trained):
                     break
@@ -227,7 +231,6 @@ class _Recorder:
                     "failures": {str(number): reason for number, reason in failed.items()},
                 }
                 checkpoints.save(position.number, state, record)
-            self.update_status(group, position.failures, complete=True)
         finally:
             simulator.close()
 

@@ -25,7 +25,7 @@ from absl import flags
 from diffjax import cli
 from diffjax.errors import UserError
 from diffjax.results import curves, formats, pictures, plots, tables
-from diffjax.results.folder import CONFIG, STATUS, find_folders, read_results, writable, write_text
+from diffjax.results.folder import CONFIG, STATUS, check_parent, find_folders, read_results, writable, write_text
 from diffjax.results.latency import TradeOff, read_latencies, trade_off
 from diffjax.results.layout import lay_out
 from diffjax.results.page import BOLD, SPREAD_LABELS, Options, Page
@@ -166,11 +166,7 @@ def _check_file(flag: str, file: str | None) -> None:
         raise UserError(f"--{flag}= is empty; name a file")
     if os.path.isdir(file):
         raise UserError(f"--{flag}={file} is a folder; name a file")
-    parent = Path(file).parent
-    if not os.path.isdir(parent):
-        raise UserError(f"--{flag}={file}: the folder {parent} does not exist; make it first")
-    if not os.access(parent, os.W_OK):
-        raise UserError(f"--{flag}={file}: the folder {parent} cannot be written to; choose another")
+    check_parent(flag, file)
     _check_outside(flag, file)
 
 

@@ -34,6 +34,7 @@ CONFIG, EVALUATIONS, METRICS, STATUS, CHECKPOINTS = (
 )
 # What a folder may be continued with although it differs: how and by what program it was started.
 _NOT_IDENTITY = ("versions", "flags")
+_FROM_DATA = ("dataset", "reference")  # what is not known before the data are read
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _CONFIG_TYPES: dict[str, type] = {
     "method": str,
@@ -183,7 +184,7 @@ def open_folder(path: str | Path, config: Mapping[str, Any], resume: bool = Fals
 
 
 def check_folder(path: str | Path, known: Mapping[str, Any], resume: bool) -> None:
-    """That ``open_folder`` would take an experiment of which the entries ``known`` of the configuration are known.
+    """That ``open_folder`` would take an experiment, of which all is known but perhaps what its data will say.
 
     Raises:
       UserError: as there.
@@ -193,8 +194,8 @@ def check_folder(path: str | Path, known: Mapping[str, Any], resume: bool) -> No
         raise UserError(f"{folder} is a file; --out must name a folder")
     if os.path.isfile(folder / CONFIG):
         stored, wanted = read_config(folder), plain(known)
-        names = (set(wanted) | (set(stored) if "dataset" in wanted else {"ablation"})) - set(_NOT_IDENTITY)
-        old, new = ({name: each[name] for name in each if name in names} for each in (stored, wanted))
+        left_out = _NOT_IDENTITY if "dataset" in wanted else _NOT_IDENTITY + _FROM_DATA
+        old, new = ({name: each[name] for name in each if name not in left_out} for each in (stored, wanted))
         if (found := first_difference(old, new)) is not None:
             raise UserError(
                 f"{folder} holds another experiment ({found.name} is {found.old} there and {found.new} now); "
@@ -207,6 +208,19 @@ def check_folder(path: str | Path, known: Mapping[str, Any], resume: bool) -> No
             other = sorted(name for name in os.listdir(folder) if not _is_temporary(name))
         if other:
             raise UserError(f"{folder} holds other files ({other[0]}); choose another --out")
+
+
+def check_parent(flag: str, path: str | Path) -> None:
+    """That the folder is there in which a flag's file or folder will be made.
+
+    Raises:
+      UserError: it is not, or cannot be written to.
+    """
+    parent = Path(path).parent
+    if not os.path.isdir(parent):
+        raise UserError(f"--{flag}={path}: the folder {parent} does not exist; make it first")
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"--{flag}={path}: the folder {parent} cannot be written to; choose another")
 
 
 def find_folders(paths: Iterable[str | Path]) -> list[Path]:
@@ -470,31 +484,31 @@ def _check_config(file: Path, config: Mapping[str, Any]) -> None:
     for name, kind in _CONFIG_TYPES.items():
         if name not in config:
             raise UserError(f"{file}: no entry {name!r}")
-        if not isinstance(config[name], kind) or isinstance(config[name], bool):
-            raise UserError(f"{file}: {name} is {config[name]!r}, not of type {kind.__name__}")
+        _check_type(file, name, config[name], kind)
     for name, is_right in (("seeds", _is_int), ("settings", lambda setting: isinstance(setting, str))):
         if not config[name] or not all(map(is_right, config[name])):
             raise UserError(f"{file}: {name} is {config[name]!r}, not a list of {_ENTRIES[name]}")
     for name, kind in _OPTIONAL.items():
-        if not isinstance(config.get(name, kind()), kind):
-            raise UserError(f"{file}: {name} is {config[name]!r}, not of type {kind.__name__}")
+        _check_type(file, name, config.get(name, kind()), kind)
     for where, name, kind in (
         ("protocol", "selection", str),
         ("protocol", "offline_rank", int),
         ("reference", "source", str),
     ):
-        value = config.get(where, {}).get(name, kind())
-        if not isinstance(value, kind):
-            raise UserError(f"{file}: {where}.{name} is {value!r}, not of type {kind.__name__}")
+        _check_type(file, f"{where}.{name}", config.get(where, {}).get(name, kind()), kind)
     for name, version in config["versions"].items():
-        if not isinstance(version, str):
-            raise UserError(f"{file}: versions.{name} is {version!r}, not of type str")
+        _check_type(file, f"versions.{name}", version, str)
     for setting in config["settings"]:
         if not isinstance(config["hyper"].get(setting), dict):
             raise UserError(f"{file}: hyper has no entry {setting!r}, the hyper-parameters of that setting")
     for name in ("label", "fingerprint"):
         if not isinstance(config["dataset"].get(name), str):
             raise UserError(f"{file}: dataset has no {name}")
+
+
+def _check_type(file: Path, name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UserError(f"{file}: {name} is {value!r}, not of type {kind.__name__}")
 
 
 def _short(value: Any, limit: int = 60) -> str:

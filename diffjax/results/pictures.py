@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffjax.errors import UserError
 from diffjax.results.figures import MARKERS, Style
-from diffjax.results.folder import whole_file
+from diffjax.results.folder import check_parent, whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,9 +32,9 @@ _RC: dict[Any, Any] = {
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is there."""
+    """Whether matplotlib is there and can be loaded."""
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib  # noqa: F401  (found but broken is not there, so it is loaded and not only looked for)
     except ImportError:
         return False
     return True
@@ -59,8 +59,7 @@ def check_plot(path: str | Path) -> None:
       UserError: for another ending or a folder that is not there, or without matplotlib.
     """
     check_plot_path(path)
-    if not Path(path).parent.is_dir():
-        raise UserError(f"--plot={path}: the folder {Path(path).parent} does not exist; make it first")
+    check_parent("plot", path)
     check_matplotlib("plot")
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from diffjax.errors import UserError
 from diffjax.results import figures
 from diffjax.results.curves import curves_figure
+from diffjax.results.folder import check_parent
 from diffjax.results.latency import TradeOff
 from diffjax.results.page import OTHER, Page
 from diffjax.results.pictures import (
@@ -31,8 +32,7 @@ def check_folder(path: str) -> None:
     """Raises ``UserError`` for what cannot be a folder of figures, or without matplotlib."""
     if not path or (Path(path).exists() and not Path(path).is_dir()):
         raise UserError(f"--plots={path} is {'a file' if path else 'empty'}; name a folder")
-    if not Path(path).absolute().parent.is_dir():
-        raise UserError(f"--plots={path}: the folder {Path(path).parent} does not exist; make it first")
+    check_parent("plots", path)
     check_matplotlib("plots")
 
 
