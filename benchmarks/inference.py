@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from diffjax import benchmark, cli
-from diffjax.benchmark import Case
 from diffjax.errors import UserError
-from diffjax.results.folder import writable
+from diffjax.launch import benchmark, cli
+from diffjax.launch.benchmark import Case
+from diffjax.records.folder import writable
 from diffjax.results.pictures import BLUE, check_plot, style, write_figure
 from diffjax.types import Spec
 

@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from diffjax import benchmark, cli
-from diffjax.benchmark import Case
 from diffjax.data.transitions import Transitions
-from diffjax.flops import period, update_flops
+from diffjax.launch import benchmark, cli
+from diffjax.launch.benchmark import Case
+from diffjax.training.flops import period, update_flops
 from diffjax.training.program import Program, RunSetup, TrainState, run_sharding, stack_setups
 from diffjax.types import Spec
 

@@ -19,16 +19,17 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from diffjax import cli, launch
 from diffjax.errors import UserError
-from diffjax.progress import TrainingProgress
-from diffjax.results.folder import whole_file, writable, write_text
+from diffjax.experiment.settings import PRESETS
+from diffjax.launch import cli
+from diffjax.launch import flags as launch
+from diffjax.launch.progress import TrainingProgress
+from diffjax.records.folder import whole_file, writable, write_text
 from diffjax.results.pictures import FORMATS, INSTALL, can_draw
-from diffjax.settings import PRESETS
-from diffjax.toys import picture
-from diffjax.toys.figures import FIGURES, Figure, make_figure
-from diffjax.toys.judging import Numbers, judge_all
-from diffjax.toys.training import DATA_STREAM, Panel, figure_key, train_figure
+from diffjax.studies.toys import picture
+from diffjax.studies.toys.figures import FIGURES, Figure, make_figure
+from diffjax.studies.toys.judging import Numbers, judge_all
+from diffjax.studies.toys.training import DATA_STREAM, Panel, figure_key, train_figure
 
 NUMBERS = "numbers.csv"
 

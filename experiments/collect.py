@@ -21,13 +21,13 @@ from typing import NamedTuple
 
 from absl import flags
 
-from diffjax import cli
-from diffjax.collect import embedded, robots, sac_robots, store
 from diffjax.data.minari_store import minari_exists
 from diffjax.envs.make import make_vector
 from diffjax.errors import UserError
-from diffjax.task_data import to_stderr
-from diffjax.tasks import get_task
+from diffjax.launch import cli
+from diffjax.studies.collect import embedded, robots, sac_robots, store
+from diffjax.tasks.default_data import to_stderr
+from diffjax.tasks.registry import get_task
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -23,18 +23,21 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from diffjax import ablations, cli, launch
 from diffjax.errors import UserError
-from diffjax.experiment import run_experiment
+from diffjax.experiment import ablations
+from diffjax.experiment.plan import Experiment, plan
+from diffjax.experiment.provenance import request
+from diffjax.experiment.run import run_experiment
+from diffjax.launch import cli
+from diffjax.launch import flags as launch
+from diffjax.launch.progress import TrainingProgress
 from diffjax.methods.registry import get_method
-from diffjax.plan import Experiment, plan
-from diffjax.progress import TrainingProgress
-from diffjax.provenance import request
+from diffjax.records.folder import check_folder, read_results, write_text
 from diffjax.results import formats, tables
-from diffjax.results.folder import check_folder, read_results, write_text
 from diffjax.results.layout import lay_out
 from diffjax.results.page import Options
-from diffjax.tasks import suite_tasks
+from diffjax.studies.collect.store import store_dataset
+from diffjax.tasks.registry import suite_tasks
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -115,7 +118,7 @@ def main(args: flags.FlagValues) -> None:
     with TrainingProgress() as progress:
         for number, experiment in enumerate(mine, start=1):
             progress.note(f"[{number}/{len(mine)}] {experiment.out}")
-            run_experiment(experiment, progress)
+            run_experiment(experiment, progress, store_dataset)
             jax.clear_caches()  # the next experiment compiles programs of its own; these would pile up
     if args.shard is None:
         table = tables.build_table(read_results(experiment.out) for experiment in found)

@@ -22,10 +22,10 @@ from pathlib import Path
 
 from absl import flags
 
-from diffjax import cli
 from diffjax.errors import UserError
+from diffjax.launch import cli
+from diffjax.records.folder import CONFIG, STATUS, check_parent, find_folders, read_results, writable, write_text
 from diffjax.results import curves, formats, pictures, plots, tables
-from diffjax.results.folder import CONFIG, STATUS, check_parent, find_folders, read_results, writable, write_text
 from diffjax.results.latency import TradeOff, read_latencies, trade_off
 from diffjax.results.layout import lay_out
 from diffjax.results.page import BOLD, SPREAD_LABELS, Options, Page

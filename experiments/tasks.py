@@ -15,12 +15,12 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from diffjax import cli
 from diffjax.data.d4rl_files import d4rl_files
 from diffjax.data.download import local_files
 from diffjax.data.minari_store import minari_exists
 from diffjax.errors import UserError
-from diffjax.tasks import OWN_DATA, Task, families, get_task, suite_tasks, suites
+from diffjax.launch import cli
+from diffjax.tasks.registry import OWN_DATA, Task, families, get_task, suite_tasks, suites
 
 WIDTH = 132  # columns that the widest line needs
 

@@ -15,9 +15,11 @@ from pathlib import Path
 
 from absl import flags
 
-from diffjax import cli, launch
-from diffjax.experiment import run_experiment
-from diffjax.progress import TrainingProgress
+from diffjax.experiment.run import run_experiment
+from diffjax.launch import cli
+from diffjax.launch import flags as launch
+from diffjax.launch.progress import TrainingProgress
+from diffjax.studies.collect.store import store_dataset
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -33,7 +35,7 @@ def main(args: flags.FlagValues) -> None:
     launch.prepare(args)
     experiment = launch.experiment_from_flags(args, args.method, args.variant, args.task, Path(args.out))
     with TrainingProgress() as progress:
-        run_experiment(experiment, progress)
+        run_experiment(experiment, progress, store_dataset)
     print(f"results in {args.out}")
 
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.experiment.settings import resolve
 from diffjax.methods.base import Method
 from diffjax.methods.registry import METHODS
-from diffjax.settings import resolve
 from diffjax.types import Batch, Spec
 
 SPEC = Spec(observation_dim=5, action_dim=2)

@@ -12,12 +12,14 @@ import pytest
 from data_tools import random_hdf5
 from method_tools import SPEC, TINY, random_batches, tiny
 
-from diffjax import ablations, cli
-from diffjax.ablations import columns, default_tasks, get_ablation, published_column, settings_of
 from diffjax.errors import UserError
-from diffjax.plan import Experiment, Plan, plan
-from diffjax.settings import PRESETS, check_overrides, parse_setting
-from diffjax.tasks import get_task
+from diffjax.experiment import ablations
+from diffjax.experiment.ablations import columns, default_tasks, get_ablation, published_column, settings_of
+from diffjax.experiment.plan import Experiment, Plan, plan
+from diffjax.experiment.settings import PRESETS, check_overrides, parse_setting
+from diffjax.launch import cli
+from diffjax.results.beside import printed_scores
+from diffjax.tasks.registry import get_task
 
 NAMES = ablations.ablation_names()
 MINI = "pendulum-mixed"
@@ -158,12 +160,12 @@ def test_published_values_are_none_of_the_quick_presets_multiples():
 
 def test_scores_that_the_papers_print():
     steps = get_ablation("diffcps_steps")
-    assert ablations.published_scores(steps, group="locomotion") == (92.0, 87.5, 87.6)
-    assert ablations.published_scores(steps, group="antmaze") == (80.0, 60.7, 66.7)
-    assert ablations.published_scores(steps, task="hopper-medium-v2") == (None, None, None)
+    assert printed_scores(steps, group="locomotion") == (92.0, 87.5, 87.6)
+    assert printed_scores(steps, group="antmaze") == (80.0, 60.7, 66.7)
+    assert printed_scores(steps, task="hopper-medium-v2") == (None, None, None)
     target = get_ablation("dac_target")
-    assert ablations.published_scores(target, task="halfcheetah-medium-expert-v2") == (99.1, 43.2)
-    assert ablations.published_scores(get_ablation("dac_ensemble"), group="locomotion") == (None, None, None)
+    assert printed_scores(target, task="halfcheetah-medium-expert-v2") == (99.1, 43.2)
+    assert printed_scores(get_ablation("dac_ensemble"), group="locomotion") == (None, None, None)
     assert all(len(a.study_settings) in (0, len(columns(a, MINI))) for a in (steps, target))
 
 

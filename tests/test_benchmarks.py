@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from absl import flags
 
-from diffjax import benchmark
-from diffjax.flops import dot_flops, period, update_flops
+from diffjax.experiment.settings import check_overrides, resolve
+from diffjax.launch import benchmark
 from diffjax.methods.registry import METHODS, get_method
 from diffjax.results import pictures
-from diffjax.settings import check_overrides, resolve
+from diffjax.training.flops import dot_flops, period, update_flops
 from diffjax.types import Spec
 
 ROOT = Path(__file__).parents[1]

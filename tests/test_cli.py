@@ -12,9 +12,9 @@ from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffjax import cli
 from diffjax.errors import UserError, unknown_name
-from diffjax.settings import parse_setting
+from diffjax.experiment.settings import parse_setting
+from diffjax.launch import cli
 
 REPOSITORY = Path(__file__).parents[1]
 LAUNCHER = '''
@@ -25,7 +25,7 @@ examples:
 """
 import errno, sys, time
 from absl import flags, logging
-from diffjax import cli
+from diffjax.launch import cli
 from diffjax.errors import UserError
 
 def define_flags(values):
@@ -190,7 +190,7 @@ def test_a_bug_is_a_traceback(launcher: Path) -> None:
 def test_an_ascii_terminal_prints(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom diffjax import cli\n"
+        "import sys\nfrom diffjax.launch import cli\n"
         "sys.exit(cli.launch(lambda args: print('1 ± 2'), lambda values: None, description=''))"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "ascii"}

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from absl import flags
 
-from diffjax import cli, task_data, tasks
-from diffjax.collect import embedded, sac, sac_pure, store, wanderer
 from diffjax.data.transitions import Dataset
 from diffjax.envs import pendulum, pointmaze
 from diffjax.envs.pendulum import PENDULUM
 from diffjax.envs.pointmaze import POINTMAZE
 from diffjax.errors import UserError
-from diffjax.task_data import default_dataset
-from diffjax.tasks import get_task
+from diffjax.launch import cli
+from diffjax.studies.collect import embedded, sac, sac_pure, store, wanderer
+from diffjax.tasks import registry as tasks
+from diffjax.tasks.default_data import default_dataset
+from diffjax.tasks.registry import get_task
 
 SMALL = sac.Hyper(width=8, batch_size=8, warmup_steps=20, lr=1e-3, discount=0.99, tau=0.01)
 STEPS = 420
@@ -137,16 +138,16 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
         patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("minari")))
         lines: list[str] = []
         collected = {
-            name: default_dataset(get_task(name), lines.append) for name in ("pendulum-mixed", "pointmaze-mixed")
+            name: default_dataset(get_task(name), store.store_dataset, lines.append)
+            for name in ("pendulum-mixed", "pointmaze-mixed")
         }
         assert any("s left" in line for line in lines)
 
         def refuse(*_: object) -> None:
             raise AssertionError("collected a second time")
 
-        patch.setattr(task_data, "store_dataset", refuse)
         for name, dataset in collected.items():
-            again = default_dataset(get_task(name))
+            again = default_dataset(get_task(name), refuse)
             assert again.fingerprint == dataset.fingerprint
     return collected
 

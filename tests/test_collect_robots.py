@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.collect import robots, sac, sac_robots, store
-from diffjax.collect.policies import Policy, act, load_policy, save_policy
 from diffjax.data.d4rl_writer import write_hdf5
 from diffjax.data.hdf5 import load_hdf5
 from diffjax.envs.make import make_vector
 from diffjax.errors import UserError
+from diffjax.studies.collect import robots, sac, sac_robots, store
+from diffjax.studies.collect.policies import Policy, act, load_policy, save_policy
 from diffjax.types import Spec
 
 SMALL = sac.Hyper(width=8, batch_size=8, warmup_steps=50, lr=1e-3, discount=0.99, tau=0.01)

@@ -4,11 +4,11 @@ import mujoco
 import numpy as np
 import pytest
 
-from diffjax.collect.waypoints import Pursuit, WaypointPolicy, follow, plan, shortest_path
 from diffjax.envs import antmaze, maze2d
 from diffjax.envs.base import VectorSimulator
 from diffjax.envs.make import make_vector
 from diffjax.envs.mujoco_vector import MujocoVector, State
+from diffjax.studies.collect.waypoints import Pursuit, WaypointPolicy, follow, plan, shortest_path
 
 NO_READING = np.zeros((1, 0))
 

@@ -24,8 +24,8 @@ from diffjax.diffusion.objectives import DenoisingDraws
 from diffjax.diffusion.samplers import ChainNoise, ancestral_chain
 from diffjax.diffusion.schedules import discrete_schedule
 from diffjax.methods import dac
-from diffjax.networks import sinusoidal
-from diffjax.optimizers import learner, polyak
+from diffjax.nn.learners import learner, polyak
+from diffjax.nn.networks import sinusoidal
 from diffjax.types import Batch, Spec
 
 NAMES = ("dac_gym", "dac_antmaze")

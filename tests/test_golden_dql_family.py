@@ -24,8 +24,8 @@ from diffjax.diffusion.schedules import discrete_schedule
 from diffjax.methods import diffcps, diffpogan, dql
 from diffjax.methods import diffusion_policy as dp
 from diffjax.methods.diffpogan import Samples, judge
-from diffjax.networks import NICEFlow, sinusoidal
-from diffjax.optimizers import learner
+from diffjax.nn.learners import learner
+from diffjax.nn.networks import NICEFlow, sinusoidal
 from diffjax.types import Batch, Spec
 
 STEP_BOUND = 2e-5  # networks after updates

@@ -24,8 +24,8 @@ from diffjax.diffusion.denoisers import edm_scales
 from diffjax.diffusion.objectives import EDMDraws
 from diffjax.diffusion.schedules import log_logistic_sigma
 from diffjax.methods import dtql
-from diffjax.networks import sinusoidal
-from diffjax.optimizers import cosine_decay, learner, polyak
+from diffjax.nn.learners import cosine_decay, learner, polyak
+from diffjax.nn.networks import sinusoidal
 from diffjax.types import Batch, Spec
 
 NAMES = ("dtql_gym", "dtql_antmaze")

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from diffjax.results.folder import read_results
+from diffjax.records.folder import read_results
 from diffjax.training.checkpoints import Checkpoints
 
 REPOSITORY = Path(__file__).parents[1]

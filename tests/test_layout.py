@@ -15,7 +15,7 @@ from diffjax.results.layout import lay_out
 from diffjax.results.page import Entry, Options, Page, PublishedColumn
 from diffjax.results.statistics import bootstrap_interval, iqm
 from diffjax.results.tables import build_table
-from diffjax.tasks import tasks
+from diffjax.tasks.registry import tasks
 
 LOCOMOTION = published.groups()["dac-1", "locomotion"]
 

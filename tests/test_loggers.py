@@ -11,12 +11,13 @@ import pytest
 from data_tools import error_of, random_hdf5
 from tensorboardX.proto.event_pb2 import Event
 
-from diffjax import experiment
-from diffjax.plan import Experiment
-from diffjax.progress import TrainingProgress
-from diffjax.results.folder import ResultsFolder, read_evaluations, read_metrics
-from diffjax.results.loggers import LoggedRun, Loggers, check_loggers
-from diffjax.tasks import get_task
+from diffjax.experiment import run as experiment
+from diffjax.experiment.plan import Experiment
+from diffjax.launch.progress import TrainingProgress
+from diffjax.records.folder import ResultsFolder, read_evaluations, read_metrics
+from diffjax.records.loggers import LoggedRun, Loggers, check_loggers
+from diffjax.studies.collect.store import store_dataset
+from diffjax.tasks.registry import get_task
 from diffjax.training.checkpoints import Checkpoints
 
 Curve = list[tuple[int, float]]
@@ -81,7 +82,7 @@ def train(path: Path, out: Path, *log: str, **changes: Any) -> None:
         "bc", TASK, out, preset="quick", seeds=(0, 1), settings=SETTINGS, overrides=tuple(overrides.items()),
         dataset=str(path), log=log, **changes,
     )  # fmt: skip
-    experiment.run_experiment(wanted, TrainingProgress())
+    experiment.run_experiment(wanted, TrainingProgress(), store_dataset)
 
 
 @at_both_places
@@ -221,7 +222,7 @@ def folder_of_two_phases(path: Path) -> tuple[ResultsFolder, dict[str, Any]]:
     """A folder in which a method with two phases has come to its first main interval."""
     from test_results import config, evaluation
 
-    from diffjax.results.folder import open_folder
+    from diffjax.records.folder import open_folder
 
     described = config(seeds=[3], settings=[""], hyper={"": {"eta": 1.0}})
     folder = open_folder(path, described)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffjax import losses
-from diffjax.optimizers import cosine_decay, descend, ema_rate, learner, polyak
+from diffjax.nn.learners import cosine_decay, descend, ema_rate, learner, polyak
 
 VALUES = jnp.array([[1.0, 5.0], [3.0, 1.0]])  # two critics, two states
 

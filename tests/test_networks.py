@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffjax.methods import dac, diffpogan, dtql
-from diffjax.networks import (
+from diffjax.nn.networks import (
     GLOROT,
     MLP,
     ORTHOGONAL,

@@ -150,8 +150,8 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel: zipfile.ZipFi
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert packed == package
     assert "diffjax/py.typed" in packed
-    assert any(re.fullmatch(r"diffjax/hyperparameters/\w+\.toml", name) for name in packed)
-    assert any(re.fullmatch(r"diffjax/\w+\.csv", name) for name in packed)
+    assert any(re.fullmatch(r"diffjax/methods/\w+\.toml", name) for name in packed)
+    assert any(re.fullmatch(r"diffjax/\w+/\w+\.csv", name) for name in packed)
 
 
 def test_the_wheel_says_the_version_of_the_code_and_of_the_changelog(wheel: zipfile.ZipFile) -> None:

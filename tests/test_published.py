@@ -8,7 +8,7 @@ import pytest
 from diffjax.methods.registry import METHODS
 from diffjax.results import published
 from diffjax.results.published import Average, Score
-from diffjax.tasks import suite_tasks, tasks
+from diffjax.tasks.registry import suite_tasks, tasks
 
 EVERYTHING = published.scores(unverified=True)
 DIFFERENTLY_PRINTED = {  # (table, method, group): computed from the table's own rows, to two places

@@ -15,8 +15,8 @@ import pytest
 from test_layout import ablated
 from test_tables import REPOSITORY, THREE_SEEDS, table_of, write
 
-from diffjax import cli
 from diffjax.errors import UserError
+from diffjax.launch import cli
 from diffjax.results import figures, plots
 from diffjax.results.latency import pareto_front, read_latencies, trade_off
 from diffjax.results.layout import lay_out

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffjax.errors import UserError
-from diffjax.results import folder as results_folder
-from diffjax.results.folder import (
+from diffjax.records import folder as results_folder
+from diffjax.records.folder import (
     Evaluation,
     ResultsFolder,
     Rows,

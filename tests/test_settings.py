@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from diffjax.errors import UserError
+from diffjax.experiment.settings import PRESETS, check_overrides, load_tables, parse_setting, resolve
 from diffjax.methods.registry import METHODS
-from diffjax.settings import PRESETS, check_overrides, load_tables, parse_setting, resolve
-from diffjax.tasks import tasks
+from diffjax.tasks.registry import tasks
 
 ROWS = [(method, task) for method in METHODS for task in load_tables(method).get("task", {})]
 

@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 
 from diffjax.errors import UserError
+from diffjax.records.folder import Evaluation, Results, RunStatus, open_folder, read_results
 from diffjax.results import curves
 from diffjax.results.figures import learning_curve
-from diffjax.results.folder import Evaluation, Results, RunStatus, open_folder, read_results
 from diffjax.results.formats import FORMATS, print_page, render
 from diffjax.results.layout import lay_out
 from diffjax.results.page import Options, Page

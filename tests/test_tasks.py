@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from diffjax.collect import mazes
 from diffjax.data.d4rl_files import d4rl_files
 from diffjax.data.transitions import Dataset, Transitions
 from diffjax.errors import UserError
-from diffjax.task_data import default_dataset
-from diffjax.tasks import (
+from diffjax.studies.collect import mazes
+from diffjax.studies.collect.store import store_dataset
+from diffjax.tasks.default_data import default_dataset
+from diffjax.tasks.registry import (
     families,
     get_task,
     make_simulator,
@@ -174,7 +175,7 @@ def test_a_d4rl_file_is_found_in_its_cache(tmp_path: Path, monkeypatch: pytest.M
         file["rewards"] = rng.normal(size=50).astype(np.float32)
         file["terminals"] = np.zeros(50, bool)
         file["timeouts"] = np.arange(50) % 10 == 9
-    found = default_dataset(get_task("pen-human-v1"))
+    found = default_dataset(get_task("pen-human-v1"), store_dataset)
     assert found.label == "D4RL v1"
     assert found.transitions.row.size == 45
 
@@ -182,7 +183,7 @@ def test_a_d4rl_file_is_found_in_its_cache(tmp_path: Path, monkeypatch: pytest.M
 def test_a_d4rl_file_that_cannot_be_had_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "cache"))
     with pytest.raises(UserError, match=r"pen-human-v1\.hdf5") as error:
-        default_dataset(get_task("pen-human-v1"), mirror=str(tmp_path / "mirror"))
+        default_dataset(get_task("pen-human-v1"), store_dataset, mirror=str(tmp_path / "mirror"))
     assert "\n" not in str(error.value)
 
 

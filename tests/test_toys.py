@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffjax import cli
-from diffjax.toys import clouds, gaussian, judging, training
-from diffjax.toys.figures import FIGURES, make_figure
-from diffjax.toys.training import Panel
+from diffjax.launch import cli
+from diffjax.studies.toys import clouds, gaussian, judging, training
+from diffjax.studies.toys.figures import FIGURES, make_figure
+from diffjax.studies.toys.training import Panel
 
 REPOSITORY = Path(__file__).parents[1]
 KEY = jax.random.key(0)

@@ -15,15 +15,16 @@ import pytest
 from data_tools import random_hdf5
 from method_tools import SPEC, largest_difference, tiny
 
-from diffjax import experiment
 from diffjax.data.transitions import Transitions
-from diffjax.evaluation import evaluate
-from diffjax.plan import Experiment, plan
-from diffjax.progress import TrainingProgress
-from diffjax.results.folder import RunStatus, read_status
-from diffjax.tasks import get_task
+from diffjax.experiment import run as experiment
+from diffjax.experiment.plan import Experiment, plan
+from diffjax.launch.progress import TrainingProgress
+from diffjax.records.folder import RunStatus, read_status
+from diffjax.studies.collect.store import store_dataset
+from diffjax.tasks.registry import get_task
 from diffjax.training import program as program_module
 from diffjax.training.checkpoints import Checkpoints
+from diffjax.training.evaluation import evaluate
 from diffjax.training.program import (
     NEVER,
     Program,
@@ -230,7 +231,7 @@ def test_status_keeps_its_order_and_what_is_finished(tmp_path, monkeypatch):
 
     monkeypatch.setattr(experiment, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        experiment.run_experiment(wanted, TrainingProgress())
+        experiment.run_experiment(wanted, TrainingProgress(), store_dataset)
     stopped = [
         RunStatus(0, setting, state)
         for setting, state in zip(settings, ("complete", "running", "complete"), strict=True)
@@ -243,9 +244,9 @@ def test_status_keeps_its_order_and_what_is_finished(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "restore", unreadable)
         with pytest.raises(RuntimeError):
-            experiment.run_experiment(wanted, TrainingProgress())
+            experiment.run_experiment(wanted, TrainingProgress(), store_dataset)
     assert read_status(wanted.out) == stopped
-    experiment.run_experiment(wanted, TrainingProgress())
+    experiment.run_experiment(wanted, TrainingProgress(), store_dataset)
     assert [run.status for run in read_status(wanted.out)] == ["complete"] * 3
 
 

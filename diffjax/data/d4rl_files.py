@@ -54,7 +54,7 @@ _FAMILIES = {  # of the task's id, up to the first hyphen
 @cache
 def d4rl_files() -> Mapping[str, D4rlFile]:
     """The published files by task id (D4RL, ``d4rl/infos.py`` and its generation scripts)."""
-    text = (importlib.resources.files("diffjax") / "d4rl_datasets.csv").read_text(encoding="utf-8")
+    text = (importlib.resources.files(__package__) / "d4rl_datasets.csv").read_text(encoding="utf-8")
     return MappingProxyType(
         {
             row["env_id"]: D4rlFile(row["env_id"], row["file"], row["url"], _FAMILIES[row["env_id"].split("-")[0]])

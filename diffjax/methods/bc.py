@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, weigh
-from diffjax.networks import MLP, TORCH, Params
-from diffjax.optimizers import Learner, descend, learner
+from diffjax.nn.learners import Learner, descend, learner
+from diffjax.nn.networks import MLP, TORCH, Params
 from diffjax.types import Batch, Spec
 
 

@@ -31,8 +31,8 @@ from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising
 from diffjax.diffusion.samplers import ChainNoise, ancestral_sample, draw_chain_noise
 from diffjax.diffusion.schedules import BETAS, discrete_schedule
 from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, traced, weigh
-from diffjax.networks import GLOROT, MLP, NoiseNetwork, Params, ensemble_apply, ensemble_init, mish
-from diffjax.optimizers import Learner, cosine_decay, descend, ema_rate, learner, polyak
+from diffjax.nn.learners import Learner, cosine_decay, descend, ema_rate, learner, polyak
+from diffjax.nn.networks import GLOROT, MLP, NoiseNetwork, Params, ensemble_apply, ensemble_init, mish
 from diffjax.types import Batch, Spec
 
 

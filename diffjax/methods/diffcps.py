@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from diffjax.diffusion.samplers import ChainNoise
 from diffjax.methods import diffusion_policy as dp
 from diffjax.methods.base import Method, Metrics, Phase, Scalars, every, static, weigh
-from diffjax.networks import Params
-from diffjax.optimizers import Learner, descend, learner
+from diffjax.nn.learners import Learner, descend, learner
+from diffjax.nn.networks import Params
 from diffjax.types import Batch, Spec
 
 

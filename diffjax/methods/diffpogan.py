@@ -33,8 +33,8 @@ from diffjax import losses
 from diffjax.diffusion.samplers import ChainNoise
 from diffjax.methods import diffusion_policy as dp
 from diffjax.methods.base import Method, Metrics, Phase, Scalars, every, static, weigh
-from diffjax.networks import Discriminator, NICEFlow, Params
-from diffjax.optimizers import Learner, descend, learner
+from diffjax.nn.learners import Learner, descend, learner
+from diffjax.nn.networks import Discriminator, NICEFlow, Params
 from diffjax.types import Batch, Spec
 
 CRITIC_CALLS_PER_BLOCK = 2

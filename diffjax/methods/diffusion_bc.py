@@ -12,8 +12,8 @@ from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising
 from diffjax.diffusion.samplers import ChainNoise, draw_chain_noise
 from diffjax.methods import diffusion_policy as dp
 from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, weigh
-from diffjax.networks import Params
-from diffjax.optimizers import Learner, descend, learner
+from diffjax.nn.learners import Learner, descend, learner
+from diffjax.nn.networks import Params
 from diffjax.types import Batch, Spec
 
 Hyper = dp.ActorHyper

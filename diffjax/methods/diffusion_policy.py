@@ -17,8 +17,8 @@ from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising, noise_m
 from diffjax.diffusion.samplers import ChainNoise, ancestral_sample, draw_chain_noise
 from diffjax.diffusion.schedules import BETAS, discrete_schedule
 from diffjax.methods.base import ActingCost, Scalars, static
-from diffjax.networks import MLP, TORCH, NoiseNetwork, Params, ensemble_apply, ensemble_init, mish
-from diffjax.optimizers import Learner, descend, ema_rate, learner, polyak
+from diffjax.nn.learners import Learner, descend, ema_rate, learner, polyak
+from diffjax.nn.networks import MLP, TORCH, NoiseNetwork, Params, ensemble_apply, ensemble_init, mish
 from diffjax.types import Batch, Spec
 
 NUM_CRITICS = 2

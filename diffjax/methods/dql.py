@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from diffjax.diffusion.samplers import ChainNoise
 from diffjax.methods import diffusion_policy as dp
 from diffjax.methods.base import Method, Metrics, Phase, Scalars, weigh
-from diffjax.networks import Params
-from diffjax.optimizers import descend
+from diffjax.nn.learners import descend
+from diffjax.nn.networks import Params
 from diffjax.types import Batch, Spec
 
 

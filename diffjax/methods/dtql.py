@@ -27,7 +27,8 @@ from diffjax import losses
 from diffjax.diffusion.denoisers import edm_denoiser
 from diffjax.diffusion.objectives import EDMDraws, draw_edm, edm_matching
 from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, weigh
-from diffjax.networks import (
+from diffjax.nn.learners import Learner, cosine_decay, descend, ema_rate, learner, polyak
+from diffjax.nn.networks import (
     MLP,
     TORCH,
     GaussianPolicy,
@@ -37,7 +38,6 @@ from diffjax.networks import (
     ensemble_init,
     mish,
 )
-from diffjax.optimizers import Learner, cosine_decay, descend, ema_rate, learner, polyak
 from diffjax.types import Batch, Spec
 
 NUM_CRITICS = 2

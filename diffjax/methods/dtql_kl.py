@@ -27,8 +27,8 @@ from diffjax import losses
 from diffjax.diffusion.objectives import EDMDraws
 from diffjax.methods import dtql
 from diffjax.methods.base import Method, Metrics, Phase, Scalars, weigh
-from diffjax.networks import Params
-from diffjax.optimizers import Learner, cosine_decay, descend, learner, polyak
+from diffjax.nn.learners import Learner, cosine_decay, descend, learner, polyak
+from diffjax.nn.networks import Params
 from diffjax.types import Batch, Spec
 
 

@@ -5,7 +5,9 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from diffjax import ablations
+from diffjax.experiment import ablations
+from diffjax.experiment.settings import sisters
+from diffjax.records.schema import SELECTION_RULES
 from diffjax.results import published
 from diffjax.results.page import (
     D4RL,
@@ -20,9 +22,8 @@ from diffjax.results.page import (
     number,
     with_spread,
 )
-from diffjax.results.protocols import OWN_RULES, named
+from diffjax.results.protocols import named
 from diffjax.results.tables import Column, Row, Table
-from diffjax.settings import sisters
 
 FROM_MEMORY = "(from memory)"
 _ROUNDING = 0.06  # a mean as it is printed, against that of rounded numbers
@@ -143,10 +144,10 @@ def reported_lines(table: Table, rows: Sequence[Row], options: Options) -> list[
         return []
     tasks = {row.task for row in rows}
     if len(rows) == 1:
-        scores = ablations.published_scores(table.ablation, task=rows[0].task)
+        scores = printed_scores(table.ablation, task=rows[0].task)
     else:
         named = {group for (_, group), members in published.groups().items() if set(members) == tasks}
-        scores = ablations.published_scores(table.ablation, group=min(named, default="none"))
+        scores = printed_scores(table.ablation, group=min(named, default="none"))
     if not any(score is not None for score in scores):
         return []
     labels = [column.label for column in ablations.columns(table.ablation, rows[0].task)]
@@ -156,6 +157,17 @@ def reported_lines(table: Table, rows: Sequence[Row], options: Options) -> list[
     found = (printed.get(column.setting) for column in table.columns)
     entries = tuple(Entry(remark="not published") if score is None else _marked(score, mark) for score in found)
     return [Line("printed", rows[0].suite, "published", D4RL, None, entries)]
+
+
+def printed_scores(ablation: ablations.Ablation, task: str = "", group: str = "") -> tuple[float | None, ...]:
+    """What the paper prints for a task, or as the mean of a group, one score per column; None where it has none."""
+    printed = {
+        row.setting: row.score
+        for row in published.ablations()
+        if (row.study, row.method, row.task, row.group) == (ablation.study, ablation.methods[0], task, group)
+    }
+    settings = ablation.study_settings or ("",) * len(ablations.columns(ablation, ablations.default_tasks(ablation)[0]))
+    return tuple(printed.get(setting) for setting in settings)
 
 
 def _is_own(average: published.Average) -> bool:
@@ -190,7 +202,7 @@ def published_notes(blocks: Sequence[Block]) -> Iterator[str]:
                 over = f" over {' / '.join(map(str, seeds))} seeds" if seeds else ""
                 places = "; ".join(published.sources()[table].source for table in tables)
                 rules = dict.fromkeys(entry.rule for entry in entries if entry.rule)
-                chosen = " / ".join(OWN_RULES.get(rule, "a rule that is not stated") for rule in rules)
+                chosen = " / ".join(SELECTION_RULES.get(rule, "a rule that is not stated") for rule in rules)
                 yield f"{column.label}: {places}; mean{over}, {spread}; by {chosen}."
             tasks = [line.task for line, entry in zip(block.lines, entries, strict=True) if entry.mean is None]
             reasons = [published.reason(column.method, task) for task in ("*", *tasks)]

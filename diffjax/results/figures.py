@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffjax.experiment.settings import sisters
 from diffjax.methods.registry import METHODS
 from diffjax.results import published
 from diffjax.results.aggregates import generator, task_scores
@@ -18,7 +19,6 @@ from diffjax.results.page import D4RL, Page
 from diffjax.results.protocols import History
 from diffjax.results.statistics import Band, Interval, profile_band, t_interval
 from diffjax.results.tables import Column, Row, Table, row_labels
-from diffjax.settings import sisters
 
 MARKERS = ("circle", "square", "triangle", "diamond", "point-down", "plus", "cross")
 """One for each colour, so that a method is known by either."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from diffjax.errors import UserError, unknown_name
+from diffjax.experiment.settings import sisters
 from diffjax.results.aggregates import aggregate_blocks
 from diffjax.results.beside import (
     chosen_baselines,
@@ -40,8 +41,7 @@ from diffjax.results.page import (
 from diffjax.results.protocols import PAPER, Protocol
 from diffjax.results.statistics import near_best, significantly_worse, spread, t_interval
 from diffjax.results.tables import CLONING_LOSS, Cell, Column, Row, Table, average, row_labels, table_labels, values_of
-from diffjax.settings import sisters
-from diffjax.tasks import tasks
+from diffjax.tasks.registry import tasks
 
 
 def lay_out(table: Table, options: Options) -> Page:

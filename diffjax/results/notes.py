@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from diffjax import ablations
+from diffjax.experiment import ablations
+from diffjax.records.schema import SELECTION_RULES
 from diffjax.results.aggregates import aggregate_notes
 from diffjax.results.beside import published_notes
 from diffjax.results.page import D4RL, SPREAD_LABELS, Block, Options, is_d4rl
-from diffjax.results.protocols import OWN_RULES, PAPER
+from diffjax.results.protocols import PAPER
 from diffjax.results.tables import Column, Table, column_label, evaluation_rule, table_labels
 
 
@@ -51,7 +52,7 @@ def _own_rules(table: Table) -> dict[str, str]:
     rules: dict[str, str] = {}
     for (_, column), cell in table.cells.items():
         for history in cell.histories[:1]:
-            rules.setdefault(column.method, OWN_RULES[history.own_rule])
+            rules.setdefault(column.method, SELECTION_RULES[history.own_rule])
     return rules
 
 

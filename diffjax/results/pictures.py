@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffjax.errors import UserError
+from diffjax.records.folder import check_parent, whole_file
 from diffjax.results.figures import MARKERS, Style
-from diffjax.results.folder import check_parent, whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffjax.errors import UserError
+from diffjax.records.folder import check_parent
 from diffjax.results import figures
 from diffjax.results.curves import curves_figure
-from diffjax.results.folder import check_parent
 from diffjax.results.latency import TradeOff
 from diffjax.results.page import OTHER, Page
 from diffjax.results.pictures import (

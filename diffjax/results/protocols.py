@@ -67,15 +67,6 @@ def _offline(history: History) -> float | None:
     return None if index is None else history.scores[index]
 
 
-OWN_RULES = {
-    "last": "last evaluation",
-    "last5": "mean of last 5",
-    "best": "best over training (oracle)",
-    "offline": "selected offline by the cloning loss",
-}
-"""The rules of papers (``selection`` in the tables of hyper-parameters), in words."""
-
-
 def protocols(last: int = 5) -> dict[str, Protocol]:
     """Every rule by name; the first is the headline. ``last`` is the k of the mean."""
     mean = Protocol(

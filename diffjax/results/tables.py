@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
-from diffjax import ablations
 from diffjax.errors import UserError
-from diffjax.results.folder import CONFIG, Evaluation, Results, RunStatus, first_difference
-from diffjax.results.protocols import OWN_RULES, History, Protocol
-from diffjax.tasks import tasks
+from diffjax.experiment import ablations
+from diffjax.records.folder import CONFIG, Evaluation, Results, RunStatus, first_difference
+from diffjax.records.schema import SELECTION_RULES
+from diffjax.results.protocols import History, Protocol
+from diffjax.tasks.registry import tasks
 
 CLONING_LOSS = "actor/bc"  # the metric by which checkpoints are selected offline
 
@@ -183,8 +184,10 @@ def _cells(results: Results, ablation: ablations.Ablation | None) -> dict[tuple[
     losses = _cloning_losses(results.metrics)
     reading = config.get("protocol", {})
     own = (reading.get("selection", "last"), reading.get("offline_rank", 0))
-    if own[0] not in OWN_RULES:
-        raise UserError(f"{results.path / CONFIG}: protocol.selection is {own[0]!r}, not one of {', '.join(OWN_RULES)}")
+    if own[0] not in SELECTION_RULES:
+        raise UserError(
+            f"{results.path / CONFIG}: protocol.selection is {own[0]!r}, not one of {', '.join(SELECTION_RULES)}"
+        )
     evaluations: dict[tuple[int, str, str], list[Evaluation]] = {}
     rules: dict[str, dict[str, None]] = {}  # of each setting, in order
     for evaluation in results.evaluations:

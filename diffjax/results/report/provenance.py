@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from diffjax.results.folder import Results
+from diffjax.records.folder import Results
 from diffjax.results.report.markup import Markup, details, element, join, table
 from diffjax.results.tables import Column, Table, column_label, row_labels, table_labels
 

@@ -1,0 +1,1 @@
+"""An experiment from the request to the recorded results."""

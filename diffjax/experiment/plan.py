@@ -1,0 +1,143 @@
+"""What an experiment will train: everything that the user asked for, looked up, checked and grouped.
+
+The runs of an experiment are its seeds times its settings. Settings that differ in traced hyper-parameters share one
+compiled program; settings that differ in a static one fall into groups that are trained one after the other; settings
+that differ only in how an action is chosen share the training itself.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from diffjax.errors import UserError
+from diffjax.experiment.settings import Protocol, Settings, check_overrides, parse_setting, resolve
+from diffjax.methods.base import Method, acting_values, without_acting
+from diffjax.methods.registry import get_method
+from diffjax.records.loggers import check_loggers
+from diffjax.tasks.registry import Task, get_task
+from diffjax.types import Spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What the user asked for; ``settings`` are texts like ``"eta=0.1;rho=1"`` (``""`` for the table's own values)."""
+
+    method: str
+    task: str
+    out: Path
+    variant: str = ""
+    preset: str = "paper"
+    seeds: tuple[int, ...] = (0,)
+    settings: tuple[str, ...] = ("",)
+    overrides: tuple[tuple[str, str], ...] = ()
+    dataset: str | None = None
+    dataset_source: str | None = None
+    mirror: str | None = None
+    top_percent: float | None = None
+    ref_scores: tuple[float, float] | None = None
+    resume: bool = False
+    matmul_precision: str = "highest"
+    log: tuple[str, ...] = ()  # loggers beside the results folder
+    ablation: str = ""  # name of the ablation that ``settings`` are part of, for its table
+    flags: tuple[str, ...] = ()
+
+
+class Run(NamedTuple):
+    """One run: a seed of a setting."""
+
+    seed: int
+    setting: str
+    hyper: Any
+
+
+class Round(NamedTuple):
+    """Runs of a group that act by the same rule: one per training."""
+
+    hyper: tuple[Any, ...]  # of every training of the group, with this round's way of acting
+    runs: tuple[int, ...]  # places in the group of those that were asked for
+
+
+class Group(NamedTuple):
+    """Runs that share one compiled training program.
+
+    Runs of one seed whose settings differ only in how they act are trained once: run ``i`` is training ``training[i]``.
+    """
+
+    runs: tuple[Run, ...]
+    training: tuple[int, ...]
+
+    @property
+    def trained(self) -> tuple[Run, ...]:
+        """The first run of each training."""
+        return tuple(self.runs[self.training.index(number)] for number in sorted(set(self.training)))
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        """The ways of acting, in the order of the runs."""
+        by_acting: dict[tuple[tuple[str, Any], ...], list[int]] = {}
+        for index, run in enumerate(self.runs):
+            by_acting.setdefault(tuple(acting_values(run.hyper).items()), []).append(index)
+        return tuple(
+            Round(tuple(dataclasses.replace(run.hyper, **dict(acting)) for run in self.trained), tuple(runs))
+            for acting, runs in by_acting.items()
+        )
+
+
+def group_runs(runs: Iterable[Run]) -> tuple[Group, ...]:
+    """Groups in the order of their first runs; within one, trainings likewise."""
+    by_program: dict[Any, list[tuple[Run, Any]]] = {}
+    for run in runs:
+        trained = without_acting(run.hyper)
+        by_program.setdefault(jax.tree.structure(trained), []).append((run, (run.seed, trained)))
+    groups = []
+    for members in by_program.values():
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(key for _, key in members))}
+        groups.append(Group(tuple(run for run, _ in members), tuple(numbers[key] for _, key in members)))
+    return tuple(groups)
+
+
+class Plan(NamedTuple):
+    """An experiment with everything looked up and checked, before anything is written."""
+
+    experiment: Experiment
+    method: Method
+    variant: str
+    task: Task
+    spec: Spec
+    protocol: Protocol
+    tuning: str
+    source: str
+    groups: tuple[Group, ...]
+
+
+def plan(experiment: Experiment) -> Plan:
+    """Resolves names, tables and overrides.
+
+    Raises:
+      UserError: for anything unknown or contradictory.
+    """
+    task = get_task(experiment.task)
+    method, variant = get_method(experiment.method, experiment.variant)
+    check_loggers(experiment.log)
+    common = dict(experiment.overrides)
+    resolved: dict[str, Settings] = {}
+    for setting in experiment.settings:
+        overrides = check_overrides(experiment.method, variant, common | parse_setting(setting))
+        resolved[setting] = resolve(experiment.method, task.id, experiment.preset, variant, overrides)
+    first = next(iter(resolved.values()))
+    if any(settings.protocol != first.protocol for settings in resolved.values()):
+        names = ", ".join(field.name for field in dataclasses.fields(Protocol))
+        raise UserError(f"--grid takes hyper-parameters of {experiment.method}; these belong to --set: {names}")
+    runs = [Run(seed, setting, settings.hyper) for setting, settings in resolved.items() for seed in experiment.seeds]
+    spec = Spec(task.observation_dim, task.action_dim)
+    return Plan(experiment, method, variant, task, spec, first.protocol, first.tuning, first.source, group_runs(runs))
+
+
+def phase_lengths(method: Method, protocol: Protocol) -> tuple[int, ...]:
+    """Updates of each phase; the last one is the main phase."""
+    before = protocol.pretrain_steps
+    before = round(before * protocol.steps) if before < 1 else int(before)
+    return (*(before for _ in method.phases[:-1]), protocol.steps)

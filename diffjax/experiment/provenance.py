@@ -1,0 +1,86 @@
+"""What a results folder records of its experiment: what was asked for, on which data, by which programs."""
+
+import dataclasses
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import diffjax
+from diffjax.data.transitions import Dataset
+from diffjax.experiment.plan import Plan
+from diffjax.records.folder import plain
+
+
+def source_revision() -> str:
+    """Commit of the checkout that the package runs from, or empty."""
+    folder = Path(diffjax.__file__).parent
+    try:
+        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that a number may depend on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "gymnasium", "minari")
+    device = jax.devices()[0]
+    return {name: importlib.metadata.version(name) for name in packages} | {
+        "diffjax": diffjax.__version__,
+        "revision": source_revision(),
+        "python": platform.python_version(),
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": str(jax.local_device_count()),
+    }
+
+
+def request(plan: Plan) -> dict[str, Any]:
+    """What of ``config.json`` is known before any data are read."""
+    experiment, protocol = plan.experiment, plan.protocol
+    return {
+        "method": experiment.method,
+        "variant": plan.variant,
+        "preset": experiment.preset,
+        "task": plan.task.id,
+        "suite": plan.task.suite,
+        "seeds": list(experiment.seeds),
+        "settings": list(experiment.settings),
+        "steps": protocol.steps,
+        "eval_interval": protocol.eval_interval,
+        "episodes": protocol.episodes,
+        "protocol": plain(dataclasses.asdict(protocol)),
+        "tuning": plan.tuning,
+        "source": plan.source,
+        "hyper": {run.setting: plain(dataclasses.asdict(run.hyper)) for group in plan.groups for run in group.runs},
+        "matmul_precision": experiment.matmul_precision,
+        "env": plan.task.env_id,
+    } | ({"ablation": experiment.ablation} if experiment.ablation else {})
+
+
+def describe(plan: Plan, dataset: Dataset, simulator_version: str) -> dict[str, Any]:
+    """The content of ``config.json``; the task of the plan has its reference scores."""
+    return request(plan) | {
+        "dataset": {
+            "label": dataset.label,
+            "source": dataset.source,
+            "fingerprint": dataset.fingerprint,
+            "transitions": int(dataset.transitions.row.size),
+            "episodes": int(dataset.episode_returns.size),
+            "return_mean": float(np.mean(dataset.episode_returns)),
+        },
+        "reference": {
+            "min": plan.task.ref_min,
+            "max": plan.task.ref_max,
+            "source": plan.task.ref_source,
+            "given": plan.experiment.ref_scores is not None,
+        },
+        "versions": versions() | {"simulator": simulator_version},
+        "flags": list(plan.experiment.flags),
+    }

@@ -1,0 +1,1 @@
+"""What every launcher shares: flags, errors in one line, progress, measuring."""

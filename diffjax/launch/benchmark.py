@@ -1,0 +1,258 @@
+"""What the benchmarks share: which methods they measure, how time is taken, and what is written.
+
+A benchmark writes OUT/NAME.csv, a line per measurement, and OUT/NAME.json, the same with everything that the numbers
+depend on.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import jax
+from absl import flags
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from diffjax.errors import UserError
+from diffjax.experiment.provenance import versions
+from diffjax.experiment.settings import PRESETS, Protocol, check_overrides, resolve
+from diffjax.launch import cli
+from diffjax.launch.flags import MATMUL_PRECISIONS
+from diffjax.methods.base import Method
+from diffjax.methods.registry import METHODS, get_method
+from diffjax.records.folder import plain, writable, write_text
+from diffjax.tasks.registry import get_task
+from diffjax.types import Spec
+
+
+class Case(NamedTuple):
+    """A method as it is measured."""
+
+    name: str
+    variant: str
+    method: Method
+    hyper: Any
+    protocol: Protocol
+
+    @property
+    def label(self) -> str:
+        """``name``, or ``name:variant`` for any but the default variant."""
+        return self.name if self.variant == next(iter(METHODS[self.name])) else f"{self.name}:{self.variant}"
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Flags of every benchmark."""
+    cli.define_path(values, "out", "DIR: Folder for the results.")
+    flags.DEFINE_string(
+        "methods",
+        None,
+        "NAME[:VARIANT],...: What is measured; default: every method, and every variant that differs here.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "task",
+        "halfcheetah-medium-v2",
+        "ID: Task whose sizes and published hyper-parameters are used; nothing is simulated.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "observation_dim", None, "Size of an observation instead of the task's.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "action_dim", None, "Size of an action instead of the task's.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_enum(
+        "preset", "paper", list(PRESETS), "Hyper-parameters: the published ones, or small networks.", flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        "set",
+        None,
+        "NAME=VALUE: Another value for one hyper-parameter, of all methods measured; repeatable.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "matmul_precision",
+        "highest",
+        list(MATMUL_PRECISIONS),
+        "Precision of matrix products on accelerators.",
+        flag_values=values,
+    )
+
+
+def task_spec(args: flags.FlagValues) -> Spec:
+    """The sizes that the flags ask for."""
+    task = get_task(args.task)
+    return Spec(args.observation_dim or task.observation_dim, args.action_dim or task.action_dim)
+
+
+def chosen_cases(args: flags.FlagValues, aspect: Callable[[Case], Any]) -> list[Case]:
+    """The methods that ``--methods`` names; without it all, with the variants that have an ``aspect`` of their own.
+
+    Raises:
+      UserError: for an unknown method, variant, preset, task or setting.
+    """
+    overrides = cli.parse_settings(args.set)
+
+    def case(name: str, variant: str) -> Case:
+        method, variant = get_method(name, variant)
+        settings = resolve(
+            name, get_task(args.task).id, args.preset, variant, check_overrides(name, variant, overrides)
+        )
+        return Case(name, variant, method, settings.hyper, settings.protocol)
+
+    if args.methods is not None:
+        names = [item.partition(":") for item in cli.parse_list("methods", args.methods)]
+        return [case(name, variant) for name, _, variant in names]
+    found = []
+    for name, variants in METHODS.items():
+        aspects: list[Any] = []
+        for variant in variants:
+            candidate = case(name, variant)
+            if aspect(candidate) not in aspects:
+                aspects.append(aspect(candidate))
+                found.append(candidate)
+    return found
+
+
+def prepare(args: flags.FlagValues, name: str) -> Path:
+    """Settings of the process, and the folder that results go to, which must not hold any of this benchmark yet.
+
+    Raises:
+      UserError: for a folder that holds some or cannot be made.
+    """
+    if not args.out:
+        raise UserError("--out is empty; name a folder: --out=DIR")
+    # A program taken from the cache would be reported as compiled in no time.
+    jax.config.update("jax_enable_compilation_cache", False)
+    jax.config.update("jax_default_matmul_precision", args.matmul_precision)
+    folder = Path(args.out)
+    for file in (folder / f"{name}.csv", folder / f"{name}.json"):
+        if file.exists():
+            raise UserError(f"{file} exists already; choose another --out, or remove it")
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def compile_program(program: Any, *arguments: Any) -> tuple[Any, float]:
+    """A jitted function compiled for these arguments (arrays, or their shapes), and the seconds that it took."""
+    start = time.perf_counter()
+    compiled = program.lower(*arguments).compile()
+    return compiled, time.perf_counter() - start
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """How long a call takes until its result is there."""
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
+
+
+class Measuring:
+    """A bar with the time left, and a line per measurement, on stderr."""
+
+    def __init__(self, total: int) -> None:
+        console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> "Measuring":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def begin(self, name: str) -> None:
+        """What is measured now."""
+        self._bar.update(self._task, description=name)
+
+    def done(self, text: str) -> None:
+        """One measurement is there."""
+        self._bar.advance(self._task)
+        self._bar.console.print(text, highlight=False, soft_wrap=True)
+
+
+def machine() -> dict[str, Any]:
+    """The machine and the versions that every number depends on."""
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return versions() | {"processor": _processor(), "cpu_count": os.cpu_count(), "cpus_usable": usable}
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def write_results(
+    folder: Path,
+    name: str,
+    rows: Sequence[NamedTuple],
+    cases: Iterable[Case],
+    notes: Sequence[str],
+    facts: dict[str, Any],
+) -> None:
+    """Writes the measurements as CSV, and as JSON with ``facts``, notes, hyper-parameters, versions and flags.
+
+    ``rows`` are not empty and of one type, whose fields are the columns.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerows([rows[0]._fields, *rows])
+    content = {
+        "benchmark": name,
+        **facts,
+        "machine": machine(),
+        "hyper": {case.label: dataclasses.asdict(case.hyper) for case in cases},
+        "flags": sys.argv[1:],
+        "notes": list(notes),
+        "measurements": [row._asdict() for row in rows],
+    }
+    with writable(folder):
+        write_text(folder / f"{name}.csv", stream.getvalue())
+        write_text(folder / f"{name}.json", json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
+
+
+def print_table(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], text_columns: int = 1) -> None:
+    """A table on the terminal, numbers to the right; where output is no terminal it is as wide as it needs."""
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < text_columns else "right", overflow="fold")
+    for line in lines:
+        table.add_row(*line)
+    console = Console()
+    if not console.is_terminal:
+        widest = console.measure(table, options=console.options.update(width=1000)).maximum
+        console = Console(width=max(console.width, widest))
+    console.print(table, highlight=False)
+
+
+def digits(value: float | None) -> str:
+    """At least three significant digits; ``-`` for nothing."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"

@@ -1,0 +1,277 @@
+"""The command line of every launcher: parse flags, run the program, turn a user's mistake into one line."""
+
+import difflib
+import itertools
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags, logging
+
+from diffjax.errors import UserError, unknown_name
+from diffjax.records.folder import FULL_DISK
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+_INDENT = " " * 8
+_HELP = ("-h", "-help", "--help")
+_FULL_DISK_TEXT = ("No space left on device", "Disk quota exceeded")
+
+
+def launch(
+    main: Callable[[flags.FlagValues], None],
+    define_flags: Callable[[flags.FlagValues], None],
+    *,
+    description: str | None,
+    required: Sequence[str] = (),
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse the command line, run ``main`` with the flags and return the exit status.
+
+    ``define_flags`` defines the flags on the empty ``FlagValues`` it is given. Help texts may begin with
+    what stands for the value, ``"DIR: folder of results"``; ``description`` (the launcher's docstring) opens
+    the help page, so it is the place for examples. ``required`` names the flags that have no default.
+
+    Status 0: done, or ``--help``. Status 2 and one line on stderr: unknown flag, bad flag value, stray
+    argument, missing required flag, ``UserError``, full disk. Status 130 and one line: interrupted. A reader
+    of stdout that went away (``| head``) ends the program with status 1. Any other exception propagates.
+    """
+    logging.set_verbosity(logging.ERROR)  # libraries' warnings, such as of slow saves, would break into the progress
+    arguments = list(sys.argv if argv is None else argv)
+    program = Path(arguments[0]).name
+    values = flags.FlagValues()
+    define_flags(values)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # an ASCII terminal shows "?" for "±" instead of a traceback
+            stream.reconfigure(errors="replace")
+    try:
+        if any(argument in _HELP for argument in arguments[1:]):
+            print(help_page(values, arguments[0], description, required))
+        else:
+            _parse(values, arguments, required)
+            main(values)
+        sys.stdout.flush()
+        return 0
+    except UserError as error:
+        return _complain(program, str(error), EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        return _complain(program, "interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        _settle_stdout()
+        return 1
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
+        _settle_stdout()
+        message = f"no space left in {_written_folder(error, values)}; free some and run it again"
+        return _complain(program, message, EXIT_USER_ERROR)
+
+
+def help_page(values: flags.FlagValues, program: str, description: str | None, required: Sequence[str] = ()) -> str:
+    """The page behind ``--help``: what the program does, then each flag with its values and default."""
+    needed = " ".join(f"--{name}={_placeholder(values[name])}" for name in required)
+    usage = f"usage: python {program}{' ' + needed if needed else ''} [flags]"
+    parts = [usage, textwrap.dedent(description or "").strip(), "flags:"]
+    optional = [name for name in values if name not in required]
+    for name in [*required, *optional]:
+        parts.append(_flag_help(values[name], name in required))
+    parts.append(f"  --flagfile=FILE\n{_INDENT}Read flags from FILE, one per line.")
+    parts.append(f"  --help\n{_INDENT}Show this page.")
+    return "\n\n".join(part for part in parts if part)
+
+
+class _PathParser(flags.ArgumentParser[str]):
+    """A path, in which a leading ``~`` is the user's home: of ``--out=~/x`` no shell expands it."""
+
+    def parse(self, argument: str) -> str:
+        return os.path.expanduser(argument)
+
+    def flag_type(self) -> str:
+        return "string"
+
+
+def define_path(values: flags.FlagValues, name: str, text: str) -> None:
+    """Define a flag that names a file or a folder and has no default."""
+    serializer = flags.ArgumentSerializer[str]()
+    flags.DEFINE(_PathParser(), name, None, text, flag_values=values, serializer=serializer)
+
+
+def parse_list(flag: str, text: str, allowed: Collection[str] | None = None) -> tuple[str, ...]:
+    """The items of a comma-separated flag value, in order.
+
+    Raises ``UserError`` for an empty value or item, one named twice, or one that is not in ``allowed``.
+    """
+    items = tuple(item.strip() for item in text.split(","))
+    if not all(items):
+        raise UserError(f"--{flag}={text} has an empty item; write --{flag}=first,second")
+    _reject_repeats(flag, items)
+    for item in items:
+        if allowed is not None and item not in allowed:
+            raise unknown_name(f"value in --{flag}:", item, allowed)
+    return items
+
+
+def parse_paths(flag: str, text: str) -> tuple[str, ...]:
+    """The items of :func:`parse_list` as paths, each with its ``~`` expanded."""
+    return tuple(map(os.path.expanduser, parse_list(flag, text)))
+
+
+def parse_settings(assignments: Sequence[str] | None, flag: str = "set") -> dict[str, str]:
+    """``["eta=0.1", "rho=1.5"]`` (a repeated ``--set``) as ``{"eta": "0.1", "rho": "1.5"}``.
+
+    Raises ``UserError`` for a missing ``=``, an empty name or value, or a name given twice.
+    """
+    settings: dict[str, str] = {}
+    for assignment in assignments or ():
+        name, equals, value = (part.strip() for part in assignment.partition("="))
+        if not (name and equals and value):
+            raise UserError(f"--{flag} {assignment} is not an assignment; write --{flag} name=value")
+        if name in settings:
+            raise UserError(f"--{flag} gives {name} twice ({settings[name]} and {value}); give it once")
+        settings[name] = value
+    return settings
+
+
+def parse_grid(
+    assignments: Sequence[str] | None, flag: str = "grid", fixed: Collection[str] = ()
+) -> dict[str, list[str]]:
+    """``["eta=0.1,1", "rho=0"]`` (a repeated ``--grid``) as ``{"eta": ["0.1", "1"], "rho": ["0"]}``.
+
+    Raises ``UserError`` as ``parse_settings`` does, for an empty or repeated value, and for a name that is
+    ``fixed`` (by ``--set``) as well.
+    """
+    grid: dict[str, list[str]] = {}
+    for name, text in parse_settings(assignments, flag).items():
+        if name in fixed:
+            raise UserError(f"{name} is given by both --set and --{flag}; choose one")
+        values = [value.strip() for value in text.split(",")]
+        if not all(values) or ";" in text:
+            raise UserError(f"--{flag} {name}={text} is not a list; write --{flag} {name}=first,second")
+        _reject_repeats(f"{flag} {name}", values)
+        grid[name] = values
+    return grid
+
+
+def grid_settings(grid: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Every combination of a grid as a setting string ``"eta=0.1;rho=1.5"``; no grid gives ``("",)``."""
+    return tuple(
+        ";".join(f"{name}={value}" for name, value in zip(grid, values, strict=True))
+        for values in itertools.product(*grid.values())
+    )
+
+
+def _parse(values: flags.FlagValues, arguments: Sequence[str], required: Sequence[str]) -> None:
+    try:
+        stray = values(arguments)[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise _unknown_flag(values, error.flagname) from None
+    except flags.IllegalFlagValueError as error:
+        raise UserError(_illegal_value(values, str(error))) from None
+    except (flags.Error, ValueError) as error:
+        reason = str(error).removeprefix("ERROR:: ")
+        raise UserError(f"{reason} (--help lists all flags)") from None
+    if stray:
+        raise UserError(f"unexpected argument {stray[0]!r}; flags are written --name=value (see --help)")
+    for name in required:
+        if values[name].value is None:
+            flag = values[name]
+            raise UserError(f"missing --{name}={_placeholder(flag)}: {_split_help(flag)[1]}")
+
+
+def _unknown_flag(values: flags.FlagValues, name: str) -> UserError:
+    known = [*values, "help", *(f"no{flag}" for flag in values if values[flag].boolean)]
+    close = difflib.get_close_matches(name.replace("-", "_"), known, n=2, cutoff=0.6)
+    right = f"did you mean {' or '.join('--' + match for match in close)}?" if close else "see --help"
+    return UserError(f"unknown flag --{name}; {right}")
+
+
+def _illegal_value(values: flags.FlagValues, message: str) -> str:
+    """absl's ``flag --steps=abc: reason`` with what would be right in place of the parser's reason."""
+    match = re.match(r"flag --(?P<name>\w+)=(?P<value>.*?): ", message, re.DOTALL)
+    if match is None or not (allowed := _allowed(values[match["name"]])):
+        return message
+    close = difflib.get_close_matches(match["value"], allowed.split("|"), n=1, cutoff=0.6)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"--{match['name']}={match['value']} is not {_readable(allowed)}{hint}"
+
+
+def _allowed(flag: flags.Flag[Any]) -> str:
+    """What a flag accepts: ``"an integer"``, ``"markdown|latex"``; empty when any text goes."""
+    if isinstance(flag.parser, flags.EnumParser):
+        return "|".join(flag.parser.enum_values)
+    if flag.boolean:
+        return "true|false"
+    return flag.parser.syntactic_help
+
+
+def _readable(allowed: str) -> str:
+    return f"one of {allowed.replace('|', ', ')}" if "|" in allowed else allowed
+
+
+def _split_help(flag: flags.Flag[Any]) -> tuple[str, str]:
+    """A help text ``"DIR: folder"`` as what stands for the value and the text, without what absl adds."""
+    text = re.sub(r";\s+repeat this option to specify a list of values$", "", flag.help)
+    match = re.match(r"(\S+): +(.*)", text, re.DOTALL)
+    return (match[1].strip("<>"), match[2]) if match else ("", text)
+
+
+def _placeholder(flag: flags.Flag[Any]) -> str:
+    by_type = {"int": "N", "float": "X", "multi int": "N", "multi float": "X"}
+    if placeholder := _split_help(flag)[0]:
+        return placeholder
+    allowed = _allowed(flag)
+    return allowed if "|" in allowed else by_type.get(flag.flag_type(), "TEXT")
+
+
+def _flag_help(flag: flags.Flag[Any], required: bool) -> str:
+    head = f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}={_placeholder(flag)}"
+    facts = []
+    if "|" not in (allowed := _allowed(flag)) and allowed:
+        facts.append(allowed)
+    if isinstance(flag, flags.MultiFlag):
+        facts.append("may be repeated")
+    if required:
+        facts.append("required")
+    elif flag.boolean:
+        facts.append(f"default: {'on' if flag.default else 'off'}")
+    elif flag.default not in (None, "", []):
+        facts.append(f"default: {flag.default}")
+    text = _split_help(flag)[1] + (f" ({'; '.join(facts)})" if facts else "")
+    body = textwrap.fill(text, width=100, initial_indent=_INDENT, subsequent_indent=_INDENT)
+    return f"{head}\n{body}"
+
+
+def _reject_repeats(flag: str, items: Sequence[str]) -> None:
+    for index, item in enumerate(items):
+        if item in items[:index]:
+            raise UserError(f"--{flag} names {item} twice; name it once")
+
+
+def _is_full_disk(error: Exception) -> bool:
+    """Whether the disk is full; array stores report it in their own exceptions, so the text counts too."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in FULL_DISK or any(text in str(error) for text in _FULL_DISK_TEXT)
+
+
+def _written_folder(error: Exception, values: flags.FlagValues) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return str(Path(os.fsdecode(error.filename)).absolute().parent)
+    out = values["out"].value if "out" in values else None
+    return str(Path(out).absolute()) if out else "standard output"
+
+
+def _settle_stdout() -> None:
+    """Write what stdout still holds, or drop it, so that the interpreter's own flush at exit cannot fail."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(program: str, message: str, status: int) -> int:
+    print(f"{program}: {' '.join(message.splitlines())}", file=sys.stderr)
+    return status

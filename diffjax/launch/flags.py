@@ -1,0 +1,194 @@
+"""Flags that training launchers share, and how they become experiments."""
+
+import math
+import os
+import sys
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from diffjax.errors import UserError
+from diffjax.experiment.ablations import Ablation, settings_of
+from diffjax.experiment.plan import Experiment
+from diffjax.experiment.settings import PRESETS
+from diffjax.launch import cli
+from diffjax.records.folder import CONFIG, STATUS, read_config, read_status
+from diffjax.records.loggers import PACKAGES
+
+MATMUL_PRECISIONS = ("highest", "high", "default")
+
+
+def define_training_flags(values: flags.FlagValues) -> None:
+    """Flags of every launcher that trains."""
+    flags.DEFINE_string(
+        "dataset",
+        None,
+        "ID_OR_PATH: Data to learn from: a file in D4RL's layout (HDF5 or .npz), a Minari id or folder, or several "
+        "joined by +. Default: the task's own, which are made on first use (mini, local), found in ~/.d4rl/datasets "
+        "or downloaded.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "mirror",
+        None,
+        "URL_OR_DIR: Where D4RL's files are fetched from instead of their published address.",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "top_percent",
+        None,
+        "P: Learn from the best P percent of the recorded trajectories only.",
+        lower_bound=0.0,
+        upper_bound=100.0,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "ref_scores",
+        None,
+        "MIN,MAX: Returns that score 0 and 100, for a task that has no published ones.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "dataset_source",
+        None,
+        ["d4rl"],
+        "Say d4rl if --dataset is the published D4RL file; it is then checked and labelled 'D4RL v2' or the like.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "preset",
+        "paper",
+        list(PRESETS),
+        "Hyper-parameters: the published ones, or small networks for minutes on two cores (never for publication).",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("num_seeds", 1, "Runs per setting.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "first_seed", 0, "Seed of the first run; the others count on.", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "steps", None, "Updates of the main phase; default: the preset's.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "eval_interval", None, "Updates between evaluations; default: the preset's.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "episodes", None, "Episodes per evaluation and run; default: the preset's.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        "set",
+        None,
+        "NAME=VALUE: Another value for one hyper-parameter or protocol entry; repeatable.",
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "grid",
+        None,
+        "NAME=V1,V2: Train every value of a hyper-parameter; repeatable, all combinations are trained.",
+        flag_values=values,
+    )
+    cli.define_path(values, "out", "DIR: Folder for the results.")
+    flags.DEFINE_bool("resume", False, "Go on where an interrupted experiment in --out stopped.", flag_values=values)
+    flags.DEFINE_string(
+        "log",
+        None,
+        "NAME,...: Where metrics and evaluations are also logged, one series per run: tensorboard (in --out), wandb "
+        "(Weights & Biases; obeys WANDB_MODE and WANDB_PROJECT).",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "matmul_precision",
+        "highest",
+        list(MATMUL_PRECISIONS),
+        "Precision of matrix products on accelerators.",
+        flag_values=values,
+    )
+    define_compilation_cache(values)
+
+
+def define_compilation_cache(values: flags.FlagValues) -> None:
+    """The flag that :func:`prepare` reads."""
+    cli.define_path(
+        values,
+        "compilation_cache",
+        "DIR: Where compiled programs are kept for the next time; default: JAX_COMPILATION_CACHE_DIR, or none.",
+    )
+
+
+def prepare(args: flags.FlagValues) -> None:
+    """Settings of the process that must stand before anything is compiled."""
+    if args.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", args.compilation_cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def experiment_from_flags(
+    args: flags.FlagValues, method: str, variant: str, task: str, out: Path, ablation: Ablation | None = None
+) -> Experiment:
+    """The experiment that the shared flags describe for one method and task; an ``ablation`` stands for a grid.
+
+    Raises:
+      UserError: for flags that contradict one another.
+    """
+    overrides = cli.parse_settings(args.set)
+    for name in ("steps", "eval_interval", "episodes"):
+        value = args[name].value
+        if value is not None:
+            if name in overrides:
+                raise UserError(f"{name} is given by both --{name} and --set; choose one")
+            overrides[name] = str(value)
+    if ablation is None:
+        settings = cli.grid_settings(cli.parse_grid(args.grid, fixed=overrides))
+    else:
+        settings = settings_of(ablation, method, variant, task, args.preset)
+        if args.grid:
+            raise UserError(f"--ablation={ablation.name} sets the grid; leave out --grid")
+        if fixed := [name for name in ablation.parameters if name in overrides]:
+            raise UserError(f"--ablation={ablation.name} varies {fixed[0]}; leave out --set {fixed[0]}")
+    return Experiment(
+        method=method,
+        variant=variant,
+        task=task,
+        out=out,
+        preset=args.preset,
+        seeds=tuple(range(args.first_seed, args.first_seed + args.num_seeds)),
+        settings=settings,
+        overrides=tuple(overrides.items()),
+        dataset=args.dataset,
+        dataset_source=args.dataset_source,
+        mirror=args.mirror,
+        top_percent=args.top_percent,
+        ref_scores=reference_scores(args.ref_scores),
+        resume=args.resume,
+        matmul_precision=args.matmul_precision,
+        log=cli.parse_list("log", args.log, PACKAGES) if args.log else (),
+        ablation=ablation.name if ablation else "",
+        flags=tuple(sys.argv[1:]),
+    )
+
+
+def reference_scores(text: str | None) -> tuple[float, float] | None:
+    """``--ref_scores`` as two finite numbers, the smaller first.
+
+    Raises:
+      UserError: it is something else.
+    """
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low, high = 0.0, -1.0
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UserError(f"--ref_scores={text} is not MIN,MAX with MIN below MAX, such as -20.3,3234.3")
+    return low, high
+
+
+def state_of(folder: Path) -> str:
+    """``not started``, or how many of its runs are running, complete and failed."""
+    if not all(os.path.isfile(folder / name) for name in (CONFIG, STATUS)):  # it is made in this order
+        return "not started"
+    read_config(folder)
+    kinds = [run.status.split(":")[0] for run in read_status(folder)]
+    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))

@@ -1,0 +1,1 @@
+"""Networks and their optimisers; know nothing of a method."""

@@ -1,0 +1,281 @@
+"""Published numbers as data: what papers and their programs print, with the place that prints each.
+
+This folder holds a line per number: ``scores.csv`` those that were read where they are printed or quoted,
+``unverified.csv`` those that are only remembered, which nothing shows unless asked for. A method of this project has
+the project's name (``dac``, ``dql``, ``bc``), any other the name its table gives it (``IDQL-A``, ``TD3+BC``).
+
+A mean counts as read where another paper quotes it; a spread only where it was read itself. So ``dac`` and ``dtql``
+have no verified spread: DAC's README prints none, and the standard deviation of ``dac_curves`` is another number, of
+single evaluations instead of means of five. Figures a table prints with different rounding stay as printed.
+"""
+
+import csv
+import fnmatch
+import importlib.resources
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
+from typing import NamedTuple
+
+VERIFIED = ("yes", "mean only", "no")  # the surest first
+
+
+class Source(NamedTuple):
+    """A table, a figure or a text that prints numbers; ``own`` is the method whose paper it is, empty for others'."""
+
+    table: str
+    source: str
+    own: str
+    note: str
+
+
+class Score(NamedTuple):
+    """One normalised score (x 100) as ``table`` prints it.
+
+    ``spread`` is the number after ±, ``spread_kind`` what it is: std, population std or se over seeds, or none.
+    ``protocol`` is how a run's number was chosen, by the rule of the method's own paper: ``last5`` (mean of the last
+    five evaluations), ``last``, ``best`` (over training), ``offline`` (by the loss, without the simulator) or
+    ``unknown``. ``data_version`` is D4RL's version behind the number, ``mixed or unknown`` where it is not established;
+    ``task`` names the version the table is usually read as. ``verified``: one of ``VERIFIED``.
+    """
+
+    method: str
+    task: str
+    mean: float
+    spread: float | None
+    spread_kind: str
+    seeds: int | None
+    episodes: int | None
+    protocol: str
+    data_version: str
+    table: str
+    verified: str
+
+    @property
+    def source(self) -> str:
+        """The citation, fit for a footnote."""
+        return sources()[self.table].source
+
+    @property
+    def own(self) -> bool:
+        """Whether the method's own authors print it."""
+        return sources()[self.table].own == self.method
+
+    @property
+    def same_version(self) -> bool:
+        """Whether the data behind the number are established to be those of ``task``."""
+        return self.task.endswith(f"-{self.data_version}")
+
+
+class Average(NamedTuple):
+    """A ``mean`` or ``sum`` over the tasks ``groups()[table, group]``; not ``printed`` means computed from scores.
+
+    ``protocol`` and ``data_version`` as in :class:`Score`.
+    """
+
+    method: str
+    table: str
+    group: str
+    statistic: str
+    value: float
+    protocol: str
+    data_version: str
+    printed: bool
+    verified: bool
+
+
+class Ablation(NamedTuple):
+    """A score of one ``setting`` in a ``study``: of a ``task``, or the mean over a ``group`` of its table."""
+
+    study: str
+    method: str
+    setting: str
+    task: str
+    group: str
+    score: float
+    seeds: int | None
+    table: str
+
+
+class Timing(NamedTuple):
+    """A duration, a rate or a ratio (empty ``unit``); ``value_max`` is the upper end where a range is given."""
+
+    method: str
+    quantity: str
+    setting: str
+    value: float
+    value_max: float | None
+    unit: str
+    hardware: str
+    table: str
+    note: str
+
+
+class Curve(NamedTuple):
+    """Mean and sample standard deviation (ddof = 1) of 8 seeds' scores at each evaluation, after ``steps`` updates."""
+
+    steps: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@cache
+def sources() -> Mapping[str, Source]:
+    """What prints numbers, by its short name; of quotations, an earlier one is preferred to a later."""
+    return MappingProxyType({row["table"]: Source(**row) for row in _rows("sources.csv")})
+
+
+@cache
+def scores(unverified: bool = False) -> tuple[Score, ...]:
+    """All scores that were read, each printed place for itself; with ``unverified`` also those only remembered."""
+    names = ("scores.csv", "unverified.csv") if unverified else ("scores.csv",)
+    return tuple(_score(row) for name in names for row in _rows(name))
+
+
+@cache
+def preferred(method: str, task: str, unverified: bool = False) -> Score | None:
+    """The one score to show, or None where nobody printed any.
+
+    The surest (``VERIFIED``), of those the method's own authors', of those data of the task's own version, of those
+    the first in ``sources``.
+    """
+    places = list(sources())
+    found = [score for score in scores(unverified) if (score.method, score.task) == (method, task)]
+    return min(
+        found,
+        key=lambda score: (
+            VERIFIED.index(score.verified),
+            not score.own,
+            not score.same_version,
+            places.index(score.table),
+        ),
+        default=None,
+    )
+
+
+@cache
+def averages(unverified: bool = False) -> tuple[Average, ...]:
+    """Sums and means over groups of tasks; with ``unverified`` also those only remembered."""
+    found = [
+        Average(
+            row["method"],
+            row["table"],
+            row["group"],
+            row["statistic"],
+            float(row["value"]),
+            row["protocol"],
+            row["data_version"],
+            row["printed"] == "yes",
+            row["verified"] == "yes",
+        )
+        for row in _rows("averages.csv")
+    ]
+    return tuple(average for average in found if average.verified or unverified)
+
+
+@cache
+def groups() -> Mapping[tuple[str, str], tuple[str, ...]]:
+    """``(table, group)`` -> the tasks its sums and means are over, in the table's order."""
+    return MappingProxyType(
+        {
+            (table, group): tuple(members)
+            for table, named in tomllib.loads(_text("groups.toml")).items()
+            for group, members in named.items()
+        }
+    )
+
+
+def reason(method: str, task: str = "*") -> str | None:
+    """Why a method has no score, on a task or (without one) on any; None where no reason is known."""
+    for row in _rows("reasons.csv"):
+        if row["method"] == method and fnmatch.fnmatchcase(task, row["tasks"]):
+            return row["reason"]
+    return None
+
+
+@cache
+def ablations() -> tuple[Ablation, ...]:
+    """Published scores of settings of a method that differ in one thing."""
+    return tuple(
+        Ablation(
+            row["study"],
+            row["method"],
+            row["setting"],
+            row["task"],
+            row["group"],
+            float(row["score"]),
+            _whole(row["seeds"]),
+            row["table"],
+        )
+        for row in _rows("ablations.csv")
+    )
+
+
+@cache
+def timings() -> tuple[Timing, ...]:
+    """Published durations, rates and ratios; of other hardware and programs, for orientation only."""
+    return tuple(
+        Timing(
+            row["method"],
+            row["quantity"],
+            row["setting"],
+            float(row["value"]),
+            _number(row["value_max"]),
+            row["unit"],
+            row["hardware"],
+            row["table"],
+            row["note"],
+        )
+        for row in _rows("timings.csv")
+    )
+
+
+@cache
+def dac_curves() -> Mapping[str, Curve]:
+    """DAC's learning curves by task (DAC README, figures; read off the drawings, to 0.05)."""
+    rows: dict[str, list[dict[str, str]]] = {}
+    for row in _rows("dac_curves.csv"):
+        rows.setdefault(row["task"], []).append(row)
+    return MappingProxyType(
+        {
+            task: Curve(
+                tuple(int(point["step"]) for point in points),
+                tuple(float(point["mean"]) for point in points),
+                tuple(float(point["std"]) for point in points),
+            )
+            for task, points in rows.items()
+        }
+    )
+
+
+def _text(name: str) -> str:
+    return (importlib.resources.files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(_text(name).splitlines()))
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text else None
+
+
+def _score(row: dict[str, str]) -> Score:
+    return Score(
+        row["method"],
+        row["task"],
+        float(row["mean"]),
+        _number(row["spread"]),
+        row["spread_kind"],
+        _whole(row["seeds"]),
+        _whole(row["episodes"]),
+        row["protocol"],
+        row["data_version"],
+        row["table"],
+        row["verified"],
+    )

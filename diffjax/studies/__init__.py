@@ -1,0 +1,1 @@
+"""Users of the library: the toy problems of the papers, and the collectors of data."""

@@ -1,0 +1,68 @@
+"""Policies of soft actor-critic as small files: weights and the story of how they came about."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.errors import UserError
+from diffjax.studies.collect import sac
+
+LAYERS = 3
+
+
+class Policy(NamedTuple):
+    """Parameters of the actor and ``about``: environment, seed, step, evaluated returns, versions."""
+
+    params: sac.Params
+    about: dict[str, Any]
+
+
+@jax.jit
+def act(key: jax.Array, params: sac.Params, observation: jax.Array, temperature: jax.Array) -> jax.Array:
+    """``tanh(mean + temperature std noise)``, ``(envs, action_dim)``; ``temperature (envs,)`` 0 is the mean action."""
+    last = params["params"][f"Dense_{LAYERS - 1}"]["kernel"]
+    width, action_dim = last.shape[0], last.shape[1] // 2
+    mean, log_std = sac.policy(params, jnp.asarray(observation, jnp.float32), width, action_dim)
+    noise = temperature[:, None] * jax.random.normal(key, mean.shape)
+    return sac.squash(mean, log_std, noise)[0]
+
+
+def save_policy(path: Path, policy: Policy) -> None:
+    """Writes one ``.npz`` without pickles; it appears whole or not at all."""
+    layers = policy.params["params"]
+    arrays: dict[str, Any] = {
+        f"{part}_{index}": np.asarray(layers[f"Dense_{index}"][part], np.float32)
+        for index in range(LAYERS)
+        for part in ("kernel", "bias")
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, about=np.array(json.dumps(policy.about)), **arrays)
+    os.replace(temporary, path)
+
+
+def load_policy(path: Path) -> Policy:
+    """Reads a file of :func:`save_policy`.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(str(file["about"]))
+            layers = {
+                f"Dense_{index}": {part: jnp.asarray(file[f"{part}_{index}"]) for part in ("kernel", "bias")}
+                for index in range(LAYERS)
+            }
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such policy") from None
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: is not a policy file ({reason}); collect it again") from error
+    return Policy({"params": layers}, about)

@@ -1,0 +1,27 @@
+"""Who is told how training goes; launchers show it (:class:`diffjax.launch.progress.TrainingProgress`)."""
+
+from typing import Protocol
+
+import numpy as np
+
+
+class Progress(Protocol):
+    """Takes what happens during training, one program after the other."""
+
+    def begin(self, name: str, runs: int, total: int, done: int) -> None:
+        """A program of ``total`` updates starts, ``done`` of which stand already."""
+
+    def advance(self, updates: int) -> None:
+        """``updates`` more took place."""
+
+    def evaluated(self, step: int, scores: np.ndarray) -> None:
+        """The runs' normalised scores at a step; NaN of a run that failed."""
+
+    def rate(self) -> str:
+        """Updates per second so far."""
+
+    def note(self, text: str) -> None:
+        """A line for the user."""
+
+    def end(self) -> None:
+        """The program is over."""
