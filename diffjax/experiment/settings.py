@@ -18,6 +18,7 @@ from diffjax.data.sampling import SAMPLINGS
 from diffjax.errors import UserError, unknown_name
 from diffjax.methods.registry import get_method
 from diffjax.records.schema import SELECTION_RULES
+from diffjax.types import OBSERVATIONS
 
 PRESETS = ("paper", "quick")
 
@@ -34,6 +35,7 @@ class Protocol:
     eval_interval: int = 0  # updates between evaluations
     episodes: int = 0  # per evaluation and run
     reward: str = "raw"  # name of the affine reward transform
+    observation: str = ""  # raw | standardized | limits; empty: as the method's view says
     action_clip: float = float("inf")  # the data's actions are clipped to +- this
     sampling: str = "uniform"  # uniform (with replacement) | shuffled (passes without)
     selection: str = "last"  # the paper's own rule: last | last5 | best | offline
@@ -165,6 +167,7 @@ def _build(hyper_type: type, values: dict[str, Any]) -> tuple[Any, Protocol]:
     _check_choice("selection", protocol["selection"], SELECTION_RULES)
     _check_choice("sampling", protocol["sampling"], SAMPLINGS)
     _check_choice("reward", protocol["reward"], REWARD_TRANSFORMS)
+    _check_choice("observation", protocol.get("observation", ""), ("", *OBSERVATIONS))
     return hyper_type(**hyper), Protocol(**protocol)
 
 
