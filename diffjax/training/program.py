@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from diffjax.data.sampling import SAMPLINGS
-from diffjax.data.transitions import Transitions
+from diffjax.data.transitions import Transitions, next_observations
 from diffjax.methods.base import Method, Metrics
 from diffjax.types import Batch, Spec
 
@@ -82,7 +82,7 @@ def gather_batch(data: Transitions, setup: RunSetup, position: jax.Array) -> Bat
         observation=data.observation[row],
         action=jnp.clip(data.action[row], -clip, clip),
         reward=setup.reward_scale * data.reward[row] + setup.reward_shift,
-        next_observation=data.observation[row + 1],
+        next_observation=jnp.asarray(next_observations(data, row)),
         not_done=1.0 - data.terminal[row].astype(jnp.float32),
     )
 
