@@ -85,11 +85,13 @@ def synthetic_data(spec: Spec, transitions: int) -> Transitions:
     """Normal observations and rewards, uniform actions; one transition in a hundred is terminal."""
     rng = np.random.default_rng(0)
     rows = transitions + 1
+    terminal = rng.random(rows) < 0.01
     return Transitions(
         observation=rng.standard_normal((rows, spec.observation_dim), np.float32),
         action=2.0 * rng.random((rows, spec.action_dim), np.float32) - 1.0,
         reward=rng.standard_normal(rows, np.float32),
-        terminal=rng.random(rows) < 0.01,
+        terminal=terminal,
+        end=terminal | (np.arange(rows) == transitions),
         row=np.arange(transitions, dtype=np.int32),
     )
 

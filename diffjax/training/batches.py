@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.data.observations import ObservationTransform, observation_transform
-from diffjax.data.transitions import Transitions
+from diffjax.data.transitions import Transitions, next_observations
 from diffjax.errors import UserError
 from diffjax.methods.base import View
 from diffjax.types import Batch
@@ -118,7 +118,7 @@ def gather(
     """The transitions that begin at some rows, as a run sees them; the leading axes are those of ``row``."""
     clip = part.action_clip
     successor = jnp.minimum(row + 1, data.reward.shape[0] - 1)
-    following = data.observation[successor] if data.next_observation is None else data.next_observation[row]
+    following = jnp.asarray(next_observations(data, row))
     return Batch(
         observation=part.observation(data.observation[row]),
         action=jnp.clip(data.action[row], -clip, clip),

@@ -50,6 +50,7 @@ def as_transitions(figure: Figure, problems: tuple[Problem, ...]) -> tuple[Trans
         action=action,
         reward=reward,
         terminal=np.full(rows, figure.one_step),
+        end=np.ones(rows, bool),
         row=np.arange(rows, dtype=np.int32),
     )
     return data, offsets
