@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from diffjax.diffusion.samplers import ChainNoise
 from diffjax.methods import diffusion_policy as dp
-from diffjax.methods.base import Method, Metrics, Phase, Scalars, weigh
+from diffjax.methods.base import Method, Metrics, Phase, Scalars, traced, weigh
 from diffjax.nn.learners import descend
 from diffjax.nn.networks import Params
 from diffjax.types import Batch, Spec
@@ -30,7 +30,7 @@ from diffjax.types import Batch, Spec
 class Hyper(dp.Hyper):
     """Diffusion-QL's own hyper-parameter."""
 
-    eta: float = 1.0  # weight of the Q term
+    eta: float = traced(1.0, at_least=0.0)  # weight of the Q term
 
 
 class State(NamedTuple):

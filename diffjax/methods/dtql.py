@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from diffjax import losses
 from diffjax.diffusion.denoisers import edm_denoiser
 from diffjax.diffusion.objectives import EDMDraws, draw_edm, edm_matching
-from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, weigh
+from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, traced, weigh
 from diffjax.nn.learners import Learner, cosine_decay, descend, ema_rate, learner, polyak
 from diffjax.nn.networks import (
     MLP,
@@ -47,33 +47,33 @@ NUM_CRITICS = 2
 class CoreHyper:
     """Hyper-parameters that DTQL and its KL baseline share; plain fields are traced, ``static`` ones are not."""
 
-    discount: float = 0.99
-    tau: float = 0.005
-    alpha: float = 5.0  # weight of what holds the policy near the data: trust region or KL
-    expectile: float = 0.7
-    actor_lr: float = 3e-4  # of the policy and of the diffusion models
-    critic_lr: float = 3e-4
-    lr_decay_steps: float = 0.0  # cosine to zero over the main phase, all networks; 0 keeps the rates
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    sigma_data: float = 0.5
-    max_action: float = 1.0
+    discount: float = traced(0.99, at_least=0.0, at_most=1.0)
+    tau: float = traced(0.005, above=0.0, at_most=1.0)
+    alpha: float = traced(5.0, at_least=0.0)  # weight of what holds the policy near the data: trust region or KL
+    expectile: float = traced(0.7, above=0.0, below=1.0)
+    actor_lr: float = traced(3e-4, above=0.0)  # of the policy and of the diffusion models
+    critic_lr: float = traced(3e-4, above=0.0)
+    lr_decay_steps: float = traced(0.0, at_least=0.0)  # cosine to zero, all networks; 0: constant rates
+    sigma_min: float = traced(0.002, above=0.0, below="sigma_max")
+    sigma_max: float = traced(80.0, above=0.0)
+    sigma_data: float = traced(0.5, above=0.0)
+    max_action: float = traced(1.0, above=0.0)
     clip_denoised: bool = static(True)  # bounds D_phi by max_action; off in the toy experiments
-    candidates: int = static(1024, acting=True)
-    hidden_dims: tuple[int, ...] = static((256, 256, 256))
-    behavior_hidden_dims: tuple[int, ...] = static(())  # of the behaviour model; empty: hidden_dims
-    time_dim: int = static(16)  # features of the noise level
-    batch_size: int = static(256)
+    candidates: int = static(1024, at_least=1, acting=True)
+    hidden_dims: tuple[int, ...] = static((256, 256, 256), at_least=1)
+    behavior_hidden_dims: tuple[int, ...] = static((), at_least=1)  # of the behaviour model; empty: hidden_dims
+    time_dim: int = static(16, at_least=4, multiple_of=2)  # features of the noise level
+    batch_size: int = static(256, at_least=1)
 
 
 @flax.struct.dataclass
 class Hyper(CoreHyper):
     """DTQL's own hyper-parameters."""
 
-    gamma_nll: float = 0.0  # weight of the policy's log-likelihood of the data; 0 in every task but the mazes
-    ema_decay: float = 0.995  # of the policy's average
-    ema_start: int = 1000
-    ema_interval: int = 5
+    gamma_nll: float = traced(0.0, at_least=0.0)  # weight of the data's log-likelihood; 0 but in the mazes
+    ema_decay: float = traced(0.995, at_least=0.0, below=1.0)  # of the policy's average
+    ema_start: int = traced(1000, at_least=0)
+    ema_interval: int = traced(5, at_least=1)
 
 
 class Critic(NamedTuple):

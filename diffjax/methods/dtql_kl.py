@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from diffjax import losses
 from diffjax.diffusion.objectives import EDMDraws
 from diffjax.methods import dtql
-from diffjax.methods.base import Method, Metrics, Phase, Scalars, weigh
+from diffjax.methods.base import Method, Metrics, Phase, Scalars, traced, weigh
 from diffjax.nn.learners import Learner, cosine_decay, descend, learner, polyak
 from diffjax.nn.networks import Params
 from diffjax.types import Batch, Spec
@@ -36,7 +36,7 @@ from diffjax.types import Batch, Spec
 class Hyper(dtql.CoreHyper):
     """The KL baseline's own hyper-parameter."""
 
-    generator_sigma: float = 2.5  # scale of the generator's noise, and the level it is told
+    generator_sigma: float = traced(2.5, above=0.0)  # scale of the generator's noise, and the level it is told
 
 
 class State(NamedTuple):
