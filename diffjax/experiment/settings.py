@@ -1,7 +1,7 @@
 """Hyper-parameters and protocol of one (method, task, preset, variant), from the tables in ``methods/*.toml``.
 
 Tables are data; this file only merges their layers (described at the head of each table) and checks every name and
-type against the method's ``Hyper`` and :class:`Protocol`.
+range against the method's ``Hyper`` and :class:`Protocol`.
 """
 
 import dataclasses
@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 from diffjax.data.rewards import REWARD_TRANSFORMS
 from diffjax.data.sampling import SAMPLINGS
 from diffjax.errors import UserError, unknown_name
+from diffjax.methods.base import check_hyper
 from diffjax.methods.registry import get_method
+from diffjax.ranges import KINDS, Range, check_fields
 from diffjax.records.schema import SELECTION_RULES
 from diffjax.types import OBSERVATIONS
 
@@ -26,20 +28,29 @@ PRESETS = ("paper", "quick")
 ALIASES = ((r"^(maze2d-.*)-local$", r"\1-v1"), (r"^(.*)-local$", r"\1-v2"), (r"^(antmaze-.*)-v2$", r"\1-v0"))
 
 
+def _entry(default: Any, choices: Iterable[str] = (), **bounds: Any) -> Any:
+    """A field of the protocol with its choices or its range."""
+    metadata = {"range": Range(**bounds)} if bounds else {"choices": tuple(choices)}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How a run is trained and judged; nothing of this enters a gradient step."""
+    """How a run is trained and judged; nothing of this enters a gradient step.
 
-    steps: int = 0  # updates of the main phase
-    pretrain_steps: float = 0.0  # updates before it, for a method that has such a phase; below 1: share of steps
-    eval_interval: int = 0  # updates between evaluations
-    episodes: int = 0  # per evaluation and run
-    reward: str = "raw"  # name of the affine reward transform
-    observation: str = ""  # raw | standardized | limits; empty: as the method's view says
-    action_clip: float = float("inf")  # the data's actions are clipped to +- this
-    sampling: str = "uniform"  # uniform (with replacement) | shuffled (passes without)
-    selection: str = "last"  # the paper's own rule: last | last5 | best | offline
-    offline_rank: int = 0  # offline: the k of top_k, evaluations before the end of the history
+    ``pretrain_steps`` below 1 is a share of ``steps``.
+    """
+
+    steps: int = _entry(1_000_000, at_least=1)  # updates of the main phase
+    pretrain_steps: float = _entry(0.0, at_least=0, at_most=1e9)  # before it, where a method has such a phase
+    eval_interval: int = _entry(50_000, at_least=1)  # updates between evaluations
+    episodes: int = _entry(10, at_least=1)  # per evaluation and run
+    reward: str = _entry("raw", REWARD_TRANSFORMS)  # name of the affine reward transform
+    observation: str = _entry("", ("", *OBSERVATIONS))  # empty: as the method's view says
+    action_clip: float = _entry(math.inf, above=0)  # the data's actions are clipped to +- this
+    sampling: str = _entry("uniform", SAMPLINGS)  # uniform (with replacement) | shuffled (passes without)
+    selection: str = _entry("last", SELECTION_RULES)  # the paper's own rule: last | last5 | best | offline
+    offline_rank: int = _entry(0, at_least=0)  # offline: the k of top_k, evaluations before the end of the history
 
 
 class Settings(NamedTuple):
@@ -82,18 +93,28 @@ def _convert(name: str, text: str, default: Any) -> Any:
         if isinstance(default, bool):
             return {"true": True, "false": False}[text.lower()]
         if isinstance(default, int):
-            return int(float(text)) if float(text).is_integer() else int(text)
+            return _integer(text)
         if isinstance(default, float):
-            value = float(text)
-            if not math.isfinite(value) and value != default:
-                raise UserError(f"{name}={text} is not finite")
-            return value
+            return float(text)
         if isinstance(default, tuple):
-            return tuple(int(part) for part in text.strip("()[] ").split(",") if part.strip())
+            return _integers(text)
         return text
     except (KeyError, ValueError, OverflowError):
-        kind = {bool: "true or false", int: "an integer", float: "a number", tuple: "integers like 256,256"}
-        raise UserError(f"{name}={text} is not {kind[type(default)]}") from None
+        raise UserError(f"{name}={text} is not {KINDS[type(default)]}") from None
+
+
+def _integer(text: str) -> int:
+    """``100``, or ``1e2``."""
+    return int(float(text)) if float(text).is_integer() else int(text)
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    """``256,256``, perhaps in brackets and with a comma at the end; ``()`` for none."""
+    text = text.strip()
+    if (text[:1], text[-1:]) in (("(", ")"), ("[", "]")):
+        text = text[1:-1].strip()
+    text = text.removesuffix(",")
+    return tuple(map(int, text.split(","))) if text else ()
 
 
 def _defaults(method: str, variant: str) -> dict[str, Any]:
@@ -156,27 +177,14 @@ def _build(hyper_type: type, values: dict[str, Any]) -> tuple[Any, Protocol]:
         for name, value in values.items()
         if name in hyper_fields
     }
-    for name, value in hyper.items():
-        metadata = hyper_fields[name].metadata
-        _check_choice(name, value, metadata.get("choices", ()))
-        if not metadata.get("pytree_node", True) and type(value) is int:
-            _check_positive(name, value)
-    protocol = {name: value for name, value in values.items() if name in protocol_names}
-    for name in ("steps", "eval_interval", "episodes"):
-        _check_positive(name, protocol[name])
-    _check_choice("selection", protocol["selection"], SELECTION_RULES)
-    _check_choice("sampling", protocol["sampling"], SAMPLINGS)
-    _check_choice("reward", protocol["reward"], REWARD_TRANSFORMS)
-    _check_choice("observation", protocol.get("observation", ""), ("", *OBSERVATIONS))
-    return hyper_type(**hyper), Protocol(**protocol)
+    built = hyper_type(**hyper)
+    check_hyper(built)
+    return built, _checked(Protocol(**{name: value for name, value in values.items() if name in protocol_names}))
 
 
-def _check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    known = list(choices)
-    if known and value not in known:
-        raise unknown_name(name, str(value), known)
-
-
-def _check_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise UserError(f"{name} must be at least 1, not {value}")
+def _checked(protocol: Protocol) -> Protocol:
+    check_fields(protocol)
+    before = protocol.pretrain_steps
+    if before >= 1 and before != int(before):
+        raise UserError(f"pretrain_steps={before} is neither a whole number nor below 1, a share of steps")
+    return protocol

@@ -8,25 +8,57 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from diffjax.ranges import Bound, Range, check_fields
 from diffjax.types import Batch, Spec
 
 
-def static(default: Any, choices: Iterable[str] = (), acting: bool = False) -> Any:
+def static(
+    default: Any,
+    choices: Iterable[str] = (),
+    *,
+    acting: bool = False,
+    above: Bound = None,
+    at_least: Bound = None,
+    below: Bound = None,
+    at_most: Bound = None,
+    multiple_of: int | None = None,
+) -> Any:
     """A hyper-parameter that fixes shapes or branches: one compiled program per value.
 
-    ``choices`` are the values that a name may take; ``acting`` as in :func:`traced`.
+    ``choices`` are the values that a name may take; bounds, of a number or of each of a tuple, and ``acting`` as in
+    :func:`traced`.
     """
-    metadata = {"choices": tuple(choices), "acting": acting}
+    limits = Range(above, at_least, below, at_most, multiple_of)
+    metadata = {"choices": tuple(choices), "acting": acting} | ({"range": limits} if limits != Range() else {})
     return flax.struct.field(pytree_node=False, default=default, metadata=metadata)
 
 
-def traced(default: float, acting: bool = False) -> Any:
-    """A hyper-parameter that is an array of the program; the same as a plain field but for ``acting``.
+def traced(
+    default: float,
+    *,
+    acting: bool = False,
+    above: Bound = None,
+    at_least: Bound = None,
+    below: Bound = None,
+    at_most: Bound = None,
+) -> Any:
+    """A hyper-parameter that is an array of the program: one compiled program for all values.
 
-    ``acting``: only the choice of an action reads it, no update does, so that runs that differ in nothing else are
-    trained once.
+    A bound is a number or the name of another field. ``acting``: only the choice of an action reads it, no update does,
+    so that runs that differ in nothing else are trained once.
     """
-    return flax.struct.field(default=default, metadata={"acting": acting})
+    return flax.struct.field(
+        default=default, metadata={"acting": acting, "range": Range(above, at_least, below, at_most)}
+    )
+
+
+def check_hyper(hyper: Any) -> None:
+    """That every hyper-parameter, a plain number or name, is what its field asks for.
+
+    Raises:
+      UserError: for the first that is not; it names the value and what would be right.
+    """
+    check_fields(hyper)
 
 
 def acting_values(hyper: Any) -> dict[str, Any]:

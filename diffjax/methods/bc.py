@@ -10,7 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from diffjax.methods.base import Method, Metrics, Phase, Scalars, static, weigh
+from diffjax.methods.base import Method, Metrics, Phase, Scalars, static, traced, weigh
 from diffjax.nn.learners import Learner, learn, learner
 from diffjax.nn.networks import MLP, TORCH, Params
 from diffjax.types import Batch, Spec
@@ -20,10 +20,10 @@ from diffjax.types import Batch, Spec
 class Hyper:
     """Hyper-parameters of behaviour cloning."""
 
-    actor_lr: float = 3e-4
-    max_action: float = 1.0
-    hidden_dims: tuple[int, ...] = static((256, 256, 256))
-    batch_size: int = static(256)
+    actor_lr: float = traced(3e-4, above=0.0)
+    max_action: float = traced(1.0, above=0.0)
+    hidden_dims: tuple[int, ...] = static((256, 256, 256), at_least=1)
+    batch_size: int = static(256, at_least=1)
 
 
 class State(NamedTuple):

@@ -41,32 +41,32 @@ from diffjax.types import Batch, Spec
 class Hyper:
     """Hyper-parameters of DAC; plain fields are traced, ``static`` ones are not."""
 
-    discount: float = 0.99
-    tau: float = 0.005  # Polyak rate of the target critic and of the target actor
-    rho: float = 1.0  # width of the lower confidence bound; mixing weight of the convex target
-    eta: float = 1.0  # initial weight of behaviour cloning
-    eta_lr: float = 1e-3  # 0 keeps eta
-    eta_min: float = 1e-3
-    eta_max: float = 100.0
-    bc_threshold: float = 1.0
-    actor_lr: float = 3e-4
-    critic_lr: float = 3e-4
-    lr_decay_steps: float = 2e6  # cosine to zero; 0 keeps the rates constant
-    max_grad_norm: float = 1.0  # joint over all critics
-    ema_start: int = 1001
-    ema_interval: int = 5
-    max_action: float = 1.0
-    temperature: float = traced(0.0, acting=True)  # of the choice among candidates; 0 takes the best
+    discount: float = traced(0.99, at_least=0.0, at_most=1.0)
+    tau: float = traced(0.005, above=0.0, at_most=1.0)  # Polyak rate of the target critic and of the target actor
+    rho: float = traced(1.0, at_least=0.0)  # width of the lower confidence bound; mixing weight of the convex target
+    eta: float = traced(1.0, at_least=0.0)  # initial weight of behaviour cloning
+    eta_lr: float = traced(1e-3, at_least=0.0)  # 0 keeps eta
+    eta_min: float = traced(1e-3, at_least=0.0, at_most="eta_max")
+    eta_max: float = traced(100.0, above=0.0)
+    bc_threshold: float = traced(1.0, at_least=0.0)
+    actor_lr: float = traced(3e-4, above=0.0)
+    critic_lr: float = traced(3e-4, above=0.0)
+    lr_decay_steps: float = traced(2e6, at_least=0.0)  # cosine to zero; 0 keeps the rates constant
+    max_grad_norm: float = traced(1.0, at_least=0.0)  # joint over all critics
+    ema_start: int = traced(1001, at_least=0)
+    ema_interval: int = traced(5, at_least=1)
+    max_action: float = traced(1.0, above=0.0)
+    temperature: float = traced(0.0, at_least=0.0, acting=True)  # of the choice among candidates; 0 takes the best
     guidance: str = static("soft", ("soft", "hard", "denoised"))
     ensemble_target: str = static("lcb", ("lcb", "min", "convex", "rand_convex"))
     sample_target: str = static("mean", losses.SAMPLE_REDUCTIONS)
-    num_critics: int = static(10)
-    target_samples: int = static(10)
-    candidates: int = static(10, acting=True)
-    diffusion_steps: int = static(5)
+    num_critics: int = static(10, at_least=1)
+    target_samples: int = static(10, at_least=1)
+    candidates: int = static(10, at_least=1, acting=True)
+    diffusion_steps: int = static(5, at_least=1)
     schedule: str = static("vp", BETAS)
-    hidden_dims: tuple[int, ...] = static((256, 256, 256))
-    batch_size: int = static(256)
+    hidden_dims: tuple[int, ...] = static((256, 256, 256), at_least=1)
+    batch_size: int = static(256, at_least=1)
 
 
 class State(NamedTuple):

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.methods import diffusion_policy as dp
-from diffjax.methods.base import Method, Metrics, Phase, Scalars, every, static, weigh
+from diffjax.methods.base import Method, Metrics, Phase, Scalars, every, static, traced, weigh
 from diffjax.nn.learners import Learner, learn, learner
 from diffjax.nn.networks import Params
 from diffjax.types import Batch, Spec
@@ -31,12 +31,12 @@ from diffjax.types import Batch, Spec
 class Hyper(dp.Hyper):
     """DiffCPS's own hyper-parameters."""
 
-    kappa: float = 0.05  # bound of L_c, in units of the mean squared noise error per dimension
-    lambda_init: float = 1.0
-    lambda_min: float = 0.0
-    lambda_max: float = 100.0
-    lambda_lr: float = 3e-5
-    policy_interval: int = static(2)
+    kappa: float = traced(0.05, at_least=0.0)  # bound of L_c, in units of the mean squared noise error per dimension
+    lambda_init: float = traced(1.0, at_least=0.0)
+    lambda_min: float = traced(0.0, at_least=0.0, at_most="lambda_max")
+    lambda_max: float = traced(100.0, above=0.0)
+    lambda_lr: float = traced(3e-5, at_least=0.0)
+    policy_interval: int = static(2, at_least=1)
 
 
 class State(NamedTuple):

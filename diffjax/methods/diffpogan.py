@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from diffjax import losses
 from diffjax.diffusion.samplers import ChainNoise
 from diffjax.methods import diffusion_policy as dp
-from diffjax.methods.base import Method, Metrics, Phase, Scalars, View, every, static, weigh
+from diffjax.methods.base import Method, Metrics, Phase, Scalars, View, every, static, traced, weigh
 from diffjax.nn.learners import Learner, learn, learner
 from diffjax.nn.networks import Discriminator, NICEFlow, Params
 from diffjax.types import Batch, Spec
@@ -41,17 +41,17 @@ CRITIC_CALLS_PER_BLOCK = 2
 class Hyper(dp.Hyper):
     """DiffPoGAN's own hyper-parameters."""
 
-    bc_weight: float = 0.05  # kl_alpha in the authors' code
-    adversarial_weight: float = 0.01  # gama
-    likelihood_weight: float = 0.05  # mle_beta
-    discriminator_lr: float = 3e-5  # dis_lr
+    bc_weight: float = traced(0.05, at_least=0.0)  # kl_alpha in the authors' code
+    adversarial_weight: float = traced(0.01, at_least=0.0)  # gama
+    likelihood_weight: float = traced(0.05, at_least=0.0)  # mle_beta
+    discriminator_lr: float = traced(3e-5, above=0.0)  # dis_lr
     divergence: str = static("wgan", losses.DIVERGENCES)  # f_div
     discriminator_weighting: bool = static(True)  # False (ablation): L_d weighs bc_weight, whatever D says
     adversarial_term: bool = static(True)  # False (ablation): the policy's loss has no generator term
-    policy_interval: int = static(2)
-    discriminator_hidden_dims: tuple[int, ...] = static((400, 300))
-    flow_hidden_dim: int = static(750)
-    flow_couplings: int = static(4)
+    policy_interval: int = static(2, at_least=1)
+    discriminator_hidden_dims: tuple[int, ...] = static((400, 300), at_least=1)
+    flow_hidden_dim: int = static(750, at_least=1)
+    flow_couplings: int = static(4, at_least=1)
 
 
 class State(NamedTuple):

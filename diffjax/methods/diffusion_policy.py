@@ -17,7 +17,7 @@ from diffjax.diffusion.denoisers import epsilon_denoiser
 from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising, noise_matching
 from diffjax.diffusion.samplers import ChainNoise, ancestral_sample, draw_chain_noise
 from diffjax.diffusion.schedules import BETAS, discrete_schedule
-from diffjax.methods.base import ActingCost, Metrics, Scalars, static
+from diffjax.methods.base import ActingCost, Metrics, Scalars, static, traced
 from diffjax.methods.candidates import ActionDraws, softmax_choice, softmax_cost
 from diffjax.nn.learners import Learner, copies, ema_rate, learn, learner, polyak
 from diffjax.nn.networks import MLP, TORCH, Ensemble, NoiseNetwork, Params, mish
@@ -30,30 +30,30 @@ NUM_CRITICS = 2
 class ActorHyper:
     """Hyper-parameters of the diffusion policy alone; plain fields are traced, ``static`` ones are not."""
 
-    actor_lr: float = 3e-4
-    max_action: float = 1.0
-    diffusion_steps: int = static(5)
+    actor_lr: float = traced(3e-4, above=0.0)
+    max_action: float = traced(1.0, above=0.0)
+    diffusion_steps: int = static(5, at_least=1)
     schedule: str = static("vp", BETAS)
-    hidden_dims: tuple[int, ...] = static((256, 256, 256))
-    time_dim: int = static(16)  # features of the time step
-    batch_size: int = static(256)
+    hidden_dims: tuple[int, ...] = static((256, 256, 256), at_least=1)
+    time_dim: int = static(16, at_least=4, multiple_of=2)  # features of the time step
+    batch_size: int = static(256, at_least=1)
 
 
 @flax.struct.dataclass
 class Hyper(ActorHyper):
     """Hyper-parameters that Diffusion-QL, DiffCPS and DiffPoGAN share."""
 
-    discount: float = 0.99
-    tau: float = 0.005  # Polyak rate of the target critic, every step
-    critic_lr: float = 3e-4
-    max_grad_norm: float = 0.0  # per network; 0 clips nothing
-    ema_decay: float = 0.995  # of the target actor
-    ema_start: int = 1000  # first step on which the target actor may move
-    ema_interval: int = 5
-    lr_decay_epochs: float = 0.0  # period of the cosine in 1000-step epochs; 0 keeps the rates constant
+    discount: float = traced(0.99, at_least=0.0, at_most=1.0)
+    tau: float = traced(0.005, above=0.0, at_most=1.0)  # Polyak rate of the target critic, every step
+    critic_lr: float = traced(3e-4, above=0.0)
+    max_grad_norm: float = traced(0.0, at_least=0.0)  # per network; 0 clips nothing
+    ema_decay: float = traced(0.995, at_least=0.0, below=1.0)  # of the target actor
+    ema_start: int = traced(1000, at_least=0)  # first step on which the target actor may move
+    ema_interval: int = traced(5, at_least=1)
+    lr_decay_epochs: float = traced(0.0, at_least=0.0)  # period of the cosine in 1000 steps; 0: constant rates
     max_q_backup: bool = static(False)
-    target_samples: int = static(10)  # next actions per state under max_q_backup
-    candidates: int = static(50, acting=True)
+    target_samples: int = static(10, at_least=1)  # next actions per state under max_q_backup
+    candidates: int = static(50, at_least=1, acting=True)
 
 
 class Core(NamedTuple):

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.methods import diffusion_policy as dp
-from diffjax.methods.base import Method, Metrics, Phase, Scalars, weigh
+from diffjax.methods.base import Method, Metrics, Phase, Scalars, traced, weigh
 from diffjax.nn.learners import learn
 from diffjax.nn.networks import Params
 from diffjax.types import Batch, Spec
@@ -29,7 +29,7 @@ from diffjax.types import Batch, Spec
 class Hyper(dp.Hyper):
     """Diffusion-QL's own hyper-parameter."""
 
-    eta: float = 1.0  # weight of the Q term
+    eta: float = traced(1.0, at_least=0.0)  # weight of the Q term
 
 
 class State(NamedTuple):

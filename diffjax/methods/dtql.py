@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from diffjax import losses
 from diffjax.diffusion.objectives import EDMDraws
 from diffjax.methods import dtql_core as core
-from diffjax.methods.base import Method, Metrics, Phase, Scalars, weigh
+from diffjax.methods.base import Method, Metrics, Phase, Scalars, traced, weigh
 from diffjax.methods.candidates import ActionDraws
 from diffjax.nn.learners import Learner, copies, cosine_decay, ema_rate, learn, learner, polyak
 from diffjax.nn.networks import GaussianPolicy, Params
@@ -37,10 +37,10 @@ from diffjax.types import Batch, Spec
 class Hyper(core.CoreHyper):
     """DTQL's own hyper-parameters."""
 
-    gamma_nll: float = 0.0  # weight of the policy's log-likelihood of the data; 0 in every task but the mazes
-    ema_decay: float = 0.995  # of the policy's average
-    ema_start: int = 1000
-    ema_interval: int = 5
+    gamma_nll: float = traced(0.0, at_least=0.0)  # weight of the data's log-likelihood; 0 but in the mazes
+    ema_decay: float = traced(0.995, at_least=0.0, below=1.0)  # of the policy's average
+    ema_start: int = traced(1000, at_least=0)
+    ema_interval: int = traced(5, at_least=1)
 
 
 class State(NamedTuple):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from diffjax import losses
 from diffjax.diffusion.denoisers import edm_denoiser
 from diffjax.diffusion.objectives import EDMDraws, draw_edm, edm_matching
-from diffjax.methods.base import ActingCost, Metrics, Phase, Scalars, static, weigh
+from diffjax.methods.base import ActingCost, Metrics, Phase, Scalars, static, traced, weigh
 from diffjax.methods.candidates import ActionDraws, softmax_choice, softmax_cost
 from diffjax.nn.learners import Learner, learn
 from diffjax.nn.networks import MLP, TORCH, Ensemble, NoiseNetwork, Params, mish
@@ -26,23 +26,23 @@ NUM_CRITICS = 2
 class CoreHyper:
     """Hyper-parameters that DTQL and its KL baseline share; plain fields are traced, ``static`` ones are not."""
 
-    discount: float = 0.99
-    tau: float = 0.005
-    alpha: float = 5.0  # weight of what holds the policy near the data: trust region or KL
-    expectile: float = 0.7
-    actor_lr: float = 3e-4  # of the policy and of the diffusion models
-    critic_lr: float = 3e-4
-    lr_decay_steps: float = 0.0  # cosine to zero over the main phase, all networks; 0 keeps the rates
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    sigma_data: float = 0.5
-    max_action: float = 1.0
+    discount: float = traced(0.99, at_least=0.0, at_most=1.0)
+    tau: float = traced(0.005, above=0.0, at_most=1.0)
+    alpha: float = traced(5.0, at_least=0.0)  # weight of what holds the policy near the data: trust region or KL
+    expectile: float = traced(0.7, above=0.0, below=1.0)
+    actor_lr: float = traced(3e-4, above=0.0)  # of the policy and of the diffusion models
+    critic_lr: float = traced(3e-4, above=0.0)
+    lr_decay_steps: float = traced(0.0, at_least=0.0)  # cosine to zero, all networks; 0: constant rates
+    sigma_min: float = traced(0.002, above=0.0, below="sigma_max")
+    sigma_max: float = traced(80.0, above=0.0)
+    sigma_data: float = traced(0.5, above=0.0)
+    max_action: float = traced(1.0, above=0.0)
     clip_denoised: bool = static(True)  # bounds D_phi by max_action; off in the toy experiments
-    candidates: int = static(1024, acting=True)
-    hidden_dims: tuple[int, ...] = static((256, 256, 256))
-    behavior_hidden_dims: tuple[int, ...] = static(())  # of the behaviour model; empty: hidden_dims
-    time_dim: int = static(16)  # features of the noise level
-    batch_size: int = static(256)
+    candidates: int = static(1024, at_least=1, acting=True)
+    hidden_dims: tuple[int, ...] = static((256, 256, 256), at_least=1)
+    behavior_hidden_dims: tuple[int, ...] = static((), at_least=1)  # of the behaviour model; empty: hidden_dims
+    time_dim: int = static(16, at_least=4, multiple_of=2)  # features of the noise level
+    batch_size: int = static(256, at_least=1)
 
 
 class Critic(NamedTuple):

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from diffjax import losses
 from diffjax.diffusion.objectives import EDMDraws
 from diffjax.methods import dtql_core as core
-from diffjax.methods.base import Method, Metrics, Phase, Scalars, weigh
+from diffjax.methods.base import Method, Metrics, Phase, Scalars, traced, weigh
 from diffjax.methods.candidates import ActionDraws
 from diffjax.nn.learners import Learner, copies, cosine_decay, learn, learner, polyak
 from diffjax.nn.networks import Params
@@ -37,7 +37,7 @@ from diffjax.types import Batch, Spec
 class Hyper(core.CoreHyper):
     """The KL baseline's own hyper-parameter."""
 
-    generator_sigma: float = 2.5  # scale of the generator's noise, and the level that it reads
+    generator_sigma: float = traced(2.5, above=0.0)  # scale of the generator's noise, and the level that it reads
 
 
 class State(NamedTuple):

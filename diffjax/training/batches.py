@@ -117,7 +117,6 @@ def gather(
 ) -> Batch:
     """The transitions that begin at some rows, as a run sees them; the leading axes are those of ``row``."""
     clip = part.action_clip
-    successor = jnp.minimum(row + 1, data.reward.shape[0] - 1)
     following = jnp.asarray(next_observations(data, row))
     return Batch(
         observation=part.observation(data.observation[row]),
@@ -125,7 +124,7 @@ def gather(
         reward=part.reward_scale * data.reward[row] + part.reward_shift,
         next_observation=part.observation(following),
         not_done=1.0 - data.terminal[row].astype(jnp.float32),
-        next_action=jnp.clip(data.action[successor], -clip, clip) if view.next_action else None,
+        next_action=jnp.clip(data.action[row + 1], -clip, clip) if view.next_action else None,
         return_to_go=None if returns is None else returns[row],
         labels=jax.tree.map(lambda leaf: leaf[row], labels),
     )

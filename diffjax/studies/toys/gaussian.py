@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from diffjax import losses
 from diffjax.methods import diffusion_policy as dp
-from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, weigh
+from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, traced, weigh
 from diffjax.nn.learners import Learner, learn, learner
 from diffjax.nn.networks import TORCH, GaussianPolicy, Params
 from diffjax.types import Batch, Spec
@@ -26,9 +26,9 @@ MAX_WEIGHT = 20.0
 class Hyper(dp.Hyper):
     """Diffusion-QL's hyper-parameters, for its critics, and the policy's own."""
 
-    eta: float = 0.0  # weight of the Q term
-    temperature: float = float("inf")
-    policy_hidden_dims: tuple[int, ...] = static((128, 128))
+    eta: float = traced(0.0, at_least=0.0)  # weight of the Q term
+    temperature: float = traced(float("inf"), above=0.0)
+    policy_hidden_dims: tuple[int, ...] = static((128, 128), at_least=1)
 
 
 class State(NamedTuple):
