@@ -558,6 +558,6 @@ def test_data_as_the_programs_see_them(tmp_path: pathlib.Path) -> None:
     golden.equal("corl/rewards_other", batch.reward)
     _, batch = seen("td3_bc", "antmaze-umaze-v2")
     golden.close("corl/rewards_antmaze", batch.reward)
-    # CORL cuts trajectories after 1000 transitions, wherever those begin; no method here has its locomotion or CQL scale.
+    # CORL cuts trajectories after 1000 transitions, wherever those begin; no method here has its scales.
     unread = ("corl_cql", "rewards_locomotion", "rewards_locomotion_short")
     assert golden.unused(unread) == []
