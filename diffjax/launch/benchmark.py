@@ -125,20 +125,25 @@ def chosen_cases(args: flags.FlagValues, aspect: Callable[[Case], Any]) -> list[
 
 
 def prepare(args: flags.FlagValues, name: str) -> Path:
-    """Settings of the process, and the folder that results go to, which must not hold any of this benchmark yet.
-
-    Raises:
-      UserError: for a folder that holds some or cannot be made.
-    """
-    if not args.out:
-        raise UserError("--out is empty; name a folder: --out=DIR")
+    """Settings of the process, and the folder that results go to; see :func:`results_folder`."""
     # A program taken from the cache would be reported as compiled in no time.
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_default_matmul_precision", args.matmul_precision)
-    folder = Path(args.out)
-    for file in (folder / f"{name}.csv", folder / f"{name}.json"):
-        if file.exists():
-            raise UserError(f"{file} exists already; choose another --out, or remove it")
+    return results_folder(args.out, (f"{name}.csv", f"{name}.json"))
+
+
+def results_folder(out: str, names: Iterable[str]) -> Path:
+    """The folder that results go to, which must not hold any file of these names yet.
+
+    Raises:
+      UserError: for a folder that holds one or cannot be made.
+    """
+    if not out:
+        raise UserError("--out is empty; name a folder: --out=DIR")
+    folder = Path(out)
+    for name in names:
+        if (folder / name).exists():
+            raise UserError(f"{folder / name} exists already; choose another --out, or remove it")
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
