@@ -21,7 +21,7 @@ MAX_ACTION = 1.0  # every task's actions lie in [-1, 1] per dimension
 ACTION_TOLERANCE = 1e-5  # how far outside a stored action may lie
 MAX_ROWS = np.iinfo(np.int32).max  # `Transitions.row` is int32
 MAX_WHOLE_NUMBER = 1 << 24  # float32 holds all whole numbers up to here
-_CHECK_ROWS = 1 << 16  # rows examined at a time, so that a check needs no second copy of a large array
+CHECK_ROWS = 1 << 16  # rows examined at a time, so that a check needs no second copy of a large array
 
 
 class Transitions(NamedTuple):
@@ -55,7 +55,8 @@ class Dataset:
     undiscounted returns of the recorded trajectories (a terminal or a time limit ends one; an unfinished tail
     counts only where it is all there is) and ``episode_rows (episodes, 2)`` int64 the first row of each and the one
     past its last; ``ref_min`` and ``ref_max`` are the reference returns of the data
-    set's own metadata and ``env_id`` the environment it names, each None where it names none.
+    set's own metadata and ``env_id`` the environment it names, each None where it names none. ``notes`` say what a
+    reader had to decide. Rows in no order have no trajectories: both arrays of episodes are empty then.
     """
 
     transitions: Transitions
@@ -67,6 +68,7 @@ class Dataset:
     ref_min: float | None = None
     ref_max: float | None = None
     env_id: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def make_dataset(
@@ -78,6 +80,7 @@ def make_dataset(
     ref_min: float | None = None,
     ref_max: float | None = None,
     env_id: str | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Dataset:
     """Check the values of ``transitions`` and name them.
 
@@ -90,7 +93,7 @@ def make_dataset(
     check_values(source, np.asarray(transitions.observation), np.asarray(transitions.action), reward, locate)
     if transitions.row.size == 0:
         raise UserError(f"{source}: holds no transition; two successive rows of one episode are needed")
-    episodes = max(1, int(end.sum()) - (not is_finished))
+    episodes = max(1, int(end.sum()) - (not is_finished)) if transitions.next_observation is None else 0
     return Dataset(
         transitions=transitions,
         label=label,
@@ -101,6 +104,7 @@ def make_dataset(
         ref_min=ref_min,
         ref_max=ref_max,
         env_id=env_id,
+        notes=notes,
     )
 
 
@@ -258,8 +262,8 @@ def one_line(error: object) -> str:
 
 
 def _check_finite(source: str, key: str, array: np.ndarray, locate: Callable[[int], str]) -> None:
-    for begin in range(0, len(array), _CHECK_ROWS):
-        finite = np.isfinite(array[begin : begin + _CHECK_ROWS])
+    for begin in range(0, len(array), CHECK_ROWS):
+        finite = np.isfinite(array[begin : begin + CHECK_ROWS])
         if not finite.all():
             bad = finite.reshape(len(finite), -1).all(axis=1).argmin()
             raise UserError(
@@ -270,8 +274,8 @@ def _check_finite(source: str, key: str, array: np.ndarray, locate: Callable[[in
 
 def _check_range(source: str, action: np.ndarray, locate: Callable[[int], str]) -> None:
     largest, where = 0.0, 0
-    for begin in range(0, len(action), _CHECK_ROWS):
-        size = np.abs(action[begin : begin + _CHECK_ROWS]).max(axis=1)
+    for begin in range(0, len(action), CHECK_ROWS):
+        size = np.abs(action[begin : begin + CHECK_ROWS]).max(axis=1)
         if size.max() > largest:
             largest, where = float(size.max()), begin + int(size.argmax())
     if largest > MAX_ACTION + ACTION_TOLERANCE:
