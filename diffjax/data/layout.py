@@ -131,7 +131,7 @@ def read_layout(
         source=source,
         label=own_label(metadata),
         locate=locate,
-        is_finished=bool(flags.end[-1]) or len(transitions.end) > len(end),
+        is_finished=bool(flags.end[-1]) or isinstance(order, Borders),
         ref_min=_number(metadata("ref_min_score")),
         ref_max=_number(metadata("ref_max_score")),
         env_id=_text(metadata("env_id")),

@@ -1,6 +1,7 @@
 """Data sets as flat arrays: the types, and the checks that every reader shares."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ NPZ_SUFFIX = ".npz"
 JOIN = "+"
 MAX_ACTION = 1.0  # every task's actions lie in [-1, 1] per dimension
 ACTION_TOLERANCE = 1e-5  # how far outside a stored action may lie
+OVERSHOOT = 0.05  # up to here it was meant to be within and noise or rounding was added
 MAX_ROWS = np.iinfo(np.int32).max  # `Transitions.row` is int32
 MAX_WHOLE_NUMBER = 1 << 24  # float32 holds all whole numbers up to here
 CHECK_ROWS = 1 << 16  # rows examined at a time, so that a check needs no second copy of a large array
@@ -93,7 +95,7 @@ def make_dataset(
     check_values(source, np.asarray(transitions.observation), np.asarray(transitions.action), reward, locate)
     if transitions.row.size == 0:
         raise UserError(f"{source}: holds no transition; two successive rows of one episode are needed")
-    episodes = max(1, int(end.sum()) - (not is_finished)) if transitions.next_observation is None else 0
+    episodes = max(1, int(end.sum()) - (not is_finished)) if has_trajectories(transitions) else 0
     return Dataset(
         transitions=transitions,
         label=label,
@@ -129,6 +131,11 @@ def next_observations(transitions: Transitions, row: Array) -> Array:
     if transitions.next_observation is None:
         return transitions.observation[row + 1]
     return transitions.next_observation[row]
+
+
+def has_trajectories(transitions: Transitions) -> bool:
+    """Whether the rows are in time order, so that trajectories are known."""
+    return transitions.next_observation is None
 
 
 def trajectory_returns(reward: np.ndarray, end: np.ndarray) -> np.ndarray:
@@ -279,4 +286,10 @@ def _check_range(source: str, action: np.ndarray, locate: Callable[[int], str]) 
         if size.max() > largest:
             largest, where = float(size.max()), begin + int(size.argmax())
     if largest > MAX_ACTION + ACTION_TOLERANCE:
-        raise UserError(f"{source}: 'actions' reach {largest:.6g} in size at {locate(where)}; they must lie in [-1, 1]")
+        remedy = f"divide them by the largest action that the robot takes, {math.ceil(largest * 1000) / 1000:g} or more"
+        if largest <= MAX_ACTION + OVERSHOOT:
+            remedy = "clip them with numpy.clip(actions, -1, 1)"
+        raise UserError(
+            f"{source}: 'actions' reach {largest:.6g} in size at {locate(where)}; they must lie in [-1, 1] as stored: "
+            f"{remedy} (--set action_clip does not help)"
+        )
