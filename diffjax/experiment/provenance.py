@@ -73,7 +73,7 @@ def describe(plan: Plan, dataset: Dataset, simulator_version: str) -> dict[str, 
             "fingerprint": dataset.fingerprint,
             "transitions": int(dataset.transitions.row.size),
             "episodes": int(dataset.episode_returns.size),
-            "return_mean": float(np.mean(dataset.episode_returns)),
+            "return_mean": float(np.mean(dataset.episode_returns)) if dataset.episode_returns.size else None,
         },
         "reference": {
             "min": plan.task.ref_min,

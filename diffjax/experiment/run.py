@@ -1,7 +1,7 @@
 """One experiment: a method on a task, all its runs, from data to evaluated and recorded results."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -39,15 +39,15 @@ from diffjax.training.progress import Progress
 PIECES = 20  # calls of the program per evaluation interval: progress is shown and Ctrl-C heard between them
 
 
-def obtain_dataset(plan: Plan, make_data: MakeData) -> Dataset:
-    """The data set that the user named, or the task's own.
+def obtain_dataset(plan: Plan, make_data: MakeData, report: Callable[[str], None]) -> Dataset:
+    """The data set that the user named, or the task's own; ``report`` takes a line about it, and warnings.
 
     Raises:
       UserError: if it cannot be had or does not fit the task.
     """
     experiment = plan.experiment
     if experiment.dataset is None:
-        dataset = default_dataset(plan.task, make_data, mirror=experiment.mirror)
+        dataset = default_dataset(plan.task, make_data, report, mirror=experiment.mirror)
     else:
         dataset = load_dataset(
             experiment.dataset,
@@ -55,6 +55,7 @@ def obtain_dataset(plan: Plan, make_data: MakeData) -> Dataset:
             horizon=plan.task.horizon,
             dataset_source=experiment.dataset_source,
             task_id=plan.task.id,
+            report=report,
         )
     return dataset if experiment.top_percent is None else top_percent(dataset, experiment.top_percent)
 
@@ -68,7 +69,7 @@ def run_experiment(experiment: Experiment, progress: Progress, make_data: MakeDa
       UserError: for any mistake in the request, the data or the folder; nothing is overwritten then.
     """
     planned = plan(experiment)
-    dataset = obtain_dataset(planned, make_data)
+    dataset = obtain_dataset(planned, make_data, progress.note)
     planned = planned._replace(task=with_references(planned.task, dataset, experiment.ref_scores))
     runs_at_once = max(len(group.trained) for group in planned.groups)
     simulator = make_simulator(planned.task, runs_at_once * planned.protocol.episodes)
