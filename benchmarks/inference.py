@@ -109,7 +109,7 @@ def act_program(case: Case, spec: Spec, batch: int, at_once: int) -> Any:
 
     def act(state: Any, hyper: Any, key: jax.Array, number: jax.Array, observation: jax.Array) -> jax.Array:
         def decide(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
-            return case.method.act(inputs[0], spec, state, hyper, inputs[1])
+            return case.method.sample_action(inputs[0], spec, state, hyper, inputs[1])
 
         key = jax.random.fold_in(key, number)
         if batch == 1:
@@ -232,7 +232,7 @@ def main(args: flags.FlagValues) -> None:
     """Check everything, measure every method at every batch size, print, write."""
     spec, batches = benchmark.task_spec(args), batch_sizes(args.batch)
     cases = benchmark.chosen_cases(
-        args, lambda case: (case.method.draw_action, case.method.act_from_draws, case.method.cost(case.hyper))
+        args, lambda case: (case.method.draw_action, case.method.act, case.method.cost(case.hyper))
     )
     if args.plot is not None:
         check_plot(args.plot)

@@ -25,6 +25,7 @@ from absl import flags
 from diffjax.data.transitions import Transitions
 from diffjax.launch import benchmark, cli
 from diffjax.launch.benchmark import Case
+from diffjax.training.batches import prepare
 from diffjax.training.flops import period, update_flops
 from diffjax.training.program import Program, RunSetup, TrainState, run_sharding, stack_setups
 from diffjax.types import Spec
@@ -84,11 +85,13 @@ def synthetic_data(spec: Spec, transitions: int) -> Transitions:
     """Normal observations and rewards, uniform actions; one transition in a hundred is terminal."""
     rng = np.random.default_rng(0)
     rows = transitions + 1
+    terminal = rng.random(rows) < 0.01
     return Transitions(
         observation=rng.standard_normal((rows, spec.observation_dim), np.float32),
         action=2.0 * rng.random((rows, spec.action_dim), np.float32) - 1.0,
         reward=rng.standard_normal(rows, np.float32),
-        terminal=rng.random(rows) < 0.01,
+        terminal=terminal,
+        end=terminal | (np.arange(rows) == transitions),
         row=np.arange(transitions, dtype=np.int32),
     )
 
@@ -141,21 +144,11 @@ class Trainer:
     def __init__(self, case: Case, phase: int, spec: Spec, data: Transitions, runs: int) -> None:
         self.phase = phase
         self.program = Program(case.method, spec, case.protocol.sampling, run_sharding(runs))
-        setups = [
-            RunSetup(
-                key=jax.random.key(seed),
-                offset=jnp.int32(0),
-                size=jnp.int32(data.row.size),
-                reward_scale=jnp.float32(1.0),
-                reward_shift=jnp.float32(0.0),
-                action_clip=jnp.float32(case.protocol.action_clip),
-                hyper=case.hyper,
-            )
-            for seed in range(runs)
-        ]
+        prepared = prepare(data, case.method.view, case.protocol.observation, action_clip=case.protocol.action_clip)
+        setups = [RunSetup(jax.random.key(seed), prepared.part, case.hyper) for seed in range(runs)]
         self.setup = self.program.place(stack_setups(setups))
-        self.data = self.program.replicate(data)
-        self.state = self.program.init(self.setup)
+        self.data = self.program.replicate(prepared.transitions)
+        self.state = self.program.init(self.setup, self.data)
         self.step = 0
         self.compiled, self.compile_s = self.compile(self.data)
 

@@ -72,6 +72,15 @@ def random_convex(values: jax.Array, uniform: jax.Array) -> jax.Array:
     return jnp.sum(weight * values, axis=0)
 
 
+ENSEMBLE_REDUCTIONS: dict[str, Callable[..., jax.Array]] = {
+    "lcb": lambda values, rho, uniform: lower_confidence_bound(values, rho),
+    "min": lambda values, rho, uniform: ensemble_min(values),
+    "convex": lambda values, rho, uniform: convex_min_max(values, rho),
+    "rand_convex": lambda values, rho, uniform: random_convex(values, uniform),
+}
+"""By name, ``(values (num_critics, batch), rho, uniform of that shape or None) -> (batch,)``."""
+
+
 def normalized_q_loss(values: jax.Array, coin: jax.Array) -> jax.Array:
     """Policy improvement by one of two critics, normalised by the other: ``-mean Q_i / sg(mean |Q_j|)``.
 

@@ -194,9 +194,15 @@ def assert_trees(actual: Any, expected: Any, what: str, bound: float) -> None:
 
 
 def assert_gradients(actual: Any, expected: Any, what: str, scale: float = 2e-5) -> None:
-    """Gradient trees; each tensor within ``scale`` times its own largest recorded magnitude."""
+    """Gradient trees of one network; each tensor within ``scale`` times its own largest recorded magnitude.
+
+    A tensor that is all but zero beside the network's largest gradient is the sum of terms that cancel: its bound is
+    that of a hundredth of the largest.
+    """
+    network = max(float(np.max(np.abs(value))) for value in jax.tree.leaves(expected))
     assert jax.tree.structure(actual) == jax.tree.structure(expected), f"{what}: other structure"
     for path, value in jax.tree_util.tree_leaves_with_path(expected):
         leaf = functools.reduce(lambda node, key: node[key.key], path, actual)
         largest = float(np.max(np.abs(value)))
-        assert_absolute(leaf, value, what + jax.tree_util.keystr(path), scale * largest)
+        bound = scale * max(largest, 1e-2 * network)
+        assert_absolute(leaf, value, what + jax.tree_util.keystr(path), bound)

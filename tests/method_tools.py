@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.experiment.settings import resolve
-from diffjax.methods.base import Method
+from diffjax.methods.base import Method, View
 from diffjax.methods.registry import METHODS
 from diffjax.types import Batch, Spec
 
@@ -35,22 +35,26 @@ def tiny(name: str, variant: str, **changes: Any) -> tuple[Method, Any]:
     return method, dataclasses.replace(hyper, **values)
 
 
-def random_batch(key: jax.Array, size: int, spec: Spec = SPEC) -> Batch:
-    """A minibatch of random transitions."""
-    keys = jax.random.split(key, 5)
+def random_batch(key: jax.Array, size: int, spec: Spec = SPEC, view: View = View()) -> Batch:  # noqa: B008
+    """A minibatch of random rows, as a view asks for them; labels are not there."""
+    keys = jax.random.split(key, 7)
+    rows = (size,) if view.horizon == 1 else (size, view.horizon)
+    action = lambda key: jax.random.uniform(key, (*rows, spec.action_dim), minval=-1.0)  # noqa: E731
     return Batch(
-        observation=jax.random.normal(keys[0], (size, spec.observation_dim)),
-        action=jax.random.uniform(keys[1], (size, spec.action_dim), minval=-1.0),
-        reward=jax.random.normal(keys[2], (size,)),
-        next_observation=jax.random.normal(keys[3], (size, spec.observation_dim)),
-        not_done=jax.random.bernoulli(keys[4], 0.8, (size,)).astype(jnp.float32),
+        observation=jax.random.normal(keys[0], (*rows, spec.observation_dim)),
+        action=action(keys[1]),
+        reward=jax.random.normal(keys[2], rows),
+        next_observation=jax.random.normal(keys[3], (*rows, spec.observation_dim)),
+        not_done=jax.random.bernoulli(keys[4], 0.8, rows).astype(jnp.float32),
+        next_action=action(keys[5]) if view.next_action else None,
+        return_to_go=jax.random.normal(keys[6], rows) if view.return_to_go else None,
     )
 
 
 def random_batches(method: Method, hyper: Any, seed: int = 0) -> tuple[Batch, ...]:
     """As many minibatches as one update takes."""
-    keys = jax.random.split(jax.random.key(seed), method.num_batches)
-    return tuple(random_batch(key, hyper.batch_size) for key in keys)
+    keys = jax.random.split(jax.random.key(seed), method.view.batches)
+    return tuple(random_batch(key, hyper.batch_size, view=method.view) for key in keys)
 
 
 def largest_difference(first: Any, second: Any) -> float:

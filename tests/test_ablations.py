@@ -85,7 +85,7 @@ def test_every_column_traces(name):
             )
             assert metrics
         observation = jnp.zeros(SPEC.observation_dim)
-        action = jax.eval_shape(lambda key, s: method.act(key, SPEC, s, hyper, observation), draw_key, state)  # noqa: B023
+        action = jax.eval_shape(lambda key, s: method.sample_action(key, SPEC, s, hyper, observation), draw_key, state)  # noqa: B023
         assert action.shape == (SPEC.action_dim,)
 
 

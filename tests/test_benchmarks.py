@@ -135,7 +135,7 @@ def chosen(*arguments: str, aspect: Any) -> list[str]:
 
 def test_every_method_is_measured_and_a_variant_where_it_differs() -> None:
     assert chosen(aspect=lambda case: None) == list(METHODS)
-    acting = chosen(aspect=lambda case: (case.method.act_from_draws, case.method.cost(case.hyper)))
+    acting = chosen(aspect=lambda case: (case.method.act, case.method.cost(case.hyper)))
     assert set(acting) - set(METHODS) == {"dtql:one_action"}
     training = chosen(aspect=lambda case: case.method.phases)
     assert set(training) - set(METHODS) == {"diffpogan:paper"}

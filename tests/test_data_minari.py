@@ -103,17 +103,20 @@ def everything(root: Path) -> set[str]:
 def test_rows_of_two_episodes():
     store(ref_min=-1.0, ref_max=3.5)
     dataset = load_dataset(ID, SPEC)
-    observation, action, reward, terminal, row = dataset.transitions
+    observation, action, reward, terminal, end, row, next_observation = dataset.transitions
     # Two steps that end in a terminal, three cut by a time limit; each with its final observation.
     assert observation[:, 0].tolist() == [0, 1, 2, 100, 101, 102, 103]
     assert action[:, 1].tolist() == pytest.approx([0.01, 0.01, 0, 0.02, 0.02, 0.02, 0])
     assert reward.tolist() == [0, 1, 0, 100, 101, 102, 0]
     assert terminal.tolist() == [False, True, False, False, False, False, False]
     assert row.tolist() == [0, 1, 3, 4, 5]
-    assert [leaf.dtype for leaf in dataset.transitions] == [
+    assert end.tolist() == [False, False, True, False, False, False, True]
+    assert next_observation is None
+    assert [leaf.dtype for leaf in (observation, action, reward, terminal, end, row)] == [
         np.float32,
         np.float32,
         np.float32,
+        bool,
         bool,
         np.int32,
     ]

@@ -83,13 +83,14 @@ def test_two_files_as_one(tmp_path):
     a = write(tmp_path / "a.hdf5", content([2, 3], tail=1), algorithm="medium")
     b = write(tmp_path / "b.npz", content([2], first=100, end="timeouts", tail=2), algorithm="expert")
     dataset = load_dataset(f"{a}+{b}", SPEC)
-    observation, _, reward, terminal, row = dataset.transitions
+    observation, _, reward, terminal, end, row, _ = dataset.transitions
     # Rows 0 to 5 are a's; 5, its last, and 7, b's time limit, and 9, the last of all, begin no transition.
     assert row.tolist() == [0, 1, 2, 3, 4, 6, 8]
     assert observation[row, 0].tolist() == [0, 1, 2, 3, 4, 100, 102]
     assert observation[row + 1, 0].tolist() == [1, 2, 3, 4, 5, 101, 103]
     assert terminal[row].tolist() == [False, True, False, False, True, False, False]
     assert reward[row].tolist() == [0, 1, 2, 3, 4, 100, 102]
+    assert np.flatnonzero(end).tolist() == [1, 4, 5, 7, 9]
     assert row.dtype == np.int32
     assert dataset.episode_returns.tolist() == [1.0, 9.0, 201.0]
     assert dataset.episode_rows.tolist() == [[0, 2], [2, 5], [6, 8]]
@@ -183,14 +184,18 @@ def test_a_join_holds_the_transitions_of_its_parts(parts):
 
 def dataset(arrays: dict[str, np.ndarray]) -> Dataset:
     timeout = arrays["timeouts"]
+    end = arrays["terminals"] | timeout
+    is_finished = bool(end[-1])
+    end[-1] = True
     transitions = Transitions(
         arrays["observations"],
         arrays["actions"],
         arrays["rewards"],
         arrays["terminals"],
+        end,
         np.flatnonzero(~timeout[:-1]).astype(np.int32),
     )
-    return make_dataset(transitions, "made", "made", arrays["terminals"] | timeout, "row {}".format)
+    return make_dataset(transitions, "made", "made", "row {}".format, is_finished)
 
 
 def rewarded(returns: list[float], end: str = "terminals", tail: int = 0) -> Dataset:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 from method_tools import random_batches, tiny
 
-from diffjax.methods import diffpogan
+from diffjax.methods import diffpogan, diffpogan_paper
 from diffjax.methods import diffusion_policy as dp
 
 
@@ -35,8 +35,8 @@ def test_diffpogan_without_its_terms(monkeypatch, variant, switches, loss, weigh
     monkeypatch.setattr(diffpogan, "judge", lambda _, __, samples: samples.action[:, 0])
     draws = dp.PolicyDraws(None, None, None)
     if variant == "code":
-        value, parts = diffpogan.actor_loss(None, None, None, draws, own, jnp.float32(0.25), 50.0, hyper, data)
+        value, parts = diffpogan.actor_loss(None, None, None, own, jnp.float32(0.25), 50.0, draws, hyper, data)
     else:
-        value, parts = diffpogan.paper_actor_loss(None, None, None, draws, hyper, data)
+        value, parts = diffpogan_paper.actor_loss(None, None, None, draws, hyper, data)
     assert float(value) == pytest.approx(loss, abs=1e-6)
     assert float(parts["actor/bc_weight"]) == pytest.approx(weight)

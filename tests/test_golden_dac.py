@@ -24,6 +24,7 @@ from diffjax.diffusion.objectives import DenoisingDraws
 from diffjax.diffusion.samplers import ChainNoise, ancestral_chain
 from diffjax.diffusion.schedules import discrete_schedule
 from diffjax.methods import dac
+from diffjax.methods.candidates import selection_logits
 from diffjax.nn.learners import learner, polyak
 from diffjax.nn.networks import sinusoidal
 from diffjax.types import Batch, Spec
@@ -177,7 +178,7 @@ def critic_parts(state: dac.State, draws: dac.Draws, hyper: dac.Hyper, batch: Ba
     observation = batch.next_observation[:, None]
     next_action = dac.sample_actions(state.target_actor, draws.next_action, hyper, observation)
     next_q = dac.q_values(state.target_critic, hyper, observation, next_action)
-    target = dac.critic_target(state, draws, hyper, batch)
+    target = dac.critic_target(draws, state, hyper, batch)
     loss = lambda critic: dac.critic_loss(critic, target, hyper, batch)[0]  # noqa: E731
     value, grads = jax.value_and_grad(loss)(state.critic.params)
     return {
@@ -205,7 +206,7 @@ def check_target_rules(golden: Golden) -> None:
         uniforms = f"{label}/uniforms"
         mixing = jnp.asarray(golden[uniforms]) if uniforms in golden else None
         values = losses.SAMPLE_REDUCTIONS[sample](next_q)
-        next_value = dac.ensemble_value(values, mixing, hyper.replace(ensemble_target=ensemble))
+        next_value = losses.ENSEMBLE_REDUCTIONS[ensemble](values, hyper.rho, mixing)
         target = losses.td_target(batch.reward, hyper.discount, batch.not_done, next_value)
         golden.close(f"{label}/target_q", target)
         loss, _ = critic_loss(state.critic.params, target, hyper, batch)
@@ -317,7 +318,7 @@ def check_training(golden: Golden) -> None:
                     lr_decay_steps=0.0,
                 )
             draws, batch = draws_of(golden, f"{at}/draws", f"{at}/draws"), golden.batch(f"{at}/batch")
-            golden.close(f"{at}/critic_target_q", critic_target(state, draws, hyper, batch))
+            golden.close(f"{at}/critic_target_q", critic_target(draws, state, hyper, batch))
             before = state.target_actor
             state, metrics = update(draws, counter, state, hyper, (batch,))
 
@@ -346,9 +347,11 @@ def check_training(golden: Golden) -> None:
 @jax.jit
 def decide(draws: dac.ActionDraws, state: dac.State, hyper: dac.Hyper, observation: jax.Array) -> tuple[jax.Array, ...]:
     """Candidates, their values under every critic, the logits of the choice, and the action chosen."""
-    candidates, q = dac.rank_candidates(state, draws.chain, hyper, observation)
-    logits = dac.selection_logits(jnp.mean(q, axis=0), hyper.temperature)
-    return candidates, q, logits, dac.act_from_draws(draws, state, hyper, observation)
+    candidates = dac.sample_actions(state.actor.params, draws.chain, hyper, observation)
+    q = dac.q_values(state.target_critic, hyper, observation, candidates)
+    logits = selection_logits(jnp.mean(q, axis=0), hyper.temperature)
+    spec = Spec(observation.shape[-1], candidates.shape[-1])
+    return candidates, q, logits, dac.act(draws, spec, state, hyper, observation)
 
 
 def check_evaluation(golden: Golden) -> None:

@@ -23,6 +23,7 @@ from diffjax.diffusion.samplers import ChainNoise, ancestral_chain
 from diffjax.diffusion.schedules import discrete_schedule
 from diffjax.methods import diffcps, diffpogan, dql
 from diffjax.methods import diffusion_policy as dp
+from diffjax.methods.candidates import ActionDraws
 from diffjax.methods.diffpogan import Samples, judge
 from diffjax.nn.learners import learner
 from diffjax.nn.networks import NICEFlow, sinusoidal
@@ -116,7 +117,7 @@ class DiffusionQL:
         return core_to(state.core)
 
     def draws(self, golden: Golden, at: str, policy: dp.PolicyDraws, repeats: int | None) -> Any:
-        return dql.Draws(golden.chain_noise(f"{at}/draws/target_", repeats), policy)
+        return dp.Draws(golden.chain_noise(f"{at}/draws/target_", repeats), policy)
 
     def batches(self, golden: Golden, at: str) -> Batches:
         return (golden.batch(f"{at}batch"),)
@@ -141,7 +142,7 @@ class DiffusionQL:
     def observe(self, draws: Any, state: Any, hyper: Any, batches: Batches) -> dict[str, jax.Array]:
         """Recorded quantities of a step that are no metrics of ours, from the state before it."""
         batch, core = batches[0], state.core
-        action = dp.sample_next_actions(core.target_actor, draws.next_action, batch.next_observation, hyper)
+        action = dp.sample_next_actions(core.target_actor, draws.next_action, hyper, batch.next_observation)
         return {"critic_target_q": dp.critic_target(core.target_critic, action, hyper, batch)}
 
 
@@ -168,7 +169,7 @@ class DiffCPS(DiffusionQL):
         return core_to(state.core) | {"lambda": state.multiplier.params}
 
     def draws(self, golden: Golden, at: str, policy: dp.PolicyDraws, repeats: int | None) -> Any:
-        return diffcps.Draws(golden.chain_noise(f"{at}/draws/target_", repeats), policy)
+        return dp.Draws(golden.chain_noise(f"{at}/draws/target_", repeats), policy)
 
     def actor_loss(self, actor: Tree, judged: Any, policy: dp.PolicyDraws, state: Any, hyper: Any, batch: Batch) -> Any:
         return diffcps.actor_loss(actor, state.core.critic.params, state.multiplier.params, policy, hyper, batch)
@@ -248,8 +249,8 @@ class DiffPoGAN(DiffusionQL):
     def judged(self, draws: Any, state: Any, hyper: Any, batches: Batches) -> Judged:
         batch, extra = batches
         actor, data = state.core.target_actor, Samples(batch.observation, batch.action)
-        own = dp.sample_next_actions(actor, draws.action, batch.observation, hyper)
-        next_action = dp.sample_next_actions(actor, draws.next_action, batch.next_observation, hyper)
+        own = dp.sample_next_actions(actor, draws.action, hyper, batch.observation)
+        next_action = dp.sample_next_actions(actor, draws.next_action, hyper, batch.next_observation)
         real = diffpogan.join(data, Samples(extra.observation, extra.action))
         return Judged(
             real,
@@ -263,7 +264,7 @@ class DiffPoGAN(DiffusionQL):
         critic, discriminator = state.core.critic.params, state.discriminator.params
         real_mean, next_action = jnp.mean(judged.real_score), judged.next_fake.action
         return diffpogan.actor_loss(
-            actor, critic, discriminator, policy, next_action, real_mean, judged.likelihood, hyper, batch
+            actor, critic, discriminator, next_action, real_mean, judged.likelihood, policy, hyper, batch
         )
 
     def metrics(self, m: dict[str, jax.Array], hyper: Any) -> dict[str, jax.Array]:
@@ -491,7 +492,7 @@ def judged_of(recipe: Any, draws: Any, state: Any, hyper: Any, batches: Batches)
 def critic_losses(draws: Any, state: Any, hyper: Any, batch: Batch) -> tuple[Tree, Tree]:
     """What the critic's loss is made of, and its gradient."""
     core = state.core
-    action = dp.sample_next_actions(core.target_actor, draws.next_action, batch.next_observation, hyper)
+    action = dp.sample_next_actions(core.target_actor, draws.next_action, hyper, batch.next_observation)
     target = dp.critic_target(core.target_critic, action, hyper, batch)
     new_action = dp.sample_actions(core.actor.params, draws.policy.chain, hyper, batch.observation)
     critic = core.critic.params
@@ -540,7 +541,7 @@ def check_multiplier(golden: Golden) -> None:
     """DiffCPS: the multiplier's loss and slope, also where the multiplier lies outside its bounds."""
     draws, state, _, (batch,) = losses_setting(golden, "hi")
     hyper = shared_hyper(golden)
-    loss_and_slope = jax.jit(jax.value_and_grad(diffcps.multiplier_loss))
+    loss_and_slope = jax.jit(jax.value_and_grad(diffcps.multiplier_loss, has_aux=True))
     for at, value in {
         "losses/lambda": golden["params/lambda"],
         "losses/lambda_below": golden["losses/lambda_below/lambda"],
@@ -549,7 +550,7 @@ def check_multiplier(golden: Golden) -> None:
         multiplier = jnp.asarray(value)
         moved = state._replace(multiplier=state.multiplier._replace(params=multiplier))
         terms = actor_terms(recipe_of(golden), None, draws.policy, moved, hyper, batch)
-        loss, slope = loss_and_slope(multiplier, terms["actor/bc"], hyper)
+        (loss, _), slope = loss_and_slope(multiplier, terms["actor/bc"], hyper)
         golden.gradients(f"{at}/grads", {"lambda": slope})
         if at == "losses/lambda":
             golden.close(f"{at}/loss", loss)
@@ -592,7 +593,8 @@ def discriminator_gradient(
 ) -> tuple[Tree, Tree]:
     """:func:`differentiate` the discriminator's loss."""
     fake = judged.all_fakes()
-    terms = lambda params: diffpogan.discriminator_loss(params, judged.real, fake, label, mixing, hyper)[1]  # noqa: E731
+    draws = diffpogan.Draws(label, None, None, mixing, None)
+    terms = lambda params: diffpogan.discriminator_loss(params, draws, hyper, judged.real, fake)[1]  # noqa: E731
     return differentiate(terms, weights, discriminator)
 
 
@@ -747,17 +749,19 @@ def largest_change(before: Tree, after: Tree) -> float:
 
 
 @jax.jit
-def decide(draws: dp.ActionDraws, state: Any, hyper: Any, observation: jax.Array) -> dict[str, jax.Array]:
+def decide(draws: ActionDraws, state: Any, hyper: Any, observation: jax.Array) -> dict[str, jax.Array]:
     """One decision by the published rule, and the steps towards it."""
     core = state.core
-    ranked = dp.rank_candidates(core.actor.params, core.target_critic, draws.chain, hyper, observation)
-    index, probability = losses.softmax_selection(ranked.value, draws.uniform)
+    action = dp.sample_actions(core.actor.params, draws.noise, hyper, observation)
+    value = losses.ensemble_min(dp.q_values(core.target_critic, hyper, observation, action))
+    index, probability = losses.softmax_selection(value, draws.uniform)
+    spec = Spec(observation.shape[-1], action.shape[-1])
     return {
-        "candidates": ranked.action,
-        "q": ranked.value,
+        "candidates": action,
+        "q": value,
         "probs": probability,
         "index": index,
-        "action": dp.act_from_draws(draws, state, hyper, observation),
+        "action": dp.act(draws, spec, state, hyper, observation),
     }
 
 
@@ -766,7 +770,7 @@ def check_evaluation(golden: Golden) -> None:
     state = fresh_state(recipe, golden.tree("params"))
     draw = functools.partial(recipe.method.draw_action, spec=spec_of(golden), hyper=hyper)
     for at in golden.groups("eval/", depth=2):
-        draws = dp.ActionDraws(golden.chain_noise(f"{at}/"), jnp.asarray(golden[f"{at}/uniform"]))
+        draws = ActionDraws(golden.chain_noise(f"{at}/"), jnp.asarray(golden[f"{at}/uniform"]))
         chex.assert_trees_all_equal_shapes_and_dtypes(draws, jax.eval_shape(draw, jax.random.key(0)))
         seen = decide(draws, state, hyper, jnp.asarray(golden[f"{at}/obs"]))
         golden.equal(f"{at}/index", seen.pop("index"))

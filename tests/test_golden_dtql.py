@@ -24,6 +24,8 @@ from diffjax.diffusion.denoisers import edm_scales
 from diffjax.diffusion.objectives import EDMDraws
 from diffjax.diffusion.schedules import log_logistic_sigma
 from diffjax.methods import dtql
+from diffjax.methods import dtql_core as core
+from diffjax.methods.candidates import ActionDraws
 from diffjax.nn.learners import cosine_decay, learner, polyak
 from diffjax.nn.networks import sinusoidal
 from diffjax.types import Batch, Spec
@@ -59,14 +61,14 @@ def hyper_of(golden: Golden, scenario: str = "train", **changes: Any) -> dtql.Hy
     ).replace(**changes)
 
 
-def critic_from(tree: Any) -> dtql.Critic:
+def critic_from(tree: Any) -> core.Critic:
     """Recorded critic networks as ours."""
-    return dtql.Critic(plain(stack(tree["q1"], tree["q2"])), plain(tree["v"]))
+    return core.Critic(plain(stack(tree["q1"], tree["q2"])), plain(tree["v"]))
 
 
-def critic_to(critic: dtql.Critic) -> dict[str, Any]:
+def critic_to(critic: core.Critic) -> dict[str, Any]:
     """Our critic networks in the recorded layout."""
-    twins = {f"q{i + 1}": jax.tree.map(lambda x, i=i: x[i], layers(critic.q)) for i in range(dtql.NUM_CRITICS)}
+    twins = {f"q{i + 1}": jax.tree.map(lambda x, i=i: x[i], layers(critic.q)) for i in range(core.NUM_CRITICS)}
     return twins | {"v": layers(critic.v)}
 
 
@@ -139,15 +141,15 @@ def behavior_parts(
     """Everything that is recorded of the denoising loss."""
     x = action + draws.sigma[:, None] * draws.noise
     scales = edm_scales(draws.sigma, hyper.sigma_data)
-    network = dtql.behavior_network(hyper, action.shape[-1])
-    denoised = dtql.denoise(behavior, hyper, x, draws.sigma, observation)
+    network = core.behavior_network(hyper, action.shape[-1])
+    denoised = core.denoise(behavior, hyper, x, draws.sigma, observation)
     return {
         "x_noisy": x,
         "c_noise": scales.c_noise,
         "time_embedding": network.apply(behavior, scales.c_noise, method="embed_time"),
         "network_output": network.apply(behavior, scales.c_in[:, None] * x, scales.c_noise, observation),
         "denoised_clipped": jnp.clip(denoised, -hyper.max_action, hyper.max_action),
-        "loss": dtql.denoising_loss(behavior, action, draws, hyper, observation),
+        "loss": core.denoising_loss(behavior, draws, hyper, observation, action),
     }
 
 
@@ -164,10 +166,10 @@ def check_behavior(golden: Golden) -> None:
 def check_critic(golden: Golden) -> None:
     hyper, batch, state = hyper_of(golden), golden.batch("batch"), state_of(golden)
     for name, critic in {"critic": state.critic.params, "critic_target": state.target_critic}.items():
-        q1, q2 = jax.jit(dtql.q_values)(critic, hyper, batch.observation, batch.action)
+        q1, q2 = jax.jit(core.q_values)(critic, hyper, batch.observation, batch.action)
         golden.close(f"forward/{name}_q1", q1)
         golden.close(f"forward/{name}_q2", q2)
-        golden.close(f"forward/{name}_v", jax.jit(dtql.v_value)(critic, hyper, batch.observation))
+        golden.close(f"forward/{name}_v", jax.jit(core.v_value)(critic, hyper, batch.observation))
 
 
 @jax.jit
@@ -204,17 +206,17 @@ def check_policy(golden: Golden) -> None:
 
 
 @jax.jit
-def critic_parts(critic: dtql.Critic, hyper: dtql.Hyper, batch: Batch) -> tuple[dict[str, jax.Array], Any]:
+def critic_parts(critic: core.Critic, hyper: dtql.Hyper, batch: Batch) -> tuple[dict[str, jax.Array], Any]:
     """Everything that is recorded of the critic's loss, and its gradient."""
-    q = dtql.q_values(critic, hyper, batch.observation, batch.action)
-    grads, metrics = jax.grad(dtql.critic_loss, has_aux=True)(critic, hyper, batch)
+    q = core.q_values(critic, hyper, batch.observation, batch.action)
+    grads, metrics = jax.grad(core.critic_loss, has_aux=True)(critic, hyper, batch)
     return {
         "q": losses.ensemble_min(q),
-        "v": dtql.v_value(critic, hyper, batch.observation),
+        "v": core.v_value(critic, hyper, batch.observation),
         "current_q1": q[0],
         "current_q2": q[1],
-        "next_v": dtql.v_value(critic, hyper, batch.next_observation),
-        "target_q": dtql.critic_target(critic, hyper, batch),
+        "next_v": core.v_value(critic, hyper, batch.next_observation),
+        "target_q": core.critic_target(critic, hyper, batch),
         "value_loss": metrics["critic/value_loss"],
         "loss": metrics["critic/loss"],
     }, grads
@@ -228,7 +230,7 @@ def check_critic_loss(golden: Golden) -> None:
     golden.gradients("losses/critic/grads/critic", critic_to(grads))
 
 
-behavior_gradient = jax.jit(jax.grad(dtql.denoising_loss))
+behavior_gradient = jax.jit(jax.grad(core.denoising_loss))
 
 
 def check_behavior_loss(golden: Golden) -> None:
@@ -238,7 +240,10 @@ def check_behavior_loss(golden: Golden) -> None:
     golden.close("losses/bc/loss", parts["loss"])
     golden.close("losses/bc/network_output", parts["network_output"])
     golden.close("losses/bc/denoised", parts["denoised_clipped"])
-    golden.gradients("losses/bc/grads/bc_actor", layers(behavior_gradient(*arguments)))
+    golden.gradients(
+        "losses/bc/grads/bc_actor",
+        layers(behavior_gradient(behavior, arguments[2], hyper, batch.observation, batch.action)),
+    )
 
 
 @jax.jit
@@ -295,7 +300,7 @@ def check_policy_loss(golden: Golden) -> None:
 
 
 update = jax.jit(dtql.update)
-critic_target = jax.jit(dtql.critic_target)
+critic_target = jax.jit(core.critic_target)
 
 METRICS = {
     "critic_loss": "critic/loss",
@@ -357,14 +362,14 @@ def check_training(golden: Golden) -> None:
                     recorded[target] = golden.tree(f"{at}/params/{target}")
 
 
-pretrain = jax.jit(dtql.pretrain)
+pretrain = jax.jit(core.pretrain)
 
 
 def check_pretraining(golden: Golden) -> None:
     hyper, state = hyper_of(golden), state_of(golden)
     untouched = state
     for step, at in enumerate(golden.steps("pretrain")):
-        draws = dtql.PretrainDraws(levels_of(golden, f"{at}/draws", "bc"))
+        draws = core.PretrainDraws(levels_of(golden, f"{at}/draws", "bc"))
         state, _ = pretrain(draws, step, state, hyper, (golden.batch(f"{at}/batch"),))
         ours = networks_to(state)
         for name in ("bc_actor", "critic"):
@@ -374,13 +379,13 @@ def check_pretraining(golden: Golden) -> None:
 
 
 @jax.jit
-def decide(
-    draws: dtql.ActionDraws, state: dtql.State, hyper: dtql.Hyper, observation: jax.Array
-) -> dict[str, jax.Array]:
+def decide(draws: ActionDraws, state: dtql.State, hyper: dtql.Hyper, observation: jax.Array) -> dict[str, jax.Array]:
     """Everything that is recorded of one decision."""
-    candidates, q = dtql.rank_candidates(state, draws.noise, hyper, observation)
+    candidates = dtql.sample_actions(state.policy.params, draws.noise, hyper, observation)
+    q = core.min_q(state.target_critic, hyper, observation, candidates)
     index, probs = losses.softmax_selection(q, draws.uniform)
-    action = dtql.act_from_draws(draws, state, hyper, observation)
+    spec = Spec(observation.shape[-1], candidates.shape[-1])
+    action = dtql.act(draws, spec, state, hyper, observation)
     return {"candidates": candidates, "q": q, "probs": probs, "index": index, "action": action}
 
 
@@ -388,7 +393,7 @@ def check_evaluation(golden: Golden) -> None:
     hyper, state = hyper_of(golden, candidates=golden.hyper["repeats"]), state_of(golden)
     for at in golden.groups("eval/", depth=2):
         noise, uniform = jnp.asarray(golden[f"{at}/eps"]), jnp.asarray(golden[f"{at}/uniform"])
-        parts = decide(dtql.ActionDraws(noise, uniform), state, hyper, jnp.asarray(golden[f"{at}/obs"]))
+        parts = decide(ActionDraws(noise, uniform), state, hyper, jnp.asarray(golden[f"{at}/obs"]))
         golden.equal(f"{at}/index", parts.pop("index"))
         for name, value in parts.items():
             golden.close(f"{at}/{name}", value)

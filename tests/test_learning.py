@@ -26,6 +26,7 @@ def bandit() -> Transitions:
         action=np.concatenate([action, np.zeros((1, 1), np.float32)]),
         reward=np.append(-10 * (action[:, 0] - BEST) ** 2, 0).astype(np.float32),
         terminal=np.ones(4001, bool),
+        end=np.ones(4001, bool),
         row=np.arange(4000, dtype=np.int32),
     )
 

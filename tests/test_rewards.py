@@ -42,12 +42,14 @@ def flat(observation, action, reward, next_observation, terminal) -> Transitions
         np.zeros((rows, action.shape[1]), np.float32),
         np.zeros(rows, np.float32),
         np.zeros(rows, bool),
+        np.ones(rows, bool),
         row.astype(np.int32),
     )
     arrays.observation[row + 1] = next_observation
     arrays.observation[row] = observation
     arrays.action[row], arrays.reward[row], arrays.terminal[row] = action, reward, terminal
     np.testing.assert_array_equal(arrays.observation[row + 1], next_observation)
+    arrays.end[row] = False
     return arrays
 
 
@@ -64,6 +66,7 @@ def episodes(*parts: tuple[list[float], bool]) -> Transitions:
         np.zeros((rows, 1), np.float32),
         np.array(reward, np.float32),
         np.array(terminal),
+        ~np.isin(np.arange(rows), row),
         np.array(row, np.int32),
     )
 
@@ -138,9 +141,24 @@ def test_dac_joins_episodes_that_continue_within_a_millionth():
             np.zeros((4, 1), np.float32),
             np.zeros(4, np.float32),
             np.zeros(4, bool),
+            np.array([False, True, False, True]),
             np.array([0, 2], np.int32),
         )
         assert dac_trajectory_ends(data).tolist() == expected
+
+
+def test_dac_reads_the_stored_next_observation():
+    observation = np.array([[0.0], [1.0], [2.0], [3.0]], np.float32)
+    data = Transitions(
+        observation,
+        np.zeros((4, 1), np.float32),
+        np.zeros(4, np.float32),
+        np.zeros(4, bool),
+        np.ones(4, bool),
+        np.arange(4, dtype=np.int32),
+        np.array([[1.0], [9.0], [3.0], [4.0]], np.float32),
+    )
+    assert dac_trajectory_ends(data).tolist() == [False, True, False, True]
 
 
 EPISODES = st.lists(

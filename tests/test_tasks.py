@@ -99,7 +99,7 @@ def test_minaris_own_tasks_have_no_references():
 
 
 def dataset(ref_min: float | None, ref_max: float | None) -> Dataset:
-    arrays = Transitions(*(np.zeros(0) for _ in range(5)))
+    arrays = Transitions(*(np.zeros(0) for _ in range(6)))
     fields = {"label": "x", "source": "mujoco/hopper/medium-v0", "fingerprint": "", "episode_returns": np.zeros(1)}
     return Dataset(arrays, ref_min=ref_min, ref_max=ref_max, **fields, episode_rows=np.zeros((0, 2)))
 

@@ -46,6 +46,7 @@ def random_data(seed: int = 0) -> Transitions:
         action=rng.uniform(-1, 1, (ROWS, SPEC.action_dim)).astype(np.float32),
         reward=rng.normal(size=ROWS).astype(np.float32),
         terminal=rng.random(ROWS) < 0.1,
+        end=np.arange(ROWS) == ROWS - 1,
         row=np.arange(ROWS - 1, dtype=np.int32),
     )
 
@@ -76,6 +77,7 @@ def test_gather_batch_literals():
         action=np.full((10, 1), 0.9, np.float32),
         reward=np.arange(10, dtype=np.float32),
         terminal=np.arange(10) == 4,
+        end=np.isin(np.arange(10), [2, 4, 5, 7, 9]),
         row=np.array([0, 1, 4, 6, 8], np.int32),
     )
     run = setup_of(None, 0, offset=1, size=4, clip=0.5)
@@ -85,6 +87,10 @@ def test_gather_batch_literals():
     np.testing.assert_array_equal(batch.reward, [1, 7, 15])
     np.testing.assert_array_equal(batch.not_done, [1, 0, 1])
     np.testing.assert_array_equal(batch.action[:, 0], [0.5, 0.5, 0.5])
+    stored = data._replace(next_observation=np.arange(100, 110, dtype=np.float32)[:, None])
+    batch = gather_batch(jax.tree.map(jnp.asarray, stored), run, jnp.array([0, 1, 3]))
+    np.testing.assert_array_equal(batch.observation[:, 0], [1, 4, 8])
+    np.testing.assert_array_equal(batch.next_observation[:, 0], [101, 104, 108])
 
 
 def test_pieces_do_not_matter():
@@ -138,8 +144,8 @@ def test_the_compiled_program_holds_the_data_once():
     setup = stack_setups([setup_of(hyper, seed) for seed in range(4)])
     program = Program(method, SPEC, "uniform")
     rows = 200_000
-    data = Transitions(*(jnp.zeros((rows, *x.shape[1:]), x.dtype) for x in random_data()))
-    size = sum(x.nbytes for x in data)
+    data = jax.tree.map(lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype), random_data())
+    size = sum(x.nbytes for x in jax.tree.leaves(data))
     state = program.init(setup)
     lowered = program_module._advance.lower(program, 0, state, jnp.array([0, 2], jnp.int32), setup, data)
     memory = lowered.compile().memory_analysis()

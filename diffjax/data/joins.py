@@ -42,6 +42,7 @@ def join_datasets(datasets: Sequence[Dataset]) -> Dataset:
         action=np.concatenate([part.action for part in parts]),
         reward=np.concatenate([part.reward for part in parts]),
         terminal=np.concatenate([part.terminal for part in parts]),
+        end=np.concatenate([part.end for part in parts]),
         row=np.concatenate([row + offset.astype(np.int32) for row, offset in begins]),
     )
     labels = {dataset.label for dataset in datasets}

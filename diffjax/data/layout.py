@@ -89,18 +89,24 @@ def read_layout(
         action=_read_floats(source, "actions", arrays),
         reward=_read_floats(source, "rewards", arrays).reshape(-1),
         terminal=terminal,
+        end=_with_last(terminal | timeout),
         row=transition_rows(timeout),
     )
     return make_dataset(
         transitions,
         source=source,
         label=own_label(metadata),
-        end=terminal | timeout,
         locate="row {}".format,
+        is_finished=bool(terminal[-1] | timeout[-1]),
         ref_min=_number(metadata("ref_min_score")),
         ref_max=_number(metadata("ref_max_score")),
         env_id=_text(metadata("env_id")),
     )
+
+
+def _with_last(end: np.ndarray) -> np.ndarray:
+    end[-1] = True
+    return end
 
 
 def transition_rows(timeout: np.ndarray) -> np.ndarray:

@@ -92,8 +92,6 @@ def load_minari(source: str, spec: Spec | None = None) -> Dataset:
         transitions, first = _read_arrays(source, spec, data, metadata)
     except MemoryError as error:
         raise UserError(f"{source}: does not fit into memory ({one_line(error)})") from error
-    end = np.ones(len(transitions.reward), bool)
-    end[transitions.row] = False
 
     def locate(row: int) -> str:
         episode = int(np.searchsorted(first, row, side="right")) - 1
@@ -103,7 +101,6 @@ def load_minari(source: str, spec: Spec | None = None) -> Dataset:
         transitions,
         source=source,
         label=metadata["dataset_id"],
-        end=end,
         locate=locate,
         ref_min=_number(metadata.get("ref_min_score")),
         ref_max=_number(metadata.get("ref_max_score")),
@@ -349,7 +346,7 @@ def _read_arrays(
             "delete the folder and fetch or make it again"
         )
     begin_rows = np.flatnonzero(begins).astype(np.int32)
-    return Transitions(observations, actions, rewards, terminals, begin_rows), first
+    return Transitions(observations, actions, rewards, terminals, ~begins, begin_rows), first
 
 
 def _number(value: Any) -> float | None:

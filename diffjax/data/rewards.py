@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from diffjax.data.transitions import Transitions, trajectory_returns
+from diffjax.data.transitions import Transitions, next_observations, trajectory_returns
 from diffjax.errors import UserError
 
 Affine = tuple[float, float]
@@ -109,10 +109,13 @@ def dac_trajectory_ends(transitions: Transitions) -> np.ndarray:
     row = np.asarray(transitions.row)
     end = _terminal(transitions)
     end[-1] = True
-    # Between neighbouring rows the two observations are one and the same, so only the gaps need a look.
-    gap = np.flatnonzero(np.diff(row) != 1)
-    observation = np.asarray(transitions.observation)
-    jump = np.linalg.norm(observation[row[gap] + 1] - observation[row[gap + 1]], axis=1)
+    if transitions.next_observation is None:
+        # Between neighbouring rows the two observations are one and the same, so only the gaps need a look.
+        gap = np.flatnonzero(np.diff(row) != 1)
+    else:
+        gap = np.arange(len(row) - 1)
+    following = np.asarray(transitions.observation)[row[gap + 1]]
+    jump = np.linalg.norm(next_observations(transitions, row[gap]) - following, axis=1)
     end[gap] |= jump > DAC_JUMP
     return end
 

@@ -29,15 +29,21 @@ class Transitions(NamedTuple):
 
     ``observation (rows, observation_dim)``, ``action (rows, action_dim)`` and ``reward (rows,)`` are float32,
     the reward raw as recorded; ``terminal (rows,)`` is bool and true only where the environment itself ended
-    the episode, never at a time limit. ``row (size,)`` int32 lists the rows that begin a transition: the next
-    observation of row ``i`` is ``observation[i + 1]``, always.
+    the episode, never at a time limit. ``end (rows,)`` bool is true on the last row of each recorded trajectory,
+    whatever ended it, and on the last row of all. ``row (size,)`` int32 lists the rows that begin a transition.
+
+    The next observation of row ``i`` is ``observation[i + 1]``, and ``next_observation`` is None; or, of rows that were
+    recorded in no order, ``next_observation[i]``, float32 like ``observation``. Such rows have no trajectories: each
+    is marked as an end.
     """
 
     observation: Array
     action: Array
     reward: Array
     terminal: Array
+    end: Array
     row: Array
+    next_observation: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -67,24 +73,24 @@ def make_dataset(
     transitions: Transitions,
     source: str,
     label: str,
-    end: np.ndarray,
     locate: Callable[[int], str],
+    is_finished: bool = True,
     ref_min: float | None = None,
     ref_max: float | None = None,
     env_id: str | None = None,
 ) -> Dataset:
     """Check the values of ``transitions`` and name them.
 
-    ``end (rows,)`` bool marks the last row of each trajectory, ``locate`` says in words what a row is.
+    ``locate`` says in words what a row is; ``is_finished`` that the last trajectory was recorded to its end.
 
     Raises:
       UserError: a value is not finite, an action is out of range, or there is no transition.
     """
-    observation, action, reward = map(np.asarray, transitions[:3])
-    check_values(source, observation, action, reward, locate)
+    reward, end = np.asarray(transitions.reward), np.asarray(transitions.end)
+    check_values(source, np.asarray(transitions.observation), np.asarray(transitions.action), reward, locate)
     if transitions.row.size == 0:
         raise UserError(f"{source}: holds no transition; two successive rows of one episode are needed")
-    episodes = max(1, int(end.sum()))
+    episodes = max(1, int(end.sum()) - (not is_finished))
     return Dataset(
         transitions=transitions,
         label=label,
@@ -99,13 +105,26 @@ def make_dataset(
 
 
 def fingerprint(transitions: Transitions) -> str:
-    """First 16 hexadecimal digits of the SHA-256 over shape, dtype and bytes of the five arrays, in order."""
+    """First 16 hexadecimal digits of the SHA-256 over shape, dtype and bytes of the arrays that training reads.
+
+    In order: observation, action, reward, terminal, row, and next_observation where it is stored.
+    """
     digest = hashlib.sha256()
-    for leaf in transitions:
+    arrays = (transitions.observation, transitions.action, transitions.reward, transitions.terminal, transitions.row)
+    for leaf in (*arrays, transitions.next_observation):
+        if leaf is None:
+            continue
         array = np.ascontiguousarray(leaf)
         digest.update(f"{array.shape}{array.dtype.str}".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()[:16]
+
+
+def next_observations(transitions: Transitions, row: Array) -> Array:
+    """The next observations of the transitions that ``row (n,)`` begins, ``(n, observation_dim)``."""
+    if transitions.next_observation is None:
+        return transitions.observation[row + 1]
+    return transitions.next_observation[row]
 
 
 def trajectory_returns(reward: np.ndarray, end: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from diffjax.records.folder import Evaluation, ResultsFolder, Rows, RunStatus, o
 from diffjax.records.loggers import LoggedRun, Loggers
 from diffjax.tasks.default_data import MakeData, default_dataset
 from diffjax.tasks.registry import make_simulator, normalized_score, with_references
+from diffjax.training.batches import prepare
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.evaluation import Episodes, evaluate
 from diffjax.training.program import (
@@ -166,30 +167,24 @@ class _Recorder:
     def assemble(self, group: Group) -> _Machine:
         """Arrays and program of a group."""
         planned, protocol = self.plan, self.plan.protocol
-        scale, shift = reward_affine(protocol.reward, self.dataset.transitions)
         program = Program(planned.method, planned.spec, protocol.sampling, run_sharding(len(group.trained)))
+        reward = reward_affine(protocol.reward, self.dataset.transitions)
+        data = prepare(
+            self.dataset.transitions, planned.method.view, protocol.observation, reward, protocol.action_clip
+        )
 
         def setup(hypers: tuple[Any, ...]) -> RunSetup:
-            single = [
-                RunSetup(
-                    key=jax.random.key(run.seed),
-                    offset=jnp.int32(0),
-                    size=jnp.int32(self.dataset.transitions.row.size),
-                    reward_scale=jnp.float32(scale),
-                    reward_shift=jnp.float32(shift),
-                    action_clip=jnp.float32(protocol.action_clip),
-                    hyper=hyper,
-                )
-                for run, hyper in zip(group.trained, hypers, strict=True)
-            ]
-            return program.place(stack_setups(single))
+            runs = zip(group.trained, hypers, strict=True)
+            return program.place(
+                stack_setups([RunSetup(jax.random.key(run.seed), data.part, hyper) for run, hyper in runs])
+            )
 
         acting = tuple(setup(one.hyper) for one in group.rounds)
-        return _Machine(program, program.replicate(self.dataset.transitions), acting)
+        return _Machine(program, program.replicate(data.transitions), acting)
 
     def begin(self, machine: _Machine, checkpoints: Checkpoints) -> tuple[TrainState, _Position]:
         """A fresh state, or the newest checkpoint's."""
-        state = machine.program.init(machine.setup)
+        state = machine.program.init(machine.setup, machine.data)
         number = checkpoints.latest()
         if number is None:
             return state, _Position(0, 0, 0, {})

@@ -20,6 +20,7 @@ from diffjax.methods.base import check_hyper
 from diffjax.methods.registry import get_method
 from diffjax.ranges import KINDS, Range, check_fields
 from diffjax.records.schema import SELECTION_RULES
+from diffjax.types import OBSERVATIONS
 
 PRESETS = ("paper", "quick")
 
@@ -45,6 +46,7 @@ class Protocol:
     eval_interval: int = _entry(50_000, at_least=1)  # updates between evaluations
     episodes: int = _entry(10, at_least=1)  # per evaluation and run
     reward: str = _entry("raw", REWARD_TRANSFORMS)  # name of the affine reward transform
+    observation: str = _entry("", ("", *OBSERVATIONS))  # empty: as the method's view says
     action_clip: float = _entry(math.inf, above=0)  # the data's actions are clipped to +- this
     sampling: str = _entry("uniform", SAMPLINGS)  # uniform (with replacement) | shuffled (passes without)
     selection: str = _entry("last", SELECTION_RULES)  # the paper's own rule: last | last5 | best | offline

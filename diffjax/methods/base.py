@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import flax.struct
 import jax
@@ -10,11 +10,6 @@ import jax.numpy as jnp
 
 from diffjax.ranges import Bound, Range, check_fields
 from diffjax.types import Batch, Spec
-
-State = Any
-Hyper = Any
-Draws = Any
-Scalars = dict[str, jax.Array]
 
 
 def static(
@@ -57,7 +52,7 @@ def traced(
     )
 
 
-def check_hyper(hyper: Hyper) -> None:
+def check_hyper(hyper: Any) -> None:
     """That every hyper-parameter, a plain number or name, is what its field asks for.
 
     Raises:
@@ -66,13 +61,13 @@ def check_hyper(hyper: Hyper) -> None:
     check_fields(hyper)
 
 
-def acting_values(hyper: Hyper) -> dict[str, Any]:
+def acting_values(hyper: Any) -> dict[str, Any]:
     """The hyper-parameters that only the choice of an action reads."""
     names = [field.name for field in dataclasses.fields(hyper) if field.metadata.get("acting")]
     return {name: getattr(hyper, name) for name in names}
 
 
-def without_acting(hyper: Hyper) -> Hyper:
+def without_acting(hyper: Any) -> Any:
     """Hyper-parameters with the defaults of those that only the choice of an action reads."""
     fields = dataclasses.fields(hyper)
     return dataclasses.replace(hyper, **{field.name: field.default for field in fields if field.metadata.get("acting")})
@@ -85,19 +80,73 @@ class Weighted(NamedTuple):
     weight: jax.Array
 
 
+Scalars = dict[str, jax.Array]
 Metrics = dict[str, Weighted]
 
+State = TypeVar("State")
+Hyper = TypeVar("Hyper")
 
-class Phase(NamedTuple):
+MAIN = "main"
+"""The name of every method's last phase, in which it is evaluated."""
+CLONING_LOSS = "actor/bc"
+"""The metric by which the rule ``offline`` selects; reported by the main phase where a table names that rule."""
+HYPER_FIELDS = ("batch_size", "max_action")
+"""The fields that every ``Hyper`` has: the rows of a minibatch, and the size that an action never exceeds."""
+
+
+class View(NamedTuple):
+    """What one row of a minibatch is; static.
+
+    ``batches`` independent minibatches per update; rows are transitions, or windows of ``horizon`` > 1 steps of one
+    trajectory; ``next_action`` and ``return_to_go`` (which reads ``hyper.discount``) ask for these fields of
+    :class:`~diffjax.types.Batch`; ``observation`` is one of :data:`~diffjax.types.OBSERVATIONS`, an affine map that
+    each run makes from its own data and applies to minibatches and when acting.
+    """
+
+    batches: int = 1
+    horizon: int = 1
+    next_action: bool = False
+    return_to_go: bool = False
+    observation: str = "raw"
+
+
+def no_draws(key: jax.Array, spec: Spec, hyper: Any) -> None:
+    """Nothing is random."""
+    return None
+
+
+def only_before(hyper: Any) -> int:
+    """Labels are computed once, before the phase."""
+    return 0
+
+
+class Relabel(NamedTuple, Generic[State, Hyper]):
+    """Labels per transition, computed from the state and held beside the data.
+
+    ``labels(draws, spec, state, hyper, batch, end)`` gets all rows of the run's data in recorded order as one batch
+    (without labels) and ``end (rows,)``, true on the last row of each trajectory; it returns a tree of arrays with the
+    leading axis ``rows``, of which minibatches of the same phase and of those after it hold their rows
+    (``Batch.labels``). ``draw(key, spec, hyper, rows)`` makes its random numbers. It is called before the phase, and
+    again before every step divisible by ``interval(hyper)`` where that is positive.
+    """
+
+    labels: Callable[[Any, Spec, State, Hyper, Batch, jax.Array], Any]
+    draw: Callable[[jax.Array, Spec, Hyper, int], Any] = lambda key, spec, hyper, rows: None
+    interval: Callable[[Hyper], int] = only_before
+
+
+class Phase(NamedTuple, Generic[State, Hyper]):
     """One stage of training; its step counter starts from 0.
 
-    ``draw(key, spec, hyper)`` makes every random number of one update as one tree;
-    ``update(draws, step, state, hyper, batches)`` is one published gradient step, in the published order.
+    ``update(draws, step, state, hyper, batches)`` is one published gradient step, in the published order;
+    ``draw(key, spec, hyper)`` makes every random number of it as one tree. A phase before the main one is as long as
+    the entry ``NAME_steps`` of the method's table says, the main one as long as ``steps``.
     """
 
     name: str
-    draw: Callable[[jax.Array, Spec, Hyper], Draws]
-    update: Callable[[Draws, jax.Array, State, Hyper, tuple[Batch, ...]], tuple[State, Metrics]]
+    update: Callable[[Any, jax.Array, State, Hyper, tuple[Batch, ...]], tuple[State, Metrics]]
+    draw: Callable[[jax.Array, Spec, Hyper], Any] = no_draws
+    relabel: Relabel[State, Hyper] | None = None
 
 
 class ActingCost(NamedTuple):
@@ -108,25 +157,34 @@ class ActingCost(NamedTuple):
     selection: str
 
 
-class Method(NamedTuple):
+def one_pass(hyper: Any) -> ActingCost:
+    """The cost of a deterministic policy of one network."""
+    return ActingCost(1, 1, "deterministic")
+
+
+class Method(NamedTuple, Generic[State, Hyper]):
     """A method as pure functions of arrays; state holds arrays only.
 
-    ``init(key, spec, hyper)`` makes a state whose targets are copies, never aliases. ``act_from_draws(draws, state,
-    hyper, observation)`` maps one observation ``(observation_dim,)`` to one action ``(action_dim,)`` by the paper's own
-    evaluation rule; map it over episodes and runs.
+    ``init(key, spec, hyper)`` makes a state whose targets are copies, never aliases. ``act(draws, spec, state, hyper,
+    observation)`` maps one observation ``(observation_dim,)`` to one action ``(action_dim,)`` by the paper's own
+    evaluation rule; map it over episodes and runs. ``draw_action(key, spec, hyper)`` makes its random numbers. The last
+    phase is called :data:`MAIN`; ``hyper`` has the fields :data:`HYPER_FIELDS`. :mod:`diffjax.methods.checks`
+    checks in words what a method must provide.
     """
 
-    hyper: type
-    num_batches: int
+    hyper: type[Hyper]
     init: Callable[[jax.Array, Spec, Hyper], State]
-    phases: tuple[Phase, ...]
-    draw_action: Callable[[jax.Array, Spec, Hyper], Draws]
-    act_from_draws: Callable[[Draws, State, Hyper, jax.Array], jax.Array]
-    cost: Callable[[Hyper], ActingCost]
+    phases: tuple[Phase[State, Hyper], ...]
+    act: Callable[[Any, Spec, State, Hyper, jax.Array], jax.Array]
+    draw_action: Callable[[jax.Array, Spec, Hyper], Any] = no_draws
+    cost: Callable[[Hyper], ActingCost] = one_pass
+    view: View = View()
 
-    def act(self, key: jax.Array, spec: Spec, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
-        """One action for one observation: :attr:`act_from_draws` behind a key."""
-        return self.act_from_draws(self.draw_action(key, spec, hyper), state, hyper, observation)
+    def sample_action(
+        self, key: jax.Array, spec: Spec, state: State, hyper: Hyper, observation: jax.Array
+    ) -> jax.Array:
+        """One action for one observation: :attr:`act` behind a key."""
+        return self.act(self.draw_action(key, spec, hyper), spec, state, hyper, observation)
 
 
 def weigh(metrics: Scalars, weight: jax.Array | float = 1.0) -> Metrics:
@@ -153,3 +211,20 @@ def every(
     due = step % interval == 0
     state, metrics = jax.lax.cond(due, update, lambda s: (s, zeros), state)
     return state, weigh(metrics, due)
+
+
+def example_batches(view: View, spec: Spec, batch_size: int, labels: Any = None) -> tuple[Batch, ...]:
+    """Minibatches of zeros, of the shapes that an update gets; ``labels`` are those of one row."""
+    rows = (batch_size,) if view.horizon == 1 else (batch_size, view.horizon)
+    observation, action = jnp.zeros((*rows, spec.observation_dim)), jnp.zeros((*rows, spec.action_dim))
+    batch = Batch(
+        observation,
+        action,
+        jnp.zeros(rows),
+        observation,
+        jnp.zeros(rows),
+        action if view.next_action else None,
+        jnp.zeros(rows) if view.return_to_go else None,
+        jax.tree.map(lambda x: jnp.zeros((*rows, *x.shape), x.dtype), labels),
+    )
+    return (batch,) * view.batches

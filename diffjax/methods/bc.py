@@ -10,8 +10,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, traced, weigh
-from diffjax.nn.learners import Learner, descend, learner
+from diffjax.methods.base import Method, Metrics, Phase, Scalars, static, traced, weigh
+from diffjax.nn.learners import Learner, learn, learner
 from diffjax.nn.networks import MLP, TORCH, Params
 from diffjax.types import Batch, Spec
 
@@ -32,21 +32,20 @@ class State(NamedTuple):
     actor: Learner
 
 
+def network(hyper: Hyper, action_dim: int) -> MLP:
+    """The policy before its tanh."""
+    return MLP(hyper.hidden_dims, action_dim, nn.relu, TORCH)
+
+
 def policy(actor: Params, hyper: Hyper, observation: jax.Array, action_dim: int) -> jax.Array:
     """``max_action * tanh(pi_theta(s))``."""
-    network = MLP(hyper.hidden_dims, action_dim, nn.relu, TORCH)
-    return hyper.max_action * jnp.tanh(network.apply(actor, observation))
+    return hyper.max_action * jnp.tanh(network(hyper, action_dim).apply(actor, observation))
 
 
 def init(key: jax.Array, spec: Spec, hyper: Hyper) -> State:
     """Fresh state."""
-    network = MLP(hyper.hidden_dims, spec.action_dim, nn.relu, TORCH)
-    return State(learner(network.init(key, jnp.zeros(spec.observation_dim))))
-
-
-def no_draws(key: jax.Array, spec: Spec, hyper: Hyper) -> None:
-    """Nothing here is random."""
-    return None
+    observation, _ = spec.example()
+    return State(learner(network(hyper, spec.action_dim).init(key, observation)))
 
 
 def actor_loss(actor: Params, hyper: Hyper, batch: Batch) -> tuple[jax.Array, Scalars]:
@@ -61,28 +60,13 @@ def update(
 ) -> tuple[State, Metrics]:
     """One gradient step."""
     (batch,) = batches
-    grads, metrics = jax.grad(actor_loss, has_aux=True)(state.actor.params, hyper, batch)
-    actor, norm = descend(state.actor, grads, hyper.actor_lr)
-    return State(actor), weigh(metrics | {"actor/grad_norm": norm})
+    actor, metrics = learn(actor_loss, state.actor, hyper.actor_lr, hyper, batch, name="actor")
+    return State(actor), weigh(metrics)
 
 
-def act_from_draws(draws: None, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
+def act(draws: None, spec: Spec, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
     """The policy's action."""
-    last_bias = state.actor.params["params"][f"layer_{len(hyper.hidden_dims)}"]["bias"]
-    return policy(state.actor.params, hyper, observation, last_bias.shape[-1])
+    return policy(state.actor.params, hyper, observation, spec.action_dim)
 
 
-def cost(hyper: Hyper) -> ActingCost:
-    """Cost of one decision."""
-    return ActingCost(1, 1, "deterministic")
-
-
-METHOD = Method(
-    hyper=Hyper,
-    num_batches=1,
-    init=init,
-    phases=(Phase("main", no_draws, update),),
-    draw_action=no_draws,
-    act_from_draws=act_from_draws,
-    cost=cost,
-)
+METHOD = Method(Hyper, init, (Phase("main", update),), act)

@@ -18,7 +18,7 @@ falls to 1e-3; ``L_BC`` in step 4 is the one just minimised, of the actor as it 
 passes; the short batch at the end of a pass is dropped (authors: kept).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import flax.struct
@@ -31,8 +31,9 @@ from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising
 from diffjax.diffusion.samplers import ChainNoise, ancestral_sample, draw_chain_noise
 from diffjax.diffusion.schedules import BETAS, discrete_schedule
 from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, traced, weigh
-from diffjax.nn.learners import Learner, cosine_decay, descend, ema_rate, learner, polyak
-from diffjax.nn.networks import GLOROT, MLP, NoiseNetwork, Params, ensemble_apply, ensemble_init, mish
+from diffjax.methods.candidates import tempered_choice
+from diffjax.nn.learners import Learner, copies, cosine_decay, ema_rate, learn, learner, polyak
+from diffjax.nn.networks import GLOROT, MLP, Ensemble, NoiseNetwork, Params, mish
 from diffjax.types import Batch, Spec
 
 
@@ -83,8 +84,8 @@ class Draws(NamedTuple):
 
     next_action: ChainNoise
     denoising: DenoisingDraws
-    chain: Any  # ChainNoise for denoised guidance, else None
-    mixing: Any  # (num_critics, batch) uniform for the rand_convex target, else None
+    chain: ChainNoise | None  # for denoised guidance
+    mixing: jax.Array | None  # (num_critics, batch) uniform, for the rand_convex target
 
 
 def actor_network(hyper: Hyper, action_dim: int) -> NoiseNetwork:
@@ -93,24 +94,18 @@ def actor_network(hyper: Hyper, action_dim: int) -> NoiseNetwork:
     return NoiseNetwork(action_dim, hyper.hidden_dims, GLOROT, order, time_hidden_dims=(32, 32), cos_first=True)
 
 
-def critic_network(hyper: Hyper) -> MLP:
-    """One member of the ensemble on ``[observation, action]``; output ``(..., 1)``."""
-    return MLP(hyper.hidden_dims, 1, mish, GLOROT)
+def critics(hyper: Hyper) -> Ensemble:
+    """The ensemble of Q networks on ``[observation, action]``."""
+    return Ensemble(MLP(hyper.hidden_dims, 1, mish, GLOROT), hyper.num_critics)
 
 
 def init(key: jax.Array, spec: Spec, hyper: Hyper) -> State:
     """Fresh state; the targets start as copies."""
     actor_key, critic_key = jax.random.split(key)
-    observation, action = jnp.zeros(spec.observation_dim), jnp.zeros(spec.action_dim)
+    observation, action = spec.example()
     actor = actor_network(hyper, spec.action_dim).init(actor_key, action, jnp.zeros(()), observation)
-    critic = ensemble_init(critic_network(hyper), critic_key, hyper.num_critics, observation, action)
-    return State(
-        learner(actor),
-        jax.tree.map(jnp.copy, actor),
-        learner(critic),
-        jax.tree.map(jnp.copy, critic),
-        jnp.asarray(hyper.eta, jnp.float32),
-    )
+    critic = critics(hyper).init(critic_key, observation, action)
+    return State(learner(actor), copies(actor), learner(critic), copies(critic), jnp.asarray(hyper.eta, jnp.float32))
 
 
 def draw(key: jax.Array, spec: Spec, hyper: Hyper) -> Draws:
@@ -118,19 +113,18 @@ def draw(key: jax.Array, spec: Spec, hyper: Hyper) -> Draws:
     next_key, denoising_key, chain_key, mixing_key = jax.random.split(key, 4)
     shape = (hyper.batch_size, spec.action_dim)
     next_shape = (hyper.batch_size, hyper.target_samples, spec.action_dim)
+    mixing_shape = (hyper.num_critics, hyper.batch_size)
     return Draws(
         draw_chain_noise(next_key, hyper.diffusion_steps, next_shape),
         draw_denoising(denoising_key, hyper.diffusion_steps, shape),
         draw_chain_noise(chain_key, hyper.diffusion_steps, shape) if hyper.guidance == "denoised" else None,
-        jax.random.uniform(mixing_key, (hyper.num_critics, hyper.batch_size))
-        if hyper.ensemble_target == "rand_convex"
-        else None,
+        jax.random.uniform(mixing_key, mixing_shape) if hyper.ensemble_target == "rand_convex" else None,
     )
 
 
 def q_values(critic: Params, hyper: Hyper, observation: jax.Array, action: jax.Array) -> jax.Array:
     """All critics, ``(num_critics, ...)``; ``observation`` broadcasts against ``action``."""
-    return ensemble_apply(critic_network(hyper), critic, observation, action)[..., 0]
+    return critics(hyper).apply(critic, observation, action)
 
 
 def predict_noise(actor: Params, hyper: Hyper, x: jax.Array, index: jax.Array, observation: jax.Array) -> jax.Array:
@@ -145,24 +139,13 @@ def sample_actions(actor: Params, noise: ChainNoise, hyper: Hyper, observation: 
     return ancestral_sample(denoiser, schedule, noise, variance="beta", clip=hyper.max_action)
 
 
-def ensemble_value(values: jax.Array, mixing: Any, hyper: Hyper) -> jax.Array:
-    """Reduces ``(num_critics, batch)`` over the ensemble by the rule of ``hyper.ensemble_target``."""
-    reductions = {
-        "lcb": lambda: losses.lower_confidence_bound(values, hyper.rho),
-        "min": lambda: losses.ensemble_min(values),
-        "convex": lambda: losses.convex_min_max(values, hyper.rho),
-        "rand_convex": lambda: losses.random_convex(values, mixing),
-    }
-    return reductions[hyper.ensemble_target]()
-
-
-def critic_target(state: State, draws: Draws, hyper: Hyper, batch: Batch) -> jax.Array:
+def critic_target(draws: Draws, state: State, hyper: Hyper, batch: Batch) -> jax.Array:
     """``y = r + discount * not_done * V(s')``, ``(batch,)``, shared by all members."""
     observation = batch.next_observation[:, None]
     next_action = sample_actions(state.target_actor, draws.next_action, hyper, observation)
     samples = q_values(state.target_critic, hyper, observation, next_action)
     values = losses.SAMPLE_REDUCTIONS[hyper.sample_target](samples)
-    next_value = ensemble_value(values, draws.mixing, hyper)
+    next_value = losses.ENSEMBLE_REDUCTIONS[hyper.ensemble_target](values, hyper.rho, draws.mixing)
     return losses.td_target(batch.reward, hyper.discount, batch.not_done, next_value)
 
 
@@ -183,7 +166,7 @@ def guide(
     """
     value = lambda action: q_values(target_critic, hyper, batch.observation, action)  # noqa: E731
     guidance = losses.q_guidance(value, x, value(batch.action))
-    if hyper.guidance == "denoised":
+    if draws.chain is not None:
         action = sample_actions(actor, draws.chain, hyper, batch.observation)
         loss = -jnp.mean(value(action)) / (guidance.scale + 1e-6)
     else:
@@ -224,28 +207,26 @@ def update(
 ) -> tuple[State, Metrics]:
     """One gradient step of critics, actor, dual variable and targets."""
     (batch,) = batches
-    return update_towards(critic_target(state, draws, hyper, batch), draws, step, state, hyper, batch)
+    return update_towards(critic_target(draws, state, hyper, batch), draws, step, state, hyper, batch)
 
 
 def update_towards(
     target: jax.Array, draws: Draws, step: jax.Array, state: State, hyper: Hyper, batch: Batch
 ) -> tuple[State, Metrics]:
     """The update for given targets ``y`` of the critics, ``(batch,)``; a bandit's are its rewards."""
-    decay = cosine_decay(step, hyper.lr_decay_steps)
-    grads, critic_metrics = jax.grad(critic_loss, has_aux=True)(state.critic.params, target, hyper, batch)
-    critic, critic_norm = descend(state.critic, grads, hyper.critic_lr * decay, hyper.max_grad_norm)
+    decay, clip = cosine_decay(step, hyper.lr_decay_steps), hyper.max_grad_norm
+    given = (hyper.critic_lr * decay, target, hyper, batch)
+    critic, critic_metrics = learn(critic_loss, state.critic, *given, clip=clip, name="critic")
     target_critic = polyak(state.target_critic, critic.params, hyper.tau)
 
-    grads, actor_metrics = jax.grad(actor_loss, has_aux=True)(
-        state.actor.params, target_critic, state.eta, draws, hyper, batch
-    )
-    actor, actor_norm = descend(state.actor, grads, hyper.actor_lr * decay, hyper.max_grad_norm)
+    data = (hyper.actor_lr * decay, target_critic, state.eta, draws, hyper, batch)
+    actor, actor_metrics = learn(actor_loss, state.actor, *data, clip=clip, name="actor")
     eta = ascend_eta(state.eta, actor_metrics["actor/bc"], hyper)
 
     rate = ema_rate(step, hyper.tau, hyper.ema_start, hyper.ema_interval)
     target_actor = polyak(state.target_actor, actor.params, rate)
-    metrics = {"critic/grad_norm": critic_norm, "actor/grad_norm": actor_norm, "dual/eta": state.eta}
-    return State(actor, target_actor, critic, target_critic, eta), weigh(critic_metrics | actor_metrics | metrics)
+    metrics = critic_metrics | actor_metrics | {"dual/eta": state.eta}
+    return State(actor, target_actor, critic, target_critic, eta), weigh(metrics)
 
 
 class ActionDraws(NamedTuple):
@@ -262,28 +243,12 @@ def draw_action(key: jax.Array, spec: Spec, hyper: Hyper) -> ActionDraws:
     return ActionDraws(chain, jax.random.gumbel(gumbel_key, (hyper.candidates,)))
 
 
-def rank_candidates(
-    state: State, chain: ChainNoise, hyper: Hyper, observation: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Candidates of the online actor and all target critics at them, ``(num_critics, candidates)``."""
-    action = sample_actions(state.actor.params, chain, hyper, observation)
-    return action, q_values(state.target_critic, hyper, observation, action)
-
-
-def selection_logits(value: jax.Array, temperature: jax.Array | float) -> jax.Array:
-    """Logits among candidates: the values themselves at temperature 0, else ``q / (|q| + 1e-6) / temperature``."""
-    positive = jnp.asarray(temperature) > 0
-    scaled = value / (jnp.abs(value) + 1e-6) / jnp.where(positive, temperature, 1.0)
-    return jnp.where(positive, scaled, value)
-
-
-def act_from_draws(draws: ActionDraws, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
+def act(draws: ActionDraws, spec: Spec, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
     """The candidate with the largest mean over the target critics (no lower bound at action time)."""
-    chex.assert_rank(observation, 1)
-    action, q = rank_candidates(state, draws.chain, hyper, observation)
-    logits = selection_logits(jnp.mean(q, axis=0), hyper.temperature)
-    gumbel = jnp.where(jnp.asarray(hyper.temperature) > 0, draws.gumbel, 0.0)
-    return action[jnp.argmax(logits + gumbel)]
+    chex.assert_shape(observation, (spec.observation_dim,))
+    action = sample_actions(state.actor.params, draws.chain, hyper, observation)
+    value = jnp.mean(q_values(state.target_critic, hyper, observation, action), axis=0)
+    return tempered_choice(action, value, draws.gumbel, hyper.temperature)
 
 
 def cost(hyper: Hyper) -> ActingCost:
@@ -292,12 +257,4 @@ def cost(hyper: Hyper) -> ActingCost:
     return ActingCost(hyper.candidates, hyper.diffusion_steps, rule)
 
 
-METHOD = Method(
-    hyper=Hyper,
-    num_batches=1,
-    init=init,
-    phases=(Phase("main", draw, update),),
-    draw_action=draw_action,
-    act_from_draws=act_from_draws,
-    cost=cost,
-)
+METHOD = Method(Hyper, init, (Phase("main", update, draw),), act, draw_action, cost)

@@ -20,10 +20,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from diffjax.diffusion.samplers import ChainNoise
 from diffjax.methods import diffusion_policy as dp
 from diffjax.methods.base import Method, Metrics, Phase, Scalars, every, static, traced, weigh
-from diffjax.nn.learners import Learner, descend, learner
+from diffjax.nn.learners import Learner, learn, learner
 from diffjax.nn.networks import Params
 from diffjax.types import Batch, Spec
 
@@ -47,22 +46,9 @@ class State(NamedTuple):
     multiplier: Learner  # the raw scalar lambda
 
 
-class Draws(NamedTuple):
-    """Random numbers of one update."""
-
-    next_action: ChainNoise
-    policy: dp.PolicyDraws
-
-
 def init(key: jax.Array, spec: Spec, hyper: Hyper) -> State:
     """Fresh state; ``lambda = lambda_init``."""
     return State(dp.init_core(key, spec, hyper), learner(jnp.asarray(hyper.lambda_init, jnp.float32)))
-
-
-def draw(key: jax.Array, spec: Spec, hyper: Hyper) -> Draws:
-    """Random numbers of one update."""
-    next_key, policy_key = jax.random.split(key)
-    return Draws(dp.draw_next_action(next_key, spec, hyper), dp.draw_policy(policy_key, spec, hyper))
 
 
 def actor_loss(
@@ -70,44 +56,31 @@ def actor_loss(
 ) -> tuple[jax.Array, Scalars]:
     """``sg(clip(lambda, lambda_min, lambda_max)) * L_c + L_q``."""
     bc = jnp.mean(dp.denoising_loss(actor, draws.denoising, hyper, batch))
-    q, _ = dp.q_term(actor, critic, draws.chain, draws.coin, hyper, batch.observation)
+    q, _ = dp.q_term(actor, critic, draws, hyper, batch)
     loss = jax.lax.stop_gradient(jnp.clip(multiplier, hyper.lambda_min, hyper.lambda_max)) * bc + q
     return loss, {"actor/loss": loss, "actor/bc": bc, "actor/q": q}
 
 
-def multiplier_loss(multiplier: jax.Array, bc: jax.Array, hyper: Hyper) -> jax.Array:
+def multiplier_loss(multiplier: jax.Array, bc: jax.Array, hyper: Hyper) -> tuple[jax.Array, Scalars]:
     """``(kappa - sg(L_c)) * lambda``: a violated constraint raises ``lambda``."""
-    return (hyper.kappa - jax.lax.stop_gradient(bc)) * multiplier
-
-
-def update(
-    draws: Draws, step: jax.Array, state: State, hyper: Hyper, batches: tuple[Batch, ...]
-) -> tuple[State, Metrics]:
-    """One gradient step of critic, delayed actor and multiplier, and targets."""
-    (batch,), core = batches, state.core
-    next_action = dp.sample_next_actions(core.target_actor, draws.next_action, batch.next_observation, hyper)
-    target = dp.critic_target(core.target_critic, next_action, hyper, batch)
-    return update_towards(target, draws, step, state, hyper, batch)
+    return (hyper.kappa - jax.lax.stop_gradient(bc)) * multiplier, {}
 
 
 def update_towards(
-    target: jax.Array, draws: Draws, step: jax.Array, state: State, hyper: Hyper, batch: Batch
+    target: jax.Array, draws: dp.Draws, step: jax.Array, state: State, hyper: Hyper, batch: Batch
 ) -> tuple[State, Metrics]:
-    """The update for given targets ``y`` of the critics, ``(batch,)``; a bandit's are its rewards."""
-    core = state.core
+    """One gradient step of critic, delayed actor and multiplier, and targets, for given ``y`` of the critics."""
+    core, clip = state.core, hyper.max_grad_norm
     critic, critic_metrics = dp.update_critic(core.critic, target, step, hyper, batch)
 
     def update_policy(learners: tuple[Learner, Learner]) -> tuple[tuple[Learner, Learner], Scalars]:
         actor, multiplier = learners
         decay = dp.block_cosine(step, hyper.lr_decay_epochs)
-        grads, metrics = jax.grad(actor_loss, has_aux=True)(
-            actor.params, critic.params, multiplier.params, draws.policy, hyper, batch
-        )
-        actor, norm = descend(actor, grads, hyper.actor_lr * decay, hyper.max_grad_norm)
-        slope = jax.grad(multiplier_loss)(multiplier.params, metrics["actor/bc"], hyper)
-        multiplier, slope_norm = descend(multiplier, slope, hyper.lambda_lr * decay, hyper.max_grad_norm)
-        metrics |= {"actor/grad_norm": norm, "dual/grad_norm": slope_norm, "dual/lambda": multiplier.params}
-        return (actor, multiplier), metrics
+        data = (critic.params, multiplier.params, draws.policy, hyper, batch)
+        actor, metrics = learn(actor_loss, actor, hyper.actor_lr * decay, *data, clip=clip, name="actor")
+        rate, bc = hyper.lambda_lr * decay, metrics["actor/bc"]
+        multiplier, dual_metrics = learn(multiplier_loss, multiplier, rate, bc, hyper, clip=clip, name="dual")
+        return (actor, multiplier), metrics | dual_metrics | {"dual/lambda": multiplier.params}
 
     (actor, multiplier), policy_metrics = every(
         hyper.policy_interval, step, update_policy, (core.actor, state.multiplier)
@@ -116,12 +89,6 @@ def update_towards(
     return State(core, multiplier), weigh(critic_metrics) | policy_metrics
 
 
-METHOD = Method(
-    hyper=Hyper,
-    num_batches=1,
-    init=init,
-    phases=(Phase("main", draw, update),),
-    draw_action=dp.draw_action,
-    act_from_draws=dp.act_from_draws,
-    cost=dp.cost,
-)
+update = dp.with_backup(update_towards)
+
+METHOD = Method(Hyper, init, (Phase("main", update, dp.draw),), dp.act, dp.draw_action, dp.cost)

@@ -12,7 +12,7 @@ from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising
 from diffjax.diffusion.samplers import ChainNoise, draw_chain_noise
 from diffjax.methods import diffusion_policy as dp
 from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, weigh
-from diffjax.nn.learners import Learner, descend, learner
+from diffjax.nn.learners import Learner, learn, learner
 from diffjax.nn.networks import Params
 from diffjax.types import Batch, Spec
 
@@ -46,9 +46,8 @@ def update(
 ) -> tuple[State, Metrics]:
     """One gradient step."""
     (batch,) = batches
-    grads, metrics = jax.grad(actor_loss, has_aux=True)(state.actor.params, draws, hyper, batch)
-    actor, norm = descend(state.actor, grads, hyper.actor_lr)
-    return State(actor), weigh(metrics | {"actor/grad_norm": norm})
+    actor, metrics = learn(actor_loss, state.actor, hyper.actor_lr, draws, hyper, batch, name="actor")
+    return State(actor), weigh(metrics)
 
 
 def draw_action(key: jax.Array, spec: Spec, hyper: Hyper) -> ChainNoise:
@@ -56,7 +55,7 @@ def draw_action(key: jax.Array, spec: Spec, hyper: Hyper) -> ChainNoise:
     return draw_chain_noise(key, hyper.diffusion_steps, (spec.action_dim,))
 
 
-def act_from_draws(draws: ChainNoise, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
+def act(draws: ChainNoise, spec: Spec, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
     """One sample of the chain."""
     return dp.sample_actions(state.actor.params, draws, hyper, observation)
 
@@ -66,12 +65,4 @@ def cost(hyper: Hyper) -> ActingCost:
     return ActingCost(1, hyper.diffusion_steps, "single sample")
 
 
-METHOD = Method(
-    hyper=Hyper,
-    num_batches=1,
-    init=init,
-    phases=(Phase("main", draw, update),),
-    draw_action=draw_action,
-    act_from_draws=act_from_draws,
-    cost=cost,
-)
+METHOD = Method(Hyper, init, (Phase("main", update, draw),), act, draw_action, cost)

@@ -4,6 +4,7 @@ Everything here follows Diffusion-QL (Wang et al. 2022, arXiv 2208.06193); its a
 agents/model.py and agents/ql_diffusion.py reappear, reformatted, in the other two programs.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -16,9 +17,10 @@ from diffjax.diffusion.denoisers import epsilon_denoiser
 from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising, noise_matching
 from diffjax.diffusion.samplers import ChainNoise, ancestral_sample, draw_chain_noise
 from diffjax.diffusion.schedules import BETAS, discrete_schedule
-from diffjax.methods.base import ActingCost, Scalars, static, traced
-from diffjax.nn.learners import Learner, descend, ema_rate, learner, polyak
-from diffjax.nn.networks import MLP, TORCH, NoiseNetwork, Params, ensemble_apply, ensemble_init, mish
+from diffjax.methods.base import ActingCost, Metrics, Scalars, static, traced
+from diffjax.methods.candidates import ActionDraws, softmax_choice, softmax_cost
+from diffjax.nn.learners import Learner, copies, ema_rate, learn, learner, polyak
+from diffjax.nn.networks import MLP, TORCH, Ensemble, NoiseNetwork, Params, mish
 from diffjax.types import Batch, Spec
 
 NUM_CRITICS = 2
@@ -72,14 +74,14 @@ def actor_network(hyper: ActorHyper, action_dim: int) -> NoiseNetwork:
     )
 
 
-def critic_network(hyper: Hyper) -> MLP:
-    """One Q network on ``[observation, action]``; output ``(..., 1)``."""
-    return MLP(hyper.hidden_dims, 1, mish, TORCH)
+def critics(hyper: Hyper) -> Ensemble:
+    """Both Q networks on ``[observation, action]``."""
+    return Ensemble(MLP(hyper.hidden_dims, 1, mish, TORCH), NUM_CRITICS)
 
 
 def init_actor(key: jax.Array, spec: Spec, hyper: ActorHyper) -> Params:
     """Fresh parameters of the noise predictor."""
-    observation, action = jnp.zeros(spec.observation_dim), jnp.zeros(spec.action_dim)
+    observation, action = spec.example()
     return actor_network(hyper, spec.action_dim).init(key, action, jnp.zeros(()), observation)
 
 
@@ -87,14 +89,13 @@ def init_core(key: jax.Array, spec: Spec, hyper: Hyper) -> Core:
     """Fresh networks; the targets start as copies."""
     actor_key, critic_key = jax.random.split(key)
     actor = init_actor(actor_key, spec, hyper)
-    observation, action = jnp.zeros(spec.observation_dim), jnp.zeros(spec.action_dim)
-    critic = ensemble_init(critic_network(hyper), critic_key, NUM_CRITICS, observation, action)
-    return Core(learner(actor), jax.tree.map(jnp.copy, actor), learner(critic), jax.tree.map(jnp.copy, critic))
+    critic = critics(hyper).init(critic_key, *spec.example())
+    return Core(learner(actor), copies(actor), learner(critic), copies(critic))
 
 
 def q_values(critic: Params, hyper: Hyper, observation: jax.Array, action: jax.Array) -> jax.Array:
     """Both critics, ``(2, ...)``; ``observation`` broadcasts against ``action``."""
-    return ensemble_apply(critic_network(hyper), critic, observation, action)[..., 0]
+    return critics(hyper).apply(critic, observation, action)
 
 
 def sample_actions(actor: Params, noise: ChainNoise, hyper: ActorHyper, observation: jax.Array) -> jax.Array:
@@ -123,7 +124,7 @@ def draw_next_action(key: jax.Array, spec: Spec, hyper: Hyper) -> ChainNoise:
     return draw_chain_noise(key, hyper.diffusion_steps, (hyper.batch_size, *samples, spec.action_dim))
 
 
-def sample_next_actions(actor: Params, noise: ChainNoise, observation: jax.Array, hyper: Hyper) -> jax.Array:
+def sample_next_actions(actor: Params, noise: ChainNoise, hyper: Hyper, observation: jax.Array) -> jax.Array:
     """One action per state ``(batch, action_dim)``, or ``(batch, target_samples, action_dim)``, as the noise asks."""
     if noise.start.ndim == 3:
         observation = observation[:, None]
@@ -154,18 +155,8 @@ def update_critic(
     critic: Learner, target: jax.Array, step: jax.Array, hyper: Hyper, batch: Batch, calls_per_block: int = 1
 ) -> tuple[Learner, Scalars]:
     """One Adam step of both critics, clipped jointly."""
-    grads, metrics = jax.grad(critic_loss, has_aux=True)(critic.params, target, hyper, batch)
     rate = hyper.critic_lr * block_cosine(step, hyper.lr_decay_epochs, calls_per_block)
-    critic, norm = descend(critic, grads, rate, hyper.max_grad_norm)
-    return critic, metrics | {"critic/grad_norm": norm}
-
-
-def q_term(
-    actor: Params, critic: Params, noise: ChainNoise, coin: jax.Array, hyper: Hyper, observation: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """``L_q`` at one fresh action per state, with its gradient through the whole chain, and those actions."""
-    action = sample_actions(actor, noise, hyper, observation)
-    return losses.normalized_q_loss(q_values(critic, hyper, observation, action), coin), action
+    return learn(critic_loss, critic, rate, target, hyper, batch, clip=hyper.max_grad_norm, name="critic")
 
 
 def update_targets(core: Core, step: jax.Array, hyper: Hyper) -> Core:
@@ -215,45 +206,61 @@ def draw_policy(key: jax.Array, spec: Spec, hyper: Hyper) -> PolicyDraws:
     )
 
 
-class ActionDraws(NamedTuple):
-    """Random numbers of one decision: a chain for all candidates and the uniform that selects one."""
+class Draws(NamedTuple):
+    """Random numbers of one update of critic and actor."""
 
-    chain: ChainNoise
-    uniform: jax.Array
+    next_action: ChainNoise
+    policy: PolicyDraws
+
+
+def draw(key: jax.Array, spec: Spec, hyper: Hyper) -> Draws:
+    """Random numbers of one update of critic and actor."""
+    next_key, policy_key = jax.random.split(key)
+    return Draws(draw_next_action(next_key, spec, hyper), draw_policy(policy_key, spec, hyper))
+
+
+def q_term(
+    actor: Params, critic: Params, draws: PolicyDraws, hyper: Hyper, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+    """``L_q`` at one fresh action per state, with its gradient through the whole chain, and those actions."""
+    action = sample_actions(actor, draws.chain, hyper, batch.observation)
+    return losses.normalized_q_loss(q_values(critic, hyper, batch.observation, action), draws.coin), action
+
+
+def with_backup(update_towards: Callable[..., tuple[Any, Metrics]]) -> Callable[..., tuple[Any, Metrics]]:
+    """The update whose critics learn :func:`critic_target` at next actions of the target actor.
+
+    ``update_towards(target, draws, step, state, hyper, batch)`` is the update for given targets; a bandit's are its
+    rewards. ``state`` is any tuple with a :class:`Core` called ``core``.
+    """
+
+    def update(
+        draws: Draws, step: jax.Array, state: Any, hyper: Any, batches: tuple[Batch, ...]
+    ) -> tuple[Any, Metrics]:
+        (batch,), core = batches, state.core
+        next_action = sample_next_actions(core.target_actor, draws.next_action, hyper, batch.next_observation)
+        target = critic_target(core.target_critic, next_action, hyper, batch)
+        return update_towards(target, draws, step, state, hyper, batch)
+
+    return update
 
 
 def draw_action(key: jax.Array, spec: Spec, hyper: Hyper) -> ActionDraws:
-    """Draws of one decision."""
+    """Draws of one decision: ``noise`` is that of the candidates' chains."""
     chain_key, uniform_key = jax.random.split(key)
     chain = draw_chain_noise(chain_key, hyper.diffusion_steps, (hyper.candidates, spec.action_dim))
     return ActionDraws(chain, jax.random.uniform(uniform_key))
 
 
-class Ranked(NamedTuple):
-    """Candidate actions ``(candidates, action_dim)`` of one state and their values ``(candidates,)``."""
-
-    action: jax.Array
-    value: jax.Array
-
-
-def rank_candidates(
-    actor: Params, target_critic: Params, chain: ChainNoise, hyper: Hyper, observation: jax.Array
-) -> Ranked:
-    """Candidates of the online actor, valued by the minimum of the target critics."""
-    action = sample_actions(actor, chain, hyper, observation)
-    return Ranked(action, losses.ensemble_min(q_values(target_critic, hyper, observation, action)))
-
-
-def act_from_draws(draws: ActionDraws, state: Any, hyper: Hyper, observation: jax.Array) -> jax.Array:
-    """One candidate drawn from the softmax of its raw value (temperature 1): the published evaluation rule."""
-    chex.assert_rank(observation, 1)
+def act(draws: ActionDraws, spec: Spec, state: Any, hyper: Hyper, observation: jax.Array) -> jax.Array:
+    """A candidate of the online actor, drawn from the softmax of its raw value, the minimum of the target critics."""
+    chex.assert_shape(observation, (spec.observation_dim,))
     core = state.core
-    ranked = rank_candidates(core.actor.params, core.target_critic, draws.chain, hyper, observation)
-    index, _ = losses.softmax_selection(ranked.value, draws.uniform)
-    return ranked.action[index]
+    action = sample_actions(core.actor.params, draws.noise, hyper, observation)
+    value = losses.ensemble_min(q_values(core.target_critic, hyper, observation, action))
+    return softmax_choice(action, value, draws.uniform)
 
 
 def cost(hyper: Hyper) -> ActingCost:
     """Cost of one decision."""
-    rule = f"softmax of min target Q over {hyper.candidates}"
-    return ActingCost(hyper.candidates, hyper.diffusion_steps, rule)
+    return softmax_cost(hyper.candidates, hyper.diffusion_steps)

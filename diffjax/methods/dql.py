@@ -18,10 +18,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from diffjax.diffusion.samplers import ChainNoise
 from diffjax.methods import diffusion_policy as dp
 from diffjax.methods.base import Method, Metrics, Phase, Scalars, traced, weigh
-from diffjax.nn.learners import descend
+from diffjax.nn.learners import learn
 from diffjax.nn.networks import Params
 from diffjax.types import Batch, Spec
 
@@ -39,22 +38,9 @@ class State(NamedTuple):
     core: dp.Core
 
 
-class Draws(NamedTuple):
-    """Random numbers of one update."""
-
-    next_action: ChainNoise
-    policy: dp.PolicyDraws
-
-
 def init(key: jax.Array, spec: Spec, hyper: Hyper) -> State:
     """Fresh state."""
     return State(dp.init_core(key, spec, hyper))
-
-
-def draw(key: jax.Array, spec: Spec, hyper: Hyper) -> Draws:
-    """Random numbers of one update."""
-    next_key, policy_key = jax.random.split(key)
-    return Draws(dp.draw_next_action(next_key, spec, hyper), dp.draw_policy(policy_key, spec, hyper))
 
 
 def actor_loss(
@@ -62,42 +48,25 @@ def actor_loss(
 ) -> tuple[jax.Array, Scalars]:
     """``L_d + eta * L_q``."""
     bc = jnp.mean(dp.denoising_loss(actor, draws.denoising, hyper, batch))
-    q, _ = dp.q_term(actor, critic, draws.chain, draws.coin, hyper, batch.observation)
+    q, _ = dp.q_term(actor, critic, draws, hyper, batch)
     loss = bc + hyper.eta * q
     return loss, {"actor/loss": loss, "actor/bc": bc, "actor/q": q}
 
 
-def update(
-    draws: Draws, step: jax.Array, state: State, hyper: Hyper, batches: tuple[Batch, ...]
-) -> tuple[State, Metrics]:
-    """One gradient step of critic, actor and targets."""
-    (batch,), core = batches, state.core
-    next_action = dp.sample_next_actions(core.target_actor, draws.next_action, batch.next_observation, hyper)
-    target = dp.critic_target(core.target_critic, next_action, hyper, batch)
-    return update_towards(target, draws, step, state, hyper, batch)
-
-
 def update_towards(
-    target: jax.Array, draws: Draws, step: jax.Array, state: State, hyper: Hyper, batch: Batch
+    target: jax.Array, draws: dp.Draws, step: jax.Array, state: State, hyper: Hyper, batch: Batch
 ) -> tuple[State, Metrics]:
-    """The update for given targets ``y`` of the critics, ``(batch,)``; a bandit's are its rewards."""
+    """One gradient step of critic, actor and targets, for given targets ``y`` of the critics, ``(batch,)``."""
     core = state.core
     critic, critic_metrics = dp.update_critic(core.critic, target, step, hyper, batch)
-
-    grads, metrics = jax.grad(actor_loss, has_aux=True)(core.actor.params, critic.params, draws.policy, hyper, batch)
-    rate = hyper.actor_lr * dp.block_cosine(step, hyper.lr_decay_epochs)
-    actor, norm = descend(core.actor, grads, rate, hyper.max_grad_norm)
-
+    rate, clip = hyper.actor_lr * dp.block_cosine(step, hyper.lr_decay_epochs), hyper.max_grad_norm
+    actor, metrics = learn(
+        actor_loss, core.actor, rate, critic.params, draws.policy, hyper, batch, clip=clip, name="actor"
+    )
     core = dp.update_targets(core._replace(actor=actor, critic=critic), step, hyper)
-    return State(core), weigh(critic_metrics | metrics | {"actor/grad_norm": norm})
+    return State(core), weigh(critic_metrics | metrics)
 
 
-METHOD = Method(
-    hyper=Hyper,
-    num_batches=1,
-    init=init,
-    phases=(Phase("main", draw, update),),
-    draw_action=dp.draw_action,
-    act_from_draws=dp.act_from_draws,
-    cost=dp.cost,
-)
+update = dp.with_backup(update_towards)
+
+METHOD = Method(Hyper, init, (Phase("main", update, dp.draw),), dp.act, dp.draw_action, dp.cost)

@@ -25,18 +25,19 @@ import jax.numpy as jnp
 
 from diffjax import losses
 from diffjax.diffusion.objectives import EDMDraws
-from diffjax.methods import dtql
+from diffjax.methods import dtql_core as core
 from diffjax.methods.base import Method, Metrics, Phase, Scalars, traced, weigh
-from diffjax.nn.learners import Learner, cosine_decay, descend, learner, polyak
+from diffjax.methods.candidates import ActionDraws
+from diffjax.nn.learners import Learner, copies, cosine_decay, learn, learner, polyak
 from diffjax.nn.networks import Params
 from diffjax.types import Batch, Spec
 
 
 @flax.struct.dataclass
-class Hyper(dtql.CoreHyper):
+class Hyper(core.CoreHyper):
     """The KL baseline's own hyper-parameter."""
 
-    generator_sigma: float = traced(2.5, above=0.0)  # scale of the generator's noise, and the level it is told
+    generator_sigma: float = traced(2.5, above=0.0)  # scale of the generator's noise, and the level that it reads
 
 
 class State(NamedTuple):
@@ -46,7 +47,7 @@ class State(NamedTuple):
     behavior: Learner
     fake: Learner  # diffusion model of the generator's actions
     critic: Learner
-    target_critic: dtql.Critic
+    target_critic: core.Critic
 
 
 class Draws(NamedTuple):
@@ -61,13 +62,13 @@ class Draws(NamedTuple):
 def init(key: jax.Array, spec: Spec, hyper: Hyper) -> State:
     """Fresh state; the target critic starts as a copy."""
     generator_key, behavior_key, fake_key, q_key, v_key = jax.random.split(key, 5)
-    critic = dtql.init_critic(q_key, v_key, spec, hyper)
+    critic = core.init_critic(q_key, v_key, spec, hyper)
     return State(
-        learner(dtql.init_behavior(generator_key, spec, hyper)),
-        learner(dtql.init_behavior(behavior_key, spec, hyper)),
-        learner(dtql.init_behavior(fake_key, spec, hyper)),
+        learner(core.init_behavior(generator_key, spec, hyper)),
+        learner(core.init_behavior(behavior_key, spec, hyper)),
+        learner(core.init_behavior(fake_key, spec, hyper)),
         learner(critic),
-        jax.tree.map(jnp.copy, critic),
+        copies(critic),
     )
 
 
@@ -75,17 +76,17 @@ def draw(key: jax.Array, spec: Spec, hyper: Hyper) -> Draws:
     """Random numbers of one main update."""
     behavior_key, action_key, matching_key, fake_key = jax.random.split(key, 4)
     return Draws(
-        dtql.draw_levels(behavior_key, spec, hyper),
+        core.draw_levels(behavior_key, spec, hyper),
         jax.random.normal(action_key, (hyper.batch_size, spec.action_dim)),
-        dtql.draw_levels(matching_key, spec, hyper),
-        dtql.draw_levels(fake_key, spec, hyper),
+        core.draw_levels(matching_key, spec, hyper),
+        core.draw_levels(fake_key, spec, hyper),
     )
 
 
 def generate(generator: Params, noise: jax.Array, hyper: Hyper, observation: jax.Array) -> jax.Array:
     """``F_theta(s_g noise, s, s_g)``, unbounded; ``observation`` broadcasts against ``noise``."""
     level = jnp.asarray(hyper.generator_sigma)
-    network = dtql.behavior_network(hyper, noise.shape[-1])
+    network = core.behavior_network(hyper, noise.shape[-1])
     return network.apply(generator, level * noise, level, observation)
 
 
@@ -94,34 +95,32 @@ def kl_loss(
 ) -> jax.Array:
     """Distribution matching at one noised version of each action."""
     noisy = jax.lax.stop_gradient(action + draws.sigma[..., None] * draws.noise)
-    bound = dtql.denoised_bound(hyper)
+    bound = core.denoised_bound(hyper)
     real, own = (
-        jnp.clip(dtql.denoise(model, hyper, noisy, draws.sigma, observation), -bound, bound)
+        jnp.clip(core.denoise(model, hyper, noisy, draws.sigma, observation), -bound, bound)
         for model in (behavior, fake)
     )
     return losses.distribution_matching_loss(action, real, own)
 
 
 def generator_loss(
-    generator: Params, behavior: Params, fake: Params, critic: dtql.Critic, draws: Draws, hyper: Hyper, batch: Batch
-) -> tuple[jax.Array, tuple[jax.Array, Scalars]]:
-    """``alpha * KL - mean min_j Q_j``, and the actions."""
+    generator: Params, behavior: Params, fake: Params, critic: core.Critic, draws: Draws, hyper: Hyper, batch: Batch
+) -> tuple[jax.Array, Scalars]:
+    """``alpha * KL - mean min_j Q_j`` at the generator's actions."""
     action = generate(generator, draws.action, hyper, batch.observation)
     kl = kl_loss(action, behavior, fake, draws.matching, hyper, batch.observation)
-    q = -jnp.mean(dtql.candidate_values(critic, action, hyper, batch.observation))
+    q = -jnp.mean(core.min_q(critic, hyper, batch.observation, action))
     loss = hyper.alpha * kl + q
-    return loss, (action, {"actor/loss": loss, "actor/kl": kl, "actor/q": q})
+    return loss, {"actor/loss": loss, "actor/kl": kl, "actor/q": q}
 
 
 def pretrain(
-    draws: dtql.PretrainDraws, step: jax.Array, state: State, hyper: Hyper, batches: tuple[Batch, ...]
+    draws: core.PretrainDraws, step: jax.Array, state: State, hyper: Hyper, batches: tuple[Batch, ...]
 ) -> tuple[State, Metrics]:
     """One pretraining step of DTQL; generator and fake model follow the behaviour model."""
-    state, metrics = dtql.pretrain(draws, step, state, hyper, batches)
-    copy = state.behavior.params
-    return state._replace(
-        generator=state.generator._replace(params=copy), fake=state.fake._replace(params=copy)
-    ), metrics
+    state, metrics = core.pretrain(draws, step, state, hyper, batches)
+    generator, fake = (one._replace(params=state.behavior.params) for one in (state.generator, state.fake))
+    return state._replace(generator=generator, fake=fake), metrics
 
 
 def update(
@@ -130,36 +129,26 @@ def update(
     """One gradient step of critic, behaviour model, generator, fake model and target."""
     (batch,) = batches
     decay = cosine_decay(step, hyper.lr_decay_steps)
+    critic, behavior, metrics = core.update_models(draws.behavior, decay, state, hyper, batch)
+
     rate = hyper.actor_lr * decay
+    given = (behavior.params, state.fake.params, critic.params, draws, hyper, batch)
+    generator, generator_metrics = learn(generator_loss, state.generator, rate, *given, name="actor")
+    action = generate(state.generator.params, draws.action, hyper, batch.observation)  # as the loss had them
+    generated = batch._replace(action=action)
+    fake, fake_metrics = learn(core.behavior_loss, state.fake, rate, draws.fake, hyper, generated, name="fake")
 
-    critic, critic_metrics = dtql.update_critic(state.critic, hyper.critic_lr * decay, hyper, batch)
-    behavior, behavior_metrics = dtql.update_behavior(state.behavior, rate, draws.behavior, hyper, batch)
-    grads, (action, metrics) = jax.grad(generator_loss, has_aux=True)(
-        state.generator.params, behavior.params, state.fake.params, critic.params, draws, hyper, batch
-    )
-    generator, norm = descend(state.generator, grads, rate)
-
-    generated = batch._replace(action=jax.lax.stop_gradient(action))
-    fake, fake_metrics = dtql.update_behavior(state.fake, rate, draws.fake, hyper, generated)
-    metrics |= {"actor/grad_norm": norm, "fake/loss": fake_metrics["behavior/loss"]}
-
+    metrics |= generator_metrics | {"fake/loss": fake_metrics["behavior/loss"]}
     target_critic = polyak(state.target_critic, critic.params, hyper.tau)
-    return State(generator, behavior, fake, critic, target_critic), weigh(critic_metrics | behavior_metrics | metrics)
+    return State(generator, behavior, fake, critic, target_critic), weigh(metrics)
 
 
-def act_from_draws(draws: dtql.ActionDraws, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
+def act(draws: ActionDraws, spec: Spec, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
     """One of ``candidates`` clipped samples of the generator, by DTQL's rule."""
     action = generate(state.generator.params, draws.noise, hyper, observation)
     action = jnp.clip(action, -hyper.max_action, hyper.max_action)
-    return dtql.select_action(action, state.target_critic, draws.uniform, hyper, observation)
+    return core.choose(state.target_critic, draws.uniform, hyper, observation, action)
 
 
-METHOD = Method(
-    hyper=Hyper,
-    num_batches=1,
-    init=init,
-    phases=(Phase("pretrain", dtql.draw_pretrain, pretrain), Phase("main", draw, update)),
-    draw_action=dtql.draw_action,
-    act_from_draws=act_from_draws,
-    cost=dtql.cost,
-)
+PHASES = (Phase("pretrain", pretrain, core.draw_pretrain), Phase("main", update, draw))
+METHOD = Method(Hyper, init, PHASES, act, core.draw_action, core.cost)

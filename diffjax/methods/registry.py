@@ -1,14 +1,14 @@
 """The methods by name and variant: the only place that knows their names."""
 
 from diffjax.errors import unknown_name
-from diffjax.methods import bc, dac, diffcps, diffpogan, diffusion_bc, dql, dtql, dtql_kl
+from diffjax.methods import bc, dac, diffcps, diffpogan, diffpogan_paper, diffusion_bc, dql, dtql, dtql_kl
 from diffjax.methods.base import Method
 
 METHODS: dict[str, dict[str, Method]] = {
     "dac": {"default": dac.METHOD},
     "dtql": {"default": dtql.METHOD, "one_action": dtql.METHOD},
     "diffcps": {"default": diffcps.METHOD},
-    "diffpogan": {"code": diffpogan.METHOD, "paper": diffpogan.PAPER},
+    "diffpogan": {"code": diffpogan.METHOD, "paper": diffpogan_paper.METHOD},
     "dql": {"default": dql.METHOD},
     "dtql_kl": {"default": dtql_kl.METHOD},
     "diffusion_bc": {"default": diffusion_bc.METHOD},

@@ -1,5 +1,6 @@
 """Gradient steps and moving averages with traced rates: one compiled program serves a grid of them."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -26,16 +27,39 @@ def learner(params: Tree) -> Learner:
     return Learner(params, _optimizer(0.0).init(params))
 
 
+def copies(params: Tree) -> Tree:
+    """The same numbers in arrays of their own: how a target network starts."""
+    return jax.tree.map(jnp.copy, params)
+
+
+def learn(
+    loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]],
+    state: Learner,
+    rate: jax.Array | float,
+    *arguments: Any,
+    clip: jax.Array | float = 0.0,
+    name: str,
+) -> tuple[Learner, dict[str, jax.Array]]:
+    """One step down the gradient of ``loss(params, *arguments) -> (value, metrics)``, by Adam at ``rate``.
+
+    ``clip`` is the largest global norm, 0 for none. The metrics are the loss's own and ``NAME/grad_norm``, the norm
+    before clipping.
+    """
+    grads, metrics = jax.grad(loss, has_aux=True)(state.params, *arguments)
+    state, norm = descend(state, grads, rate, clip)
+    return state, metrics | {f"{name}/grad_norm": norm}
+
+
 def descend(
-    state: Learner, grads: Tree, learning_rate: jax.Array | float, max_grad_norm: jax.Array | float = 0.0
+    state: Learner, grads: Tree, rate: jax.Array | float, clip: jax.Array | float = 0.0
 ) -> tuple[Learner, jax.Array]:
     """One Adam step after clipping to a global norm; returns the learner and the norm before clipping.
 
-    The learning rate multiplies here and not inside the optimiser: a rate that is an array would give the optimiser
-    another state than a rate that is a schedule. ``max_grad_norm <= 0`` means no clipping.
+    The rate multiplies here and not inside the optimiser: a rate that is an array would give the optimiser another
+    state than a rate that is a schedule. ``clip <= 0`` means no clipping.
     """
-    updates, opt_state = _optimizer(max_grad_norm).update(grads, state.opt_state)
-    params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
+    updates, opt_state = _optimizer(clip).update(grads, state.opt_state)
+    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
     return Learner(params, opt_state), optax.tree.norm(grads)
 
 

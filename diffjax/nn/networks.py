@@ -292,14 +292,19 @@ class NICEFlow(nn.Module):
         return jnp.sum(z - 2.0 * nn.softplus(z), axis=-1) + log_det
 
 
-def ensemble_init(module: nn.Module, key: jax.Array, size: int, *inputs: jax.Array) -> Params:
-    """Parameters of ``size`` independently initialised copies of ``module``, stacked on a leading axis."""
-    return jax.vmap(lambda k: module.init(k, *inputs))(jax.random.split(key, size))
+class Ensemble(NamedTuple):
+    """``size`` independently initialised copies of a module with one output, stacked on a leading axis."""
 
+    module: nn.Module
+    size: int
 
-def ensemble_apply(module: nn.Module, params: Params, *inputs: jax.Array) -> jax.Array:
-    """Outputs of all members on the same inputs, ``(size, ...)``."""
-    return jax.vmap(lambda p: module.apply(p, *inputs))(params)
+    def init(self, key: jax.Array, *inputs: jax.Array) -> Params:
+        """Fresh parameters of all members."""
+        return jax.vmap(lambda k: self.module.init(k, *inputs))(jax.random.split(key, self.size))
+
+    def apply(self, params: Params, *inputs: jax.Array) -> jax.Array:
+        """Outputs of all members on the same inputs, ``(size, ...)``."""
+        return jax.vmap(lambda p: self.module.apply(p, *inputs))(params)[..., 0]
 
 
 def count_params(params: Params) -> int:

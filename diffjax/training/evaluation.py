@@ -39,7 +39,7 @@ def evaluate(
 
     ``simulator`` has ``runs * episodes`` environments. Rewards after an episode's end do not count.
     """
-    runs = setup.offset.shape[0]
+    runs = setup.key.shape[0]
     keys = episode_keys(setup.key, step, episodes)
     seeds = jax.device_get(jax.vmap(jax.vmap(jax.random.bits))(keys)).reshape(-1)
     observation = simulator.reset(seeds)

@@ -13,25 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-from diffjax.methods.base import Hyper, Method
+from diffjax.methods.base import Method, example_batches
+from diffjax.methods.checks import example_labels
 from diffjax.types import Batch, Spec
 
 Known = list[Any]  # per variable: its value where it follows from what is known, else None
 
 
-def update_flops(method: Method, phase: int, spec: Spec, hyper: Hyper, steps: int) -> list[int]:
+def update_flops(method: Method[Any, Any], phase: int, spec: Spec, hyper: Any, steps: int) -> list[int]:
     """FLOPs of the matrix products of one run's update, at each of the steps ``0 .. steps - 1`` of a phase."""
-    init, (_, draw, update) = method.init, method.phases[phase]
+    part = method.phases[phase]
 
     def arguments() -> tuple[Any, ...]:
-        key, rows = jax.random.key(0), hyper.batch_size
-        observation, action = jnp.zeros((rows, spec.observation_dim)), jnp.zeros((rows, spec.action_dim))
-        batch = Batch(observation, action, jnp.zeros(rows), observation, jnp.zeros(rows))
-        batches = (batch,) * method.num_batches
-        return jnp.int32(0), draw(key, spec, hyper), init(key, spec, hyper), batches
+        key = jax.random.key(0)
+        labels = example_labels(method, phase, spec, hyper)
+        batches = example_batches(method.view, spec, hyper.batch_size, labels)
+        return jnp.int32(0), part.draw(key, spec, hyper), method.init(key, spec, hyper), batches
 
     def updated(step: jax.Array, draws: Any, state: Any, batches: tuple[Batch, ...]) -> Any:
-        return update(draws, step, state, hyper, batches)
+        return part.update(draws, step, state, hyper, batches)
 
     program = jax.make_jaxpr(updated)(*jax.eval_shape(arguments))
     return [dot_flops(program, np.int32(step)) for step in range(steps)]

@@ -15,35 +15,37 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from diffjax.data.observations import ObservationTransform
 from diffjax.data.sampling import SAMPLINGS
 from diffjax.data.transitions import Transitions
 from diffjax.methods.base import Method, Metrics
-from diffjax.types import Batch, Spec
+from diffjax.methods.checks import example_labels
+from diffjax.training.batches import RunData, gather_batch, return_to_go, whole_data
+from diffjax.types import Spec
 
 NEVER = -1
-INIT_STREAM, BATCH_STREAM, DRAW_STREAM, EVALUATION_STREAM = range(4)
+INIT_STREAM, BATCH_STREAM, DRAW_STREAM, EVALUATION_STREAM, LABEL_STREAM = range(5)
 
 
 class RunSetup(NamedTuple):
-    """What tells one run from another; every leaf has the leading axis ``runs``.
-
-    A run owns the transitions ``offset .. offset + size - 1`` of the data and sees the reward
-    ``reward_scale * reward + reward_shift`` and actions clipped to ``+-action_clip``.
-    """
+    """What tells one run from another; every leaf has the leading axis ``runs`` once stacked."""
 
     key: jax.Array
-    offset: jax.Array
-    size: jax.Array
-    reward_scale: jax.Array
-    reward_shift: jax.Array
-    action_clip: jax.Array
+    data: RunData
     hyper: Any
 
 
 class TrainState(NamedTuple):
-    """State of all runs; ``first_bad_step (runs,)`` is the first step of the phase with a non-finite metric, or -1."""
+    """State of all runs, leading axis ``runs``.
+
+    ``method`` is what is learnt, ``observation`` how it sees observations, ``labels`` what its phases have computed for
+    every row of the data (phase -> tree of arrays ``(runs, rows, ...)``); ``first_bad_step (runs,)`` is the first step
+    of the phase with a non-finite metric, or -1.
+    """
 
     method: Any
+    observation: ObservationTransform
+    labels: dict[str, Any]
     first_bad_step: jax.Array
 
 
@@ -74,23 +76,10 @@ def pieces(start: int, stop: int, count: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(bounds))
 
 
-def gather_batch(data: Transitions, setup: RunSetup, position: jax.Array) -> Batch:
-    """The minibatch of one run at its own positions ``(batch,)``."""
-    row = data.row[setup.offset + position]
-    clip = setup.action_clip
-    return Batch(
-        observation=data.observation[row],
-        action=jnp.clip(data.action[row], -clip, clip),
-        reward=setup.reward_scale * data.reward[row] + setup.reward_shift,
-        next_observation=data.observation[row + 1],
-        not_done=1.0 - data.terminal[row].astype(jnp.float32),
-    )
-
-
 class Program(NamedTuple):
     """One method on tasks of one size, ready for any number of runs that share the static hyper-parameters."""
 
-    method: Method
+    method: Method[Any, Any]
     spec: Spec
     sampling: str
     sharding: NamedSharding | None = None
@@ -105,9 +94,9 @@ class Program(NamedTuple):
             return jax.tree.map(jnp.asarray, tree)
         return jax.device_put(tree, NamedSharding(self.sharding.mesh, PartitionSpec()))
 
-    def init(self, setup: RunSetup) -> TrainState:
+    def init(self, setup: RunSetup, data: Transitions) -> TrainState:
         """Fresh states of all runs."""
-        return self.place(_init(self, setup))
+        return self.place(_init(self, data.reward.shape[0], setup))
 
     def advance(
         self,
@@ -120,10 +109,23 @@ class Program(NamedTuple):
     ) -> tuple[TrainState, Metrics]:
         """Steps ``start .. stop - 1`` of a phase, of all runs, also of those that met a non-finite number before.
 
-        The old state is consumed. Metrics come as sums with weights, ``(runs,)`` each.
+        The old state is consumed. Metrics come as sums with weights, ``(runs,)`` each. Where the phase makes labels,
+        they are made anew before step 0 and before every step that its interval divides.
         """
-        bounds = jnp.asarray([start, stop], jnp.int32)
-        return _advance(self, phase, state, bounds, setup, data)
+        relabel = self.method.phases[phase].relabel
+        if relabel is None:
+            return _advance(self, phase, state, jnp.asarray([start, stop], jnp.int32), setup, data)
+        interval = relabel.interval(setup.hyper) or stop  # of static fields, so a number
+        sums: Metrics | None = None
+        for first, last in itertools.pairwise(
+            [start, *range(start - start % interval + interval, stop, interval), stop]
+        ):
+            if first % interval == 0:
+                state = _relabel(self, phase, state, jnp.int32(first), setup, data)
+            state, piece = _advance(self, phase, state, jnp.asarray([first, last], jnp.int32), setup, data)
+            sums = add_metrics(sums, piece)
+        assert sums is not None
+        return state, sums
 
     def act(
         self, state: TrainState, setup: RunSetup, episode_key: jax.Array, time: int, observation: jax.Array
@@ -137,27 +139,75 @@ class Program(NamedTuple):
 
 
 # Runs once: compiled without optimisation, which takes a quarter of the time.
-@functools.partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
-def _init(program: Program, setup: RunSetup) -> TrainState:
-    def init_run(run: RunSetup) -> Any:
-        return program.method.init(jax.random.fold_in(run.key, INIT_STREAM), program.spec, run.hyper)
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": 0})
+def _init(program: Program, rows: int, setup: RunSetup) -> TrainState:
+    method, spec = program.method, program.spec
 
-    state = jax.vmap(init_run)(setup)
-    return TrainState(state, jnp.full(setup.offset.shape, NEVER, jnp.int32))
+    def init_run(run: RunSetup) -> tuple[Any, dict[str, Any]]:
+        labels = {
+            phase.name: jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), shapes)
+            for number, phase in enumerate(method.phases)
+            if phase.relabel is not None and (shapes := example_labels(method, number, spec, run.hyper)) is not None
+        }
+        return method.init(jax.random.fold_in(run.key, INIT_STREAM), spec, run.hyper), labels
+
+    state, labels = jax.vmap(init_run)(setup)
+    observation = jax.tree.map(jnp.copy, setup.data.observation)
+    return TrainState(state, observation, labels, jnp.full(setup.data.offset.shape, NEVER, jnp.int32))
+
+
+def _phase_key(key: jax.Array, stream: int, phase: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(key, stream), phase)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _relabel(
+    program: Program, phase: int, state: TrainState, step: jax.Array, setup: RunSetup, data: Transitions
+) -> TrainState:
+    """The state with the labels of a phase made anew; one run at a time, which sees all rows of the data at once."""
+    relabel = program.method.phases[phase].relabel
+    assert relabel is not None
+    rows = data.reward.shape[0]
+
+    def labels_of_run(pair: tuple[Any, RunSetup]) -> Any:
+        run_state, run = pair
+        key = jax.random.fold_in(_phase_key(run.key, LABEL_STREAM, phase), step)
+        draws = relabel.draw(key, program.spec, run.hyper, rows)
+        return relabel.labels(
+            draws, program.spec, run_state, run.hyper, whole_data(data, run.data), jnp.asarray(data.end)
+        )
+
+    found = jax.lax.map(labels_of_run, (state.method, setup))
+    return state._replace(labels=state.labels | {program.method.phases[phase].name: found})
+
+
+def _current_labels(program: Program, phase: int, labels: dict[str, Any]) -> Any:
+    """The labels that a phase's minibatches hold: those made last."""
+    makers = [one.name for one in program.method.phases[: phase + 1] if one.relabel is not None]
+    return labels[makers[-1]] if makers else None
 
 
 def _update_run(
-    program: Program, phase: int, data: Transitions, step: jax.Array, state: Any, run: RunSetup
+    program: Program,
+    phase: int,
+    data: Transitions,
+    step: jax.Array,
+    state: Any,
+    run: RunSetup,
+    returns: jax.Array | None,
+    labels: Any,
 ) -> tuple[Any, Metrics]:
     """One update of one run."""
     method = program.method
-    stream = lambda name: jax.random.fold_in(jax.random.fold_in(run.key, name), phase)  # noqa: E731
     positions = SAMPLINGS[program.sampling]
     batches = tuple(
-        gather_batch(data, run, positions(key, step, run.hyper.batch_size, run.size))
-        for key in jax.random.split(stream(BATCH_STREAM), method.num_batches)
+        gather_batch(
+            data, run.data, positions(key, step, run.hyper.batch_size, run.data.size), method.view, returns, labels
+        )
+        for key in jax.random.split(_phase_key(run.key, BATCH_STREAM, phase), method.view.batches)
     )
-    draws = method.phases[phase].draw(jax.random.fold_in(stream(DRAW_STREAM), step), program.spec, run.hyper)
+    key = jax.random.fold_in(_phase_key(run.key, DRAW_STREAM, phase), step)
+    draws = method.phases[phase].draw(key, program.spec, run.hyper)
     return method.phases[phase].update(draws, step, state, run.hyper, batches)
 
 
@@ -171,18 +221,27 @@ def _advance(
     data: Transitions,
 ) -> tuple[TrainState, Metrics]:
     # The step stays a scalar under the map over runs, so that delayed updates remain branches.
-    update = jax.vmap(functools.partial(_update_run, program, phase, data), in_axes=(None, 0, 0))
+    update_runs = jax.vmap(functools.partial(_update_run, program, phase, data), in_axes=(None, 0, 0, 0, 0))
     start, stop = bounds
+    labels = _current_labels(program, phase, state.labels)
+    returns = None
+    if program.method.view.return_to_go:
+        returns = jax.vmap(
+            lambda run: return_to_go(whole_data(data, run.data).reward, jnp.asarray(data.end), run.hyper.discount)
+        )(setup)
+
+    def update(step: jax.Array, state: Any) -> tuple[Any, Metrics]:
+        return update_runs(step, state, setup, returns, labels)
 
     def body(step: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         before, sums = carry
-        after, metrics = update(step, before.method, setup)
+        after, metrics = update(step, before.method)
         finite = functools.reduce(jnp.logical_and, [jnp.isfinite(metric.total) for metric in metrics.values()])
         new_bad = (before.first_bad_step == NEVER) & ~finite
         first_bad_step = jnp.where(new_bad, step, before.first_bad_step)
-        return TrainState(after, first_bad_step), jax.tree.map(jnp.add, sums, metrics)
+        return before._replace(method=after, first_bad_step=first_bad_step), jax.tree.map(jnp.add, sums, metrics)
 
-    _, shapes = jax.eval_shape(update, start, state.method, setup)
+    _, shapes = jax.eval_shape(update, start, state.method)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     after, sums = jax.lax.fori_loop(start, stop, body, (state, zeros))
     new_bad = (after.first_bad_step == NEVER) & ~finite_runs(after.method)
@@ -208,12 +267,14 @@ def _act(
     time: jax.Array,
     observation: jax.Array,
 ) -> jax.Array:
-    def act_episode(key: jax.Array, observed: jax.Array, run_state: Any, hyper: Any) -> jax.Array:
+    def act_episode(
+        key: jax.Array, observed: jax.Array, run_state: Any, transform: ObservationTransform, hyper: Any
+    ) -> jax.Array:
         key = jax.random.fold_in(key, time)
-        return program.method.act(key, program.spec, run_state, hyper, observed)
+        return program.method.sample_action(key, program.spec, run_state, hyper, transform(observed))
 
-    over_episodes = jax.vmap(act_episode, in_axes=(0, 0, None, None))
-    action = jax.vmap(over_episodes)(episode_key, observation, state.method, setup.hyper)
+    over_episodes = jax.vmap(act_episode, in_axes=(0, 0, None, None, None))
+    action = jax.vmap(over_episodes)(episode_key, observation, state.method, state.observation, setup.hyper)
     return jnp.where(jnp.isfinite(action), action, 0.0)
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from diffjax.errors import unknown_name
 from diffjax.experiment.settings import PRESETS
 from diffjax.methods import dac, diffcps, diffusion_bc, dql, dtql, dtql_kl
-from diffjax.methods.base import Draws, Hyper, Method, Metrics, Phase, State
+from diffjax.methods.base import Hyper, Method, Metrics, Phase, State
 from diffjax.studies.toys import clouds, gaussian
 from diffjax.studies.toys.clouds import Problem
 from diffjax.types import Batch, Spec
@@ -26,7 +26,7 @@ class Arm:
     """One method with its constants, trained on every problem of a figure or on those named."""
 
     name: str
-    method: Method
+    method: Method[Any, Any]
     hyper: Any
     steps: int
     sampling: str = "uniform"
@@ -56,24 +56,26 @@ class Figure(NamedTuple):
         return tuple(problem for problem in self.problems if not arm.problems or problem.name in arm.problems)
 
 
-def bandit(method: Method, update_towards: Callable[..., tuple[State, Metrics]], reward_std: float = 0.0) -> Method:
+def bandit(
+    method: Method[State, Hyper], update_towards: Callable[..., tuple[State, Metrics]], reward_std: float = 0.0
+) -> Method[State, Hyper]:
     """A method whose critics are regressed on the reward itself, with fresh noise in each minibatch.
 
     ``update_towards`` is the method's update for given targets of the critics.
     """
     (phase,) = method.phases
 
-    def draw(key: jax.Array, spec: Spec, hyper: Hyper) -> tuple[Draws, jax.Array]:
+    def draw(key: jax.Array, spec: Spec, hyper: Any) -> tuple[Any, jax.Array]:
         draw_key, noise_key = jax.random.split(key)
         return phase.draw(draw_key, spec, hyper), jax.random.normal(noise_key, (hyper.batch_size,))
 
     def update(
-        draws: tuple[Draws, jax.Array], step: jax.Array, state: State, hyper: Hyper, batches: tuple[Batch, ...]
+        draws: tuple[Any, jax.Array], step: jax.Array, state: State, hyper: Hyper, batches: tuple[Batch, ...]
     ) -> tuple[State, Metrics]:
         (batch,), (inner, noise) = batches, draws
         return update_towards(batch.reward + reward_std * noise, inner, step, state, hyper, batch)
 
-    return method._replace(phases=(Phase(phase.name, draw, update),))
+    return method._replace(phases=(Phase(phase.name, update, draw),))
 
 
 def _dac_value(state: dac.State, hyper: dac.Hyper, action: jax.Array) -> jax.Array:

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from diffjax import losses
 from diffjax.methods import diffusion_policy as dp
 from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, traced, weigh
-from diffjax.nn.learners import Learner, descend, learner
-from diffjax.nn.networks import TORCH, GaussianPolicy, Params, ensemble_init
+from diffjax.nn.learners import Learner, learn, learner
+from diffjax.nn.networks import TORCH, GaussianPolicy, Params
 from diffjax.types import Batch, Spec
 
 MAX_WEIGHT = 20.0
@@ -53,8 +53,8 @@ def policy_network(hyper: Hyper, action_dim: int) -> GaussianPolicy:
 def init(key: jax.Array, spec: Spec, hyper: Hyper) -> State:
     """Fresh state."""
     policy_key, critic_key = jax.random.split(key)
-    observation, action = jnp.zeros(spec.observation_dim), jnp.zeros(spec.action_dim)
-    critic = ensemble_init(dp.critic_network(hyper), critic_key, dp.NUM_CRITICS, observation, action)
+    observation, action = spec.example()
+    critic = dp.critics(hyper).init(critic_key, observation, action)
     return State(learner(policy_network(hyper, spec.action_dim).init(policy_key, observation)), learner(critic))
 
 
@@ -95,9 +95,9 @@ def update(
     """One gradient step of critics and policy."""
     (batch,) = batches
     critic, critic_metrics = dp.update_critic(state.critic, batch.reward, step, hyper, batch)
-    grads, metrics = jax.grad(policy_loss, has_aux=True)(state.policy.params, critic.params, draws, hyper, batch)
-    policy, norm = descend(state.policy, grads, hyper.actor_lr)
-    return State(policy, critic), weigh(critic_metrics | metrics | {"actor/grad_norm": norm})
+    given = (critic.params, draws, hyper, batch)
+    policy, metrics = learn(policy_loss, state.policy, hyper.actor_lr, *given, name="actor")
+    return State(policy, critic), weigh(critic_metrics | metrics)
 
 
 def draw_action(key: jax.Array, spec: Spec, hyper: Hyper) -> jax.Array:
@@ -105,7 +105,7 @@ def draw_action(key: jax.Array, spec: Spec, hyper: Hyper) -> jax.Array:
     return jax.random.normal(key, (spec.action_dim,))
 
 
-def act_from_draws(draws: jax.Array, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
+def act(draws: jax.Array, spec: Spec, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
     """One sample of the policy."""
     return sample_actions(state.policy.params, draws, hyper, observation)
 
@@ -115,12 +115,4 @@ def cost(hyper: Hyper) -> ActingCost:
     return ActingCost(1, 1, "single sample")
 
 
-METHOD = Method(
-    hyper=Hyper,
-    num_batches=1,
-    init=init,
-    phases=(Phase("main", draw, update),),
-    draw_action=draw_action,
-    act_from_draws=act_from_draws,
-    cost=cost,
-)
+METHOD = Method(Hyper, init, (Phase("main", update, draw),), act, draw_action, cost)

@@ -10,6 +10,7 @@ import numpy as np
 from diffjax.data.transitions import Transitions
 from diffjax.studies.toys.clouds import Problem
 from diffjax.studies.toys.figures import Arm, Figure
+from diffjax.training.batches import prepare
 from diffjax.training.program import NEVER, Program, RunSetup, TrainState, pieces, stack_setups
 from diffjax.training.progress import Progress
 from diffjax.types import Spec
@@ -49,6 +50,7 @@ def as_transitions(figure: Figure, problems: tuple[Problem, ...]) -> tuple[Trans
         action=action,
         reward=reward,
         terminal=np.full(rows, figure.one_step),
+        end=np.ones(rows, bool),
         row=np.arange(rows, dtype=np.int32),
     )
     return data, offsets
@@ -57,23 +59,20 @@ def as_transitions(figure: Figure, problems: tuple[Problem, ...]) -> tuple[Trans
 def train_arm(figure: Figure, arm: Arm, seed: int, num_samples: int, progress: Progress) -> list[Panel]:
     """Trains one arm on its problems side by side and samples the policies."""
     problems = figure.problems_of(arm)
-    data, offsets = as_transitions(figure, problems)
+    transitions, offsets = as_transitions(figure, problems)
+    prepared = prepare(transitions, arm.method.view)
     key = figure_key(seed, TRAIN_STREAM)
     setups = [
         RunSetup(
-            key=jax.random.fold_in(key, number),
-            offset=jnp.int32(offset),
-            size=jnp.int32(len(problem.action)),
-            reward_scale=jnp.float32(1.0),
-            reward_shift=jnp.float32(0.0),
-            action_clip=jnp.float32(np.inf),
-            hyper=arm.adapt(problem, arm.hyper),
+            jax.random.fold_in(key, number),
+            prepared.part._replace(offset=jnp.int32(offset), size=jnp.int32(len(problem.action))),
+            arm.adapt(problem, arm.hyper),
         )
         for number, (problem, offset) in enumerate(zip(problems, offsets, strict=True))
     ]
     spec = Spec(figure.observation_dim, 2)
     program, setup = Program(arm.method, spec, arm.sampling), stack_setups(setups)
-    state = _train(program, setup, program.replicate(data), figure.name, arm, progress)
+    state = _train(program, setup, program.replicate(prepared.transitions), figure.name, arm, progress)
 
     acting = setup._replace(
         hyper=stack_setups([run._replace(hyper=dataclasses.replace(run.hyper, **arm.acting)) for run in setups]).hyper
@@ -96,9 +95,9 @@ def train_arm(figure: Figure, arm: Arm, seed: int, num_samples: int, progress: P
 
 
 def _train(program: Program, setup: RunSetup, data: Transitions, name: str, arm: Arm, progress: Progress) -> TrainState:
-    state = program.init(setup)
+    state = program.init(setup, data)
     main = len(arm.method.phases) - 1  # nothing is pretrained
-    progress.begin(f"{name}: {arm.name}", len(setup.offset), arm.steps, 0)
+    progress.begin(f"{name}: {arm.name}", len(setup.key), arm.steps, 0)
     for start, stop in pieces(0, arm.steps, PIECES):
         state, _ = program.advance(main, state, start, stop, setup, data)
         jax.block_until_ready(state)

@@ -1,0 +1,49 @@
+"""Acting by choice: several candidate actions are drawn and ranked by a critic."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffjax import losses
+from diffjax.methods.base import ActingCost
+
+
+class ActionDraws(NamedTuple):
+    """Random numbers of one decision: what all candidates are made of, and the uniform that selects one."""
+
+    noise: Any
+    uniform: jax.Array
+
+
+def softmax_choice(action: jax.Array, value: jax.Array, uniform: jax.Array) -> jax.Array:
+    """One of the candidates ``(candidates, action_dim)``, drawn from the softmax of its raw value (temperature 1)."""
+    index, _ = losses.softmax_selection(value, uniform)
+    return action[index]
+
+
+def selection_logits(value: jax.Array, temperature: jax.Array | float) -> jax.Array:
+    """Logits among candidates: the values themselves at temperature 0, else ``q / (|q| + 1e-6) / temperature``.
+
+    Source: DAC, agents/dac.py.
+    """
+    positive = jnp.asarray(temperature) > 0
+    scaled = value / (jnp.abs(value) + 1e-6) / jnp.where(positive, temperature, 1.0)
+    return jnp.where(positive, scaled, value)
+
+
+def tempered_choice(
+    action: jax.Array, value: jax.Array, gumbel: jax.Array, temperature: jax.Array | float
+) -> jax.Array:
+    """The best of the candidates at temperature 0, else one drawn from the softmax of :func:`selection_logits`.
+
+    ``gumbel (candidates,)`` is standard Gumbel noise.
+    """
+    noise = jnp.where(jnp.asarray(temperature) > 0, gumbel, 0.0)
+    return action[jnp.argmax(selection_logits(value, temperature) + noise)]
+
+
+def softmax_cost(candidates: int, network_evaluations: int) -> ActingCost:
+    """The cost of a decision by :func:`softmax_choice` among values of target critics; one candidate is not ranked."""
+    rule = f"softmax of min target Q over {candidates}" if candidates > 1 else "single sample"
+    return ActingCost(candidates, network_evaluations, rule)
