@@ -46,7 +46,7 @@ _PINNED = (
     "jax_numpy_rank_promotion",
     "jax_threefry_partitionable",
 )
-# Parts of the names of options that change no number: where programs are kept, what is printed, which devices there are.
+# In names of options that change no number: where programs are kept, what is printed, which devices there are.
 _HARMLESS = ("cache", "log", "traceback", "dump", "pprint", "platform", "visible_devices", "num_cpu_devices")
 _HARMLESS_XLA_FLAGS = ("--xla_dump", "--xla_force_host_platform_device_count")
 _COMPILER_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
@@ -65,7 +65,7 @@ def pinned() -> Iterator[None]:
         yield
 
 
-def random_key(seed: int) -> jax.Array:
+def random_key(seed: int | jax.Array) -> jax.Array:
     """The key of a seed, of one implementation whatever JAX's default is."""
     return jax.random.key(seed, impl=PRNG)
 
@@ -84,8 +84,8 @@ def jax_options() -> dict[str, Any]:
         and (name not in _DEFAULTS or _plain(values[name]) != _DEFAULTS[name])
     }
     for variable in _COMPILER_VARIABLES:
-        flags = sorted(flag for flag in os.environ.get(variable, "").split() if not flag.startswith(_HARMLESS_XLA_FLAGS))
-        if flags:
+        given = os.environ.get(variable, "").split()
+        if flags := sorted(flag for flag in given if not flag.startswith(_HARMLESS_XLA_FLAGS)):
             options[variable] = " ".join(flags)
     return options
 
@@ -98,16 +98,20 @@ def check_platform() -> None:
     """
     try:
         jax.devices()
-    except (RuntimeError, AssertionError):  # the latter for a platform whose plugin is not installed
-        asked = jax.config.jax_platforms
+    except (RuntimeError, AssertionError) as error:  # the latter for a platform whose plugin is not installed
+        asked = jax.config.values["jax_platforms"]
         if not asked:
             raise
-        jax.config.update("jax_platforms", None)
-        here = jax.default_backend()
-        jax.config.update("jax_platforms", asked)
-        clear_backends()
+        try:
+            jax.config.update("jax_platforms", None)
+            here = jax.default_backend()
+        finally:
+            jax.config.update("jax_platforms", asked)
+            clear_backends()
+        reason = str(error).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0]
         raise UserError(
-            f"JAX_PLATFORMS={asked} names a platform that JAX does not find here; unset it, or set JAX_PLATFORMS={here}"
+            f"JAX_PLATFORMS={asked} names a platform that JAX cannot use here{reason and f' ({reason})'}; "
+            f"unset it, or set JAX_PLATFORMS={here}"
         ) from None
 
 

@@ -150,7 +150,8 @@ def _terminal(transitions: Transitions) -> np.ndarray:
 def _standardize(name: str, mean: float, std: float) -> Affine:
     if not std > 0:
         raise UserError(
-            f"reward transform {name!r} divides by the standard deviation of the rewards, but all are equal; use 'raw'"
+            f"reward transform {name!r} divides by the standard deviation of the rewards, but all are equal; "
+            "use --set reward=raw"
         )
     return float(1.0 / std), float(-mean / std)
 
@@ -159,6 +160,6 @@ def _range(name: str, returns: np.ndarray) -> float:
     if returns.size < 2 or not returns.max() > returns.min():
         raise UserError(
             f"reward transform {name!r} divides by the range of the trajectory returns, which is zero here "
-            f"(trajectories by its rule: {returns.size}); use 'raw'"
+            f"(trajectories by its rule: {returns.size}); use --set reward=raw"
         )
     return float(returns.max() - returns.min())

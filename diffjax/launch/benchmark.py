@@ -30,6 +30,7 @@ from diffjax.launch import cli
 from diffjax.launch.flags import MATMUL_PRECISIONS
 from diffjax.methods.base import Method
 from diffjax.methods.registry import METHODS, get_method
+from diffjax.numerics import check_platform
 from diffjax.records.folder import plain, writable, write_text
 from diffjax.tasks.registry import get_task
 from diffjax.types import Spec
@@ -128,8 +129,9 @@ def prepare(args: flags.FlagValues, name: str) -> Path:
     """Settings of the process, and the folder that results go to, which must not hold any of this benchmark yet.
 
     Raises:
-      UserError: for a folder that holds some or cannot be made.
+      UserError: for a folder that holds some or cannot be made, or a platform that is not there.
     """
+    check_platform()
     if not args.out:
         raise UserError("--out is empty; name a folder: --out=DIR")
     # A program taken from the cache would be reported as compiled in no time.
