@@ -25,6 +25,7 @@ from absl import flags
 from diffjax.errors import UserError
 from diffjax.launch import benchmark, cli
 from diffjax.launch.benchmark import Case
+from diffjax.numerics import random_key
 from diffjax.records.folder import writable
 from diffjax.results.pictures import BLUE, check_plot, style, write_figure
 from diffjax.types import Spec
@@ -125,7 +126,7 @@ def measure(case: Case, spec: Spec, batch: int, calls: int, budget_s: float, row
     cost = case.method.cost(case.hyper)
     at_once = states_at_once(batch, cost.candidates, rows)
     hyper = jax.tree.map(jnp.asarray, case.hyper)
-    init_key, act_key = jax.random.split(jax.random.key(0))
+    init_key, act_key = jax.random.split(random_key(0))
     state = case.method.init(init_key, spec, hyper)
     observation = np.random.default_rng(0).normal(size=(batch, spec.observation_dim)).astype(np.float32)
     arguments = state, hyper, act_key, np.int32(0), observation

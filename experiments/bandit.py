@@ -63,9 +63,9 @@ def main(args: flags.FlagValues) -> None:
     out = Path(args.out)
     if (out / NUMBERS).exists():
         raise UserError(f"{out} holds results already; choose another --out")
+    launch.prepare(args)
     with writable(out):
         out.mkdir(parents=True, exist_ok=True)
-    launch.prepare(args)
     numbers: list[Numbers] = []
     with TrainingProgress() as progress:
         for name in names:

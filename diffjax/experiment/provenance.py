@@ -13,6 +13,7 @@ import numpy as np
 import diffjax
 from diffjax.data.transitions import Dataset
 from diffjax.experiment.plan import Plan
+from diffjax.numerics import jax_options
 from diffjax.records.folder import plain
 
 
@@ -61,7 +62,10 @@ def request(plan: Plan) -> dict[str, Any]:
         "hyper": {run.setting: plain(dataclasses.asdict(run.hyper)) for group in plan.groups for run in group.runs},
         "matmul_precision": experiment.matmul_precision,
         "env": plan.task.env_id,
-    } | ({"ablation": experiment.ablation} if experiment.ablation else {})
+        # Left out where empty: folders from before these were recorded have neither.
+        **({"jax_options": options} if (options := jax_options()) else {}),
+        **({"ablation": experiment.ablation} if experiment.ablation else {}),
+    }
 
 
 def describe(plan: Plan, dataset: Dataset, simulator_version: str) -> dict[str, Any]:

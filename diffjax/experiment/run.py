@@ -16,11 +16,12 @@ from diffjax.envs.base import VectorSimulator
 from diffjax.experiment.plan import Experiment, Group, Plan, phase_lengths, plan
 from diffjax.experiment.provenance import describe
 from diffjax.methods.base import Metrics
+from diffjax.numerics import check_platform, pinned, random_key
 from diffjax.records.folder import Evaluation, ResultsFolder, Rows, RunStatus, open_folder, read_status
 from diffjax.records.loggers import LoggedRun, Loggers
 from diffjax.tasks.default_data import MakeData, default_dataset
 from diffjax.tasks.registry import make_simulator, normalized_score, with_references
-from diffjax.training.batches import prepare
+from diffjax.training.batches import Prepared, prepare
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.evaluation import Episodes, evaluate
 from diffjax.training.program import (
@@ -60,25 +61,38 @@ def obtain_dataset(plan: Plan, make_data: MakeData, report: Callable[[str], None
     return dataset if experiment.top_percent is None else top_percent(dataset, experiment.top_percent)
 
 
+@pinned()
 def run_experiment(experiment: Experiment, progress: Progress, make_data: MakeData) -> ResultsFolder:
     """Trains and evaluates all runs of an experiment and records them in its folder.
 
     ``make_data`` makes the data of a task that has its own and none stored yet.
 
     Raises:
-      UserError: for any mistake in the request, the data or the folder; nothing is overwritten then.
+      UserError: for any mistake in the request, the data or the folder; nothing is written then.
     """
     planned = plan(experiment)
+    check_platform()
     dataset = obtain_dataset(planned, make_data, progress.note)
     planned = planned._replace(task=with_references(planned.task, dataset, experiment.ref_scores))
+    protocol = planned.protocol
+    reward = reward_affine(protocol.reward, dataset.transitions)
+    data = prepare(dataset.transitions, planned.method.view, protocol.observation, reward, protocol.action_clip)
     runs_at_once = max(len(group.trained) for group in planned.groups)
-    simulator = make_simulator(planned.task, runs_at_once * planned.protocol.episodes)
+    simulator = make_simulator(planned.task, runs_at_once * protocol.episodes)
     config = describe(planned, dataset, simulator.version)
     simulator.close()
+    check_networks(planned)
     folder = open_folder(experiment.out, config, experiment.resume)
     with jax.default_matmul_precision(experiment.matmul_precision):
-        _Recorder(planned, dataset, folder, config, progress).train()
+        _Recorder(planned, dataset, data, folder, config, progress).train()
     return folder
+
+
+def check_networks(plan: Plan) -> None:
+    """That the networks of every group can be made, by their shapes alone."""
+    for group in plan.groups:
+        hyper = group.runs[0].hyper
+        jax.eval_shape(lambda hyper=hyper: plan.method.init(random_key(0), plan.spec, hyper))
 
 
 class _Position(NamedTuple):
@@ -114,12 +128,14 @@ class _Recorder:
         self,
         planned: Plan,
         dataset: Dataset,
+        data: Prepared,
         folder: ResultsFolder,
         config: dict[str, Any],
         progress: Progress,
     ) -> None:
         self.plan = planned
         self.dataset = dataset
+        self.data = data
         self.folder = folder
         self.config = config
         self.progress = progress
@@ -169,19 +185,15 @@ class _Recorder:
         """Arrays and program of a group."""
         planned, protocol = self.plan, self.plan.protocol
         program = Program(planned.method, planned.spec, protocol.sampling, run_sharding(len(group.trained)))
-        reward = reward_affine(protocol.reward, self.dataset.transitions)
-        data = prepare(
-            self.dataset.transitions, planned.method.view, protocol.observation, reward, protocol.action_clip
-        )
 
         def setup(hypers: tuple[Any, ...]) -> RunSetup:
             runs = zip(group.trained, hypers, strict=True)
             return program.place(
-                stack_setups([RunSetup(jax.random.key(run.seed), data.part, hyper) for run, hyper in runs])
+                stack_setups([RunSetup(random_key(run.seed), self.data.part, hyper) for run, hyper in runs])
             )
 
         acting = tuple(setup(one.hyper) for one in group.rounds)
-        return _Machine(program, program.replicate(data.transitions), acting)
+        return _Machine(program, program.replicate(self.data.transitions), acting)
 
     def begin(self, machine: _Machine, checkpoints: Checkpoints) -> tuple[TrainState, _Position]:
         """A fresh state, or the newest checkpoint's."""

@@ -30,6 +30,7 @@ from diffjax.launch import cli
 from diffjax.launch.flags import MATMUL_PRECISIONS
 from diffjax.methods.base import Method
 from diffjax.methods.registry import METHODS, get_method
+from diffjax.numerics import check_platform
 from diffjax.records.folder import plain, writable, write_text
 from diffjax.tasks.registry import get_task
 from diffjax.types import Spec
@@ -126,6 +127,7 @@ def chosen_cases(args: flags.FlagValues, aspect: Callable[[Case], Any]) -> list[
 
 def prepare(args: flags.FlagValues, name: str) -> Path:
     """Settings of the process, and the folder that results go to; see :func:`results_folder`."""
+    check_platform()
     # A program taken from the cache would be reported as compiled in no time.
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_default_matmul_precision", args.matmul_precision)

@@ -13,6 +13,7 @@ from diffjax.experiment.ablations import Ablation, settings_of
 from diffjax.experiment.plan import Experiment
 from diffjax.experiment.settings import PRESETS
 from diffjax.launch import cli
+from diffjax.numerics import check_platform
 from diffjax.records.folder import CONFIG, STATUS, read_config, read_status
 from diffjax.records.loggers import PACKAGES
 
@@ -117,7 +118,12 @@ def define_compilation_cache(values: flags.FlagValues) -> None:
 
 
 def prepare(args: flags.FlagValues) -> None:
-    """Settings of the process that must stand before anything is compiled."""
+    """Settings of the process that must stand before anything is compiled.
+
+    Raises:
+      UserError: for a platform that is not there.
+    """
+    check_platform()
     if args.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", args.compilation_cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
