@@ -23,9 +23,9 @@ import numpy as np
 from absl import flags
 
 from diffjax.errors import UserError
+from diffjax.files import writable
 from diffjax.launch import benchmark, cli
 from diffjax.launch.benchmark import Case
-from diffjax.records.folder import writable
 from diffjax.results.pictures import BLUE, check_plot, style, write_figure
 from diffjax.types import Spec
 

@@ -23,8 +23,9 @@ from pathlib import Path
 from absl import flags
 
 from diffjax.errors import UserError
+from diffjax.files import check_parent, writable, write_text
 from diffjax.launch import cli
-from diffjax.records.folder import CONFIG, STATUS, check_parent, find_folders, read_results, writable, write_text
+from diffjax.records.folder import CONFIG, STATUS, find_folders, read_results
 from diffjax.results import curves, formats, pictures, plots, tables
 from diffjax.results.latency import TradeOff, read_latencies, trade_off
 from diffjax.results.layout import lay_out

@@ -1,6 +1,7 @@
 """Tables against means and deviations worked out by hand, in every format, and the launcher's bad inputs."""
 
 import csv
+import dataclasses
 import io
 import math
 import os
@@ -15,7 +16,8 @@ import pytest
 from rich.console import Console
 
 from diffjax.errors import UserError
-from diffjax.records.folder import Evaluation, Results, RunStatus, open_folder, read_results
+from diffjax.records.folder import Results, open_folder, read_results
+from diffjax.records.schema import Config, Evaluation, RunStatus
 from diffjax.results import curves
 from diffjax.results.figures import learning_curve
 from diffjax.results.formats import FORMATS, print_page, render
@@ -60,8 +62,7 @@ def write(
 ) -> Path:
     """A results folder with the given scores of each (seed, setting), evaluated every 100 steps up to the last."""
     steps = max(steps, *(100 * len(history) for history in scores.values()))
-    folder = open_folder(
-        path,
+    described = Config.from_json(
         {
             "method": method,
             "variant": variant,
@@ -79,7 +80,9 @@ def write(
             "flags": [],
             **(config or {}),
         },
+        "config.json",
     )
+    folder = open_folder(path, described)
     folder.append_evaluations(
         Evaluation(
             method=method,
@@ -108,7 +111,8 @@ def write(
         for selection in selections
     )
     folder.write_status(
-        RunStatus(seed, setting, (status or {}).get((seed, setting), COMPLETE)) for seed, setting in scores
+        RunStatus(described.run(seed, setting), (status or {}).get((seed, setting), COMPLETE))
+        for seed, setting in scores
     )
     return path
 
@@ -403,10 +407,11 @@ def test_settings_that_act_differently_have_a_column_each(tmp_path: Path) -> Non
     one = write(tmp_path / "a", {(0, "candidates=1"): [1.0], (1, "candidates=1"): [3.0]}, selections=["argmax of 1"])
     many = write(tmp_path / "b", {(0, "candidates=5"): [2.0], (1, "candidates=5"): [4.0]}, selections=["argmax of 5"])
     folders = [read_results(one), read_results(many)]
-    config = folders[0].config | {
-        "settings": ["candidates=1", "candidates=5"],
-        "hyper": folders[0].config["hyper"] | folders[1].config["hyper"],
-    }
+    config = dataclasses.replace(
+        folders[0].config,
+        settings=("candidates=1", "candidates=5"),
+        hyper={**folders[0].config.hyper, **folders[1].config.hyper},
+    )
     together = Results(
         tmp_path,
         config,

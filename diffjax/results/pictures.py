@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffjax.errors import UserError
-from diffjax.records.folder import check_parent, whole_file
+from diffjax.files import check_parent, whole_file
 from diffjax.results.figures import MARKERS, Style
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffjax.errors import UserError
-from diffjax.records.folder import check_parent
+from diffjax.files import check_parent
 from diffjax.results import figures
 from diffjax.results.curves import curves_figure
 from diffjax.results.latency import TradeOff

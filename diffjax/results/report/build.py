@@ -72,7 +72,7 @@ def _listed(names: list[str], what: str) -> str:
 
 def _summary(page: Page) -> str:
     """How many runs there are and what is taken from each."""
-    states = Counter(run.status.partition(":")[0] for folder in page.table.folders for run in folder.runs)
+    states = Counter(status.state for folder in page.table.folders for status in folder.runs)
     runs = sum(states.values())
     told = ", ".join(f"{states[state]} {state}" for state in ("complete", "running", "failed") if states[state])
     methods = dict.fromkeys(column.method for column in page.table.columns)
