@@ -18,7 +18,7 @@ from rich.console import Console
 from diffjax.errors import UserError
 from diffjax.records.folder import Results, open_folder, read_results
 from diffjax.records.schema import Config, Evaluation, RunStatus
-from diffjax.results import curves
+from diffjax.results import plots
 from diffjax.results.figures import learning_curve
 from diffjax.results.formats import FORMATS, print_page, render
 from diffjax.results.layout import lay_out
@@ -571,16 +571,16 @@ def test_curve_by_hand() -> None:
 @pytest.mark.parametrize(("name", "magic"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.pdf", b"%PDF")])
 def test_curves_are_a_function_of_the_table(two_tasks: list[Path], tmp_path: Path, name: str, magic: bytes) -> None:
     table = table_of(*two_tasks)
-    curves.plot_curves(table, tmp_path / name)
+    plots.plot_curves(table, tmp_path / name)
     content = (tmp_path / name).read_bytes()
     assert content.startswith(magic)
-    curves.plot_curves(table, tmp_path / name)
+    plots.plot_curves(table, tmp_path / name)
     assert (tmp_path / name).read_bytes() == content
     assert len([file for file in os.listdir(tmp_path) if file.endswith("tmp")]) == 0
 
 
 def test_curves_show_every_task_and_method(two_tasks: list[Path], tmp_path: Path) -> None:
-    curves.plot_curves(table_of(*two_tasks), tmp_path / "a.svg")
+    plots.plot_curves(table_of(*two_tasks), tmp_path / "a.svg")
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "a.svg").read_text())
     for expected in ("maze (mini)", "hopper (D4RL v2)", "bc", "dac (paper)", "updates", "normalised score"):
         assert texts.count(expected) >= 1
@@ -590,10 +590,10 @@ def test_curves_show_every_task_and_method(two_tasks: list[Path], tmp_path: Path
 def test_curves_refuse(two_tasks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = table_of(write(tmp_path / "empty", {(0, ""): []}, status={(0, ""): "running"}))
     with pytest.raises(UserError, match="no run has been evaluated yet"):
-        curves.plot_curves(empty, tmp_path / "a.png")
+        plots.plot_curves(empty, tmp_path / "a.png")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"needs matplotlib; install it with pip install \"diffjax\[plots\]\""):
-        curves.plot_curves(table_of(*two_tasks), tmp_path / "a.png")
+        plots.plot_curves(table_of(*two_tasks), tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
 
 

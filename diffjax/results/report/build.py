@@ -3,7 +3,7 @@
 import importlib.resources
 from collections import Counter
 
-from diffjax.results import figures
+from diffjax.results import charts
 from diffjax.results.latency import TradeOff
 from diffjax.results.page import Page
 from diffjax.results.report import provenance, scores, sections
@@ -17,7 +17,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 def render(page: Page, trade_off: TradeOff | None = None) -> str:
     """The page of a table (with ``statistics``) as one HTML file."""
     table, names = page.table, table_labels(page.table)
-    styles = figures.styles(table.columns)
+    styles = charts.styles(table.columns)
     parts = {
         "Scores": scores.score_tables(page),
         "Aggregates over tasks": sections.aggregates(page, styles, names),
