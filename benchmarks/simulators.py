@@ -27,8 +27,8 @@ from diffjax.envs.gym_loop import GymLoop
 from diffjax.envs.make import make_vector
 from diffjax.envs.mujoco_vector import MujocoVector, quiet_mujoco
 from diffjax.errors import UserError
+from diffjax.files import writable
 from diffjax.launch import benchmark, cli
-from diffjax.records.folder import writable
 from diffjax.tasks.registry import tasks
 
 NAME = "simulators"

@@ -20,7 +20,8 @@ from diffjax.experiment import run as experiment
 from diffjax.experiment.plan import Experiment, plan
 from diffjax.launch.progress import TrainingProgress
 from diffjax.methods.base import View
-from diffjax.records.folder import RunStatus, read_status
+from diffjax.records.folder import read_config, read_status
+from diffjax.records.schema import RunStatus
 from diffjax.studies.collect.store import store_dataset
 from diffjax.tasks.registry import get_task
 from diffjax.training import program as program_module
@@ -214,7 +215,7 @@ def test_status_keeps_its_order_and_what_is_finished(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         experiment.run_experiment(wanted, TrainingProgress(), store_dataset)
     stopped = [
-        RunStatus(0, setting, state)
+        RunStatus(read_config(wanted.out).run(0, setting), state)
         for setting, state in zip(settings, ("complete", "running", "complete"), strict=True)
     ]
     assert read_status(wanted.out) == stopped

@@ -17,8 +17,9 @@ from diffjax.experiment.plan import Experiment, Group, Plan, phase_lengths, plan
 from diffjax.experiment.provenance import describe
 from diffjax.methods.base import Metrics
 from diffjax.numerics import check_platform, pinned, random_key
-from diffjax.records.folder import Evaluation, ResultsFolder, Rows, RunStatus, open_folder, read_status
-from diffjax.records.loggers import LoggedRun, Loggers
+from diffjax.records.folder import ResultsFolder, Rows, open_folder, read_status
+from diffjax.records.loggers import Loggers
+from diffjax.records.schema import Config, Evaluation, MetricsRecord, RunId, RunStatus
 from diffjax.tasks.default_data import MakeData, default_dataset
 from diffjax.tasks.registry import make_simulator, normalized_score, with_references
 from diffjax.training.batches import Prepared, prepare
@@ -130,7 +131,7 @@ class _Recorder:
         dataset: Dataset,
         data: Prepared,
         folder: ResultsFolder,
-        config: dict[str, Any],
+        config: Config,
         progress: Progress,
     ) -> None:
         self.plan = planned
@@ -140,7 +141,7 @@ class _Recorder:
         self.config = config
         self.progress = progress
         self.lengths = phase_lengths(planned.method, planned.protocol)
-        self.status = {run[:2]: run.status for run in read_status(folder.path)}
+        self.status = dict(read_status(folder.path))
 
     def train(self) -> None:
         """Trains what is not yet trained; rows that no checkpoint vouches for are cut first."""
@@ -162,10 +163,12 @@ class _Recorder:
     def loggers(self, group: Group, done: int) -> Loggers:
         """The loggers of a group; none for one that has nothing left to train."""
         names = self.plan.experiment.log if done < sum(self.lengths) else ()
-        hyper = self.config["hyper"]
-        runs = [LoggedRun(run.seed, run.setting, hyper[run.setting]) for run in group.runs]
         phases = dict(zip((phase.name for phase in self.plan.method.phases), self.lengths, strict=True))
-        return Loggers(names, self.folder, self.config, runs, phases)
+        return Loggers(names, self.folder, self.config, self.identities(group), phases)
+
+    def identities(self, group: Group) -> tuple[RunId, ...]:
+        """Who the runs of a group are, in their order."""
+        return tuple(self.config.run(run.seed, run.setting) for run in group.runs)
 
     def checkpoints(self, index: int) -> Checkpoints:
         """The checkpoints of a group."""
@@ -293,16 +296,11 @@ class _Recorder:
                 self.progress.note(f"seed {run.seed}{setting} failed: {failures[number]}; the others go on")
         return failures
 
-    def append_metrics(self, group: Group, phase: int, step: int, sums: Metrics) -> dict[str, Any]:
+    def append_metrics(self, group: Group, phase: int, step: int, sums: Metrics) -> MetricsRecord:
         """One record per interval: means over its updates, one value per run."""
         means = mean_metrics(sums)
-        record = {
-            "phase": self.plan.method.phases[phase].name,
-            "step": step,
-            "seeds": [run.seed for run in group.runs],
-            "settings": [run.setting for run in group.runs],
-            "metrics": {name: values[list(group.training)] for name, values in means.items()},
-        }
+        metrics = {name: values[list(group.training)] for name, values in means.items()}
+        record = MetricsRecord(self.plan.method.phases[phase].name, step, self.identities(group), metrics)
         self.folder.append_metrics([record])
         return record
 
@@ -353,8 +351,8 @@ class _Recorder:
 
     def update_status(self, group: Group, failed: dict[int, str], complete: bool) -> None:
         """Rewrites ``status.json``."""
-        for index, run in enumerate(group.runs):
+        for index, run in enumerate(self.identities(group)):
             reason = failed.get(group.training[index])
             status = f"failed: {reason}" if reason else ("complete" if complete else "running")
-            self.status[run.seed, run.setting] = status
-        self.folder.write_status(RunStatus(seed, setting, status) for (seed, setting), status in self.status.items())
+            self.status[run] = status
+        self.folder.write_status(RunStatus(run, status) for run, status in self.status.items())

@@ -7,7 +7,6 @@ depend on.
 import csv
 import dataclasses
 import io
-import json
 import os
 import platform
 import sys
@@ -26,12 +25,12 @@ from rich.table import Table
 from diffjax.errors import UserError
 from diffjax.experiment.provenance import versions
 from diffjax.experiment.settings import PRESETS, Protocol, check_overrides, resolve
+from diffjax.files import writable, write_json, write_text
 from diffjax.launch import cli
 from diffjax.launch.flags import MATMUL_PRECISIONS
 from diffjax.methods.base import Method
 from diffjax.methods.registry import METHODS, get_method
 from diffjax.numerics import check_platform
-from diffjax.records.folder import plain, writable, write_text
 from diffjax.tasks.registry import get_task
 from diffjax.types import Spec
 
@@ -241,7 +240,7 @@ def write_results(
     }
     with writable(folder):
         write_text(folder / f"{name}.csv", stream.getvalue())
-        write_text(folder / f"{name}.json", json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
+        write_json(folder / f"{name}.json", content)
 
 
 def print_table(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], text_columns: int = 1) -> None:
