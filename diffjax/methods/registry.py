@@ -1,7 +1,20 @@
 """The methods by name and variant: the only place that knows their names."""
 
 from diffjax.errors import unknown_name
-from diffjax.methods import bc, dac, diffcps, diffpogan, diffpogan_paper, diffusion_bc, dql, dtql, dtql_kl
+from diffjax.methods import (
+    bc,
+    dac,
+    diffcps,
+    diffpogan,
+    diffpogan_paper,
+    diffusion_bc,
+    dql,
+    dtql,
+    dtql_kl,
+    iql,
+    rebrac,
+    td3_bc,
+)
 from diffjax.methods.base import Method
 
 METHODS: dict[str, dict[str, Method]] = {
@@ -12,6 +25,9 @@ METHODS: dict[str, dict[str, Method]] = {
     "dql": {"default": dql.METHOD},
     "dtql_kl": {"default": dtql_kl.METHOD},
     "diffusion_bc": {"default": diffusion_bc.METHOD},
+    "iql": {"default": iql.METHOD},
+    "td3_bc": {"default": td3_bc.METHOD},
+    "rebrac": {"default": rebrac.METHOD},
     "bc": {"default": bc.METHOD},
 }
 """Method name -> variant -> functions; the first variant is the default."""
