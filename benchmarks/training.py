@@ -25,6 +25,7 @@ from absl import flags
 from diffjax.data.transitions import Transitions
 from diffjax.launch import benchmark, cli
 from diffjax.launch.benchmark import Case
+from diffjax.numerics import random_key
 from diffjax.training.batches import prepare
 from diffjax.training.flops import period, update_flops
 from diffjax.training.program import Program, RunSetup, TrainState, run_sharding, stack_setups
@@ -102,7 +103,7 @@ def matmul_ceiling(measuring: benchmark.Measuring) -> dict[int, float]:
     size, elapsed = SMALLEST_PRODUCT, 0.0
     multiply = jax.jit(jnp.matmul)
     while size <= LARGEST_PRODUCT and elapsed < LONGEST_PRODUCT_S:
-        left, right = jax.random.normal(jax.random.key(0), (2, size, size))
+        left, right = jax.random.normal(random_key(0), (2, size, size))
         benchmark.seconds(lambda: multiply(left, right))  # noqa: B023  called at once
         elapsed = min(benchmark.seconds(lambda: multiply(left, right)) for _ in range(5))  # noqa: B023
         found[size] = 2e-9 * size**3 / elapsed
@@ -145,7 +146,7 @@ class Trainer:
         self.phase = phase
         self.program = Program(case.method, spec, case.protocol.sampling, run_sharding(runs))
         prepared = prepare(data, case.method.view, case.protocol.observation, action_clip=case.protocol.action_clip)
-        setups = [RunSetup(jax.random.key(seed), prepared.part, case.hyper) for seed in range(runs)]
+        setups = [RunSetup(random_key(seed), prepared.part, case.hyper) for seed in range(runs)]
         self.setup = self.program.place(stack_setups(setups))
         self.data = self.program.replicate(prepared.transitions)
         self.state = self.program.init(self.setup, self.data)

@@ -21,10 +21,10 @@ from absl import flags
 
 from diffjax.errors import UserError
 from diffjax.experiment.settings import PRESETS
+from diffjax.files import whole_file, writable, write_text
 from diffjax.launch import cli
 from diffjax.launch import flags as launch
 from diffjax.launch.progress import TrainingProgress
-from diffjax.records.folder import whole_file, writable, write_text
 from diffjax.results.pictures import FORMATS, INSTALL, can_draw
 from diffjax.studies.toys import picture
 from diffjax.studies.toys.figures import FIGURES, Figure, make_figure
@@ -63,9 +63,9 @@ def main(args: flags.FlagValues) -> None:
     out = Path(args.out)
     if (out / NUMBERS).exists():
         raise UserError(f"{out} holds results already; choose another --out")
+    launch.prepare(args)
     with writable(out):
         out.mkdir(parents=True, exist_ok=True)
-    launch.prepare(args)
     numbers: list[Numbers] = []
     with TrainingProgress() as progress:
         for name in names:

@@ -25,6 +25,7 @@ from diffjax.data.minari_store import minari_exists
 from diffjax.envs.make import make_vector
 from diffjax.errors import UserError
 from diffjax.launch import cli
+from diffjax.numerics import check_platform
 from diffjax.studies.collect import embedded, robots, sac_robots, store
 from diffjax.tasks.default_data import to_stderr
 from diffjax.tasks.registry import get_task
@@ -130,6 +131,7 @@ def main(args: flags.FlagValues) -> None:
     """Collect, learn or measure."""
     mode = _chosen(args)
     _check_used(args, mode)
+    check_platform()
     mode.run(args)
 
 

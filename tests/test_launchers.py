@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from diffjax.records.folder import read_results
+from diffjax.records.schema import ReferenceRecord
 from diffjax.training.checkpoints import Checkpoints
 
 REPOSITORY = Path(__file__).parents[1]
@@ -279,8 +280,8 @@ def test_a_task_without_references_is_refused(hopper_file, tmp_path):
     assert not (tmp_path / "out").exists()
     run = launch("train.py", "--method=bc", *task, *TINY, "--ref_scores=-20,3000")
     assert run.returncode == 0, run.stderr
-    config = read_results(tmp_path / "out").config
-    assert config["reference"] == {"min": -20.0, "max": 3000.0, "source": "given with --ref_scores", "given": True}
+    reference = read_results(tmp_path / "out").config.reference
+    assert reference == ReferenceRecord(min=-20.0, max=3000.0, source="given with --ref_scores", given=True)
 
 
 def test_the_best_trajectories_only(hopper_file, tmp_path):

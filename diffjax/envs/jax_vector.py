@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.envs.base import PureSimulator, check_action, check_seeds
+from diffjax.numerics import random_key
 
 
 class Running(NamedTuple):
@@ -22,7 +23,7 @@ class Running(NamedTuple):
 
 @partial(jax.jit, static_argnames="simulator")
 def _reset(seeds: jax.Array, simulator: PureSimulator) -> Running:
-    state = jax.vmap(lambda seed: simulator.reset(jax.random.key(seed)))(seeds)
+    state = jax.vmap(lambda seed: simulator.reset(random_key(seed)))(seeds)
     flags = jnp.zeros(seeds.shape, bool)
     return Running(state, jax.vmap(simulator.observe)(state), flags, flags, jnp.zeros((), jnp.int32))
 

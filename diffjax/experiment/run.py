@@ -1,7 +1,7 @@
 """One experiment: a method on a task, all its runs, from data to evaluated and recorded results."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -16,11 +16,13 @@ from diffjax.envs.base import VectorSimulator
 from diffjax.experiment.plan import Experiment, Group, Plan, phase_lengths, plan
 from diffjax.experiment.provenance import describe
 from diffjax.methods.base import Metrics
-from diffjax.records.folder import Evaluation, ResultsFolder, Rows, RunStatus, open_folder, read_status
-from diffjax.records.loggers import LoggedRun, Loggers
+from diffjax.numerics import check_platform, pinned, random_key
+from diffjax.records.folder import ResultsFolder, Rows, open_folder, read_status
+from diffjax.records.loggers import Loggers
+from diffjax.records.schema import Config, Evaluation, MetricsRecord, RunId, RunStatus
 from diffjax.tasks.default_data import MakeData, default_dataset
 from diffjax.tasks.registry import make_simulator, normalized_score, with_references
-from diffjax.training.batches import prepare
+from diffjax.training.batches import Prepared, prepare
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.evaluation import Episodes, evaluate
 from diffjax.training.program import (
@@ -39,15 +41,15 @@ from diffjax.training.progress import Progress
 PIECES = 20  # calls of the program per evaluation interval: progress is shown and Ctrl-C heard between them
 
 
-def obtain_dataset(plan: Plan, make_data: MakeData) -> Dataset:
-    """The data set that the user named, or the task's own.
+def obtain_dataset(plan: Plan, make_data: MakeData, report: Callable[[str], None]) -> Dataset:
+    """The data set that the user named, or the task's own; ``report`` takes a line about it, and warnings.
 
     Raises:
       UserError: if it cannot be had or does not fit the task.
     """
     experiment = plan.experiment
     if experiment.dataset is None:
-        dataset = default_dataset(plan.task, make_data, mirror=experiment.mirror)
+        dataset = default_dataset(plan.task, make_data, report, mirror=experiment.mirror)
     else:
         dataset = load_dataset(
             experiment.dataset,
@@ -55,29 +57,43 @@ def obtain_dataset(plan: Plan, make_data: MakeData) -> Dataset:
             horizon=plan.task.horizon,
             dataset_source=experiment.dataset_source,
             task_id=plan.task.id,
+            report=report,
         )
     return dataset if experiment.top_percent is None else top_percent(dataset, experiment.top_percent)
 
 
+@pinned()
 def run_experiment(experiment: Experiment, progress: Progress, make_data: MakeData) -> ResultsFolder:
     """Trains and evaluates all runs of an experiment and records them in its folder.
 
     ``make_data`` makes the data of a task that has its own and none stored yet.
 
     Raises:
-      UserError: for any mistake in the request, the data or the folder; nothing is overwritten then.
+      UserError: for any mistake in the request, the data or the folder; nothing is written then.
     """
     planned = plan(experiment)
-    dataset = obtain_dataset(planned, make_data)
+    check_platform()
+    dataset = obtain_dataset(planned, make_data, progress.note)
     planned = planned._replace(task=with_references(planned.task, dataset, experiment.ref_scores))
+    protocol = planned.protocol
+    reward = reward_affine(protocol.reward, dataset.transitions)
+    data = prepare(dataset.transitions, planned.method.view, protocol.observation, reward, protocol.action_clip)
     runs_at_once = max(len(group.trained) for group in planned.groups)
-    simulator = make_simulator(planned.task, runs_at_once * planned.protocol.episodes)
+    simulator = make_simulator(planned.task, runs_at_once * protocol.episodes)
     config = describe(planned, dataset, simulator.version)
     simulator.close()
+    check_networks(planned)
     folder = open_folder(experiment.out, config, experiment.resume)
     with jax.default_matmul_precision(experiment.matmul_precision):
-        _Recorder(planned, dataset, folder, config, progress).train()
+        _Recorder(planned, dataset, data, folder, config, progress).train()
     return folder
+
+
+def check_networks(plan: Plan) -> None:
+    """That the networks of every group can be made, by their shapes alone."""
+    for group in plan.groups:
+        hyper = group.runs[0].hyper
+        jax.eval_shape(lambda hyper=hyper: plan.method.init(random_key(0), plan.spec, hyper))
 
 
 class _Position(NamedTuple):
@@ -113,17 +129,19 @@ class _Recorder:
         self,
         planned: Plan,
         dataset: Dataset,
+        data: Prepared,
         folder: ResultsFolder,
-        config: dict[str, Any],
+        config: Config,
         progress: Progress,
     ) -> None:
         self.plan = planned
         self.dataset = dataset
+        self.data = data
         self.folder = folder
         self.config = config
         self.progress = progress
         self.lengths = phase_lengths(planned.method, planned.protocol)
-        self.status = {run[:2]: run.status for run in read_status(folder.path)}
+        self.status = dict(read_status(folder.path))
 
     def train(self) -> None:
         """Trains what is not yet trained; rows that no checkpoint vouches for are cut first."""
@@ -145,10 +163,12 @@ class _Recorder:
     def loggers(self, group: Group, done: int) -> Loggers:
         """The loggers of a group; none for one that has nothing left to train."""
         names = self.plan.experiment.log if done < sum(self.lengths) else ()
-        hyper = self.config["hyper"]
-        runs = [LoggedRun(run.seed, run.setting, hyper[run.setting]) for run in group.runs]
         phases = dict(zip((phase.name for phase in self.plan.method.phases), self.lengths, strict=True))
-        return Loggers(names, self.folder, self.config, runs, phases)
+        return Loggers(names, self.folder, self.config, self.identities(group), phases)
+
+    def identities(self, group: Group) -> tuple[RunId, ...]:
+        """Who the runs of a group are, in their order."""
+        return tuple(self.config.run(run.seed, run.setting) for run in group.runs)
 
     def checkpoints(self, index: int) -> Checkpoints:
         """The checkpoints of a group."""
@@ -168,19 +188,15 @@ class _Recorder:
         """Arrays and program of a group."""
         planned, protocol = self.plan, self.plan.protocol
         program = Program(planned.method, planned.spec, protocol.sampling, run_sharding(len(group.trained)))
-        reward = reward_affine(protocol.reward, self.dataset.transitions)
-        data = prepare(
-            self.dataset.transitions, planned.method.view, protocol.observation, reward, protocol.action_clip
-        )
 
         def setup(hypers: tuple[Any, ...]) -> RunSetup:
             runs = zip(group.trained, hypers, strict=True)
             return program.place(
-                stack_setups([RunSetup(jax.random.key(run.seed), data.part, hyper) for run, hyper in runs])
+                stack_setups([RunSetup(random_key(run.seed), self.data.part, hyper) for run, hyper in runs])
             )
 
         acting = tuple(setup(one.hyper) for one in group.rounds)
-        return _Machine(program, program.replicate(data.transitions), acting)
+        return _Machine(program, program.replicate(self.data.transitions), acting)
 
     def begin(self, machine: _Machine, checkpoints: Checkpoints) -> tuple[TrainState, _Position]:
         """A fresh state, or the newest checkpoint's."""
@@ -280,16 +296,11 @@ class _Recorder:
                 self.progress.note(f"seed {run.seed}{setting} failed: {failures[number]}; the others go on")
         return failures
 
-    def append_metrics(self, group: Group, phase: int, step: int, sums: Metrics) -> dict[str, Any]:
+    def append_metrics(self, group: Group, phase: int, step: int, sums: Metrics) -> MetricsRecord:
         """One record per interval: means over its updates, one value per run."""
         means = mean_metrics(sums)
-        record = {
-            "phase": self.plan.method.phases[phase].name,
-            "step": step,
-            "seeds": [run.seed for run in group.runs],
-            "settings": [run.setting for run in group.runs],
-            "metrics": {name: values[list(group.training)] for name, values in means.items()},
-        }
+        metrics = {name: values[list(group.training)] for name, values in means.items()}
+        record = MetricsRecord(self.plan.method.phases[phase].name, step, self.identities(group), metrics)
         self.folder.append_metrics([record])
         return record
 
@@ -340,8 +351,8 @@ class _Recorder:
 
     def update_status(self, group: Group, failed: dict[int, str], complete: bool) -> None:
         """Rewrites ``status.json``."""
-        for index, run in enumerate(group.runs):
+        for index, run in enumerate(self.identities(group)):
             reason = failed.get(group.training[index])
             status = f"failed: {reason}" if reason else ("complete" if complete else "running")
-            self.status[run.seed, run.setting] = status
-        self.folder.write_status(RunStatus(seed, setting, status) for (seed, setting), status in self.status.items())
+            self.status[run] = status
+        self.folder.write_status(RunStatus(run, status) for run, status in self.status.items())

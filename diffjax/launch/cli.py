@@ -13,7 +13,8 @@ from typing import Any
 from absl import flags, logging
 
 from diffjax.errors import UserError, unknown_name
-from diffjax.records.folder import FULL_DISK
+from diffjax.files import FULL_DISK
+from diffjax.numerics import pinned
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -53,7 +54,8 @@ def launch(
             print(help_page(values, arguments[0], description, required))
         else:
             _parse(values, arguments, required)
-            main(values)
+            with pinned():
+                main(values)
         sys.stdout.flush()
         return 0
     except UserError as error:

@@ -13,7 +13,8 @@ from diffjax.experiment.ablations import Ablation, settings_of
 from diffjax.experiment.plan import Experiment
 from diffjax.experiment.settings import PRESETS
 from diffjax.launch import cli
-from diffjax.records.folder import CONFIG, STATUS, read_config, read_status
+from diffjax.numerics import check_platform
+from diffjax.records.folder import CONFIG, STATUS, read_status
 from diffjax.records.loggers import PACKAGES
 
 MATMUL_PRECISIONS = ("highest", "high", "default")
@@ -117,7 +118,12 @@ def define_compilation_cache(values: flags.FlagValues) -> None:
 
 
 def prepare(args: flags.FlagValues) -> None:
-    """Settings of the process that must stand before anything is compiled."""
+    """Settings of the process that must stand before anything is compiled.
+
+    Raises:
+      UserError: for a platform that is not there.
+    """
+    check_platform()
     if args.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", args.compilation_cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -189,6 +195,5 @@ def state_of(folder: Path) -> str:
     """``not started``, or how many of its runs are running, complete and failed."""
     if not all(os.path.isfile(folder / name) for name in (CONFIG, STATUS)):  # it is made in this order
         return "not started"
-    read_config(folder)
-    kinds = [run.status.split(":")[0] for run in read_status(folder)]
+    kinds = [status.state for status in read_status(folder)]
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))

@@ -15,6 +15,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from diffjax.methods.base import Method, example_batches
 from diffjax.methods.checks import example_labels
+from diffjax.numerics import random_key
 from diffjax.types import Batch, Spec
 
 Known = list[Any]  # per variable: its value where it follows from what is known, else None
@@ -25,7 +26,7 @@ def update_flops(method: Method[Any, Any], phase: int, spec: Spec, hyper: Any, s
     part = method.phases[phase]
 
     def arguments() -> tuple[Any, ...]:
-        key = jax.random.key(0)
+        key = random_key(0)
         labels = example_labels(method, phase, spec, hyper)
         batches = example_batches(method.view, spec, hyper.batch_size, labels)
         return jnp.int32(0), part.draw(key, spec, hyper), method.init(key, spec, hyper), batches

@@ -16,6 +16,7 @@ from diffjax.envs.base import PureSimulator
 from diffjax.envs.pendulum import PENDULUM
 from diffjax.envs.pointmaze import POINTMAZE
 from diffjax.errors import UserError
+from diffjax.numerics import random_key
 from diffjax.studies.collect import sac, sac_pure, wanderer
 from diffjax.studies.collect.recipe import Progress, Recipe
 
@@ -196,8 +197,8 @@ def measure_reference_scores(task_id: str, progress: Progress, episodes: int, se
       UserError: the task is not an embedded one.
     """
     embedded = _get(task_id)
-    random_key, expert_key, play_key = jax.random.split(jax.random.key(seed), 3)
-    random = play(random_key, embedded.simulator, random_policy(embedded.simulator), episodes)
+    uniform_key, expert_key, play_key = jax.random.split(random_key(seed), 3)
+    random = play(uniform_key, embedded.simulator, random_policy(embedded.simulator), episodes)
     expert = play(play_key, embedded.simulator, embedded.expert(expert_key, progress), episodes)
     error = 1.0 / np.sqrt(episodes)
     return ReferenceScores(random.mean(), random.std() * error, expert.mean(), expert.std() * error)

@@ -19,6 +19,7 @@ import numpy as np
 
 from diffjax.envs.base import VectorSimulator
 from diffjax.errors import UserError
+from diffjax.numerics import random_key
 from diffjax.studies.collect import sac
 from diffjax.studies.collect.policies import Policy, act, save_policy
 from diffjax.studies.collect.recipe import Progress
@@ -144,7 +145,7 @@ def learn(
     request = {"env": env_id, "seed": seed, "steps": steps}
     evaluator = simulators(2 * EPISODES)
     robots = _Robots(simulators, seed)
-    key = jax.random.key(seed)
+    key = random_key(seed)
     sizes = evaluator.observation_dim, evaluator.action_dim
     state = State(
         sac.init(jax.random.fold_in(key, INIT_STREAM), hyper, *sizes),

@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from diffjax.data.d4rl_writer import write_hdf5
 from diffjax.data.minari_store import Episode, minari_exists, write_minari
 from diffjax.errors import UserError
+from diffjax.numerics import random_key
 from diffjax.studies.collect import embedded, mazes, robots
 from diffjax.studies.collect.recipe import Progress, Recipe
 from diffjax.tasks.registry import OWN_DATA, Task
@@ -37,7 +36,7 @@ def recipe_of(task: Task) -> Recipe:
 
 def make_episodes(recipe: Recipe, seed: int, progress: Progress) -> tuple[list[Episode], dict[str, Any]]:
     """The episodes of a recipe and their provenance."""
-    episodes = recipe.collect(jax.random.key(seed), progress)
+    episodes = recipe.collect(random_key(seed), progress)
     return episodes, {"simulator": recipe.simulator, "seed": seed} | recipe.provenance
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.data.transitions import Transitions
+from diffjax.numerics import random_key
 from diffjax.studies.toys.clouds import Problem
 from diffjax.studies.toys.figures import Arm, Figure
 from diffjax.training.batches import prepare
@@ -36,7 +37,7 @@ class Panel(NamedTuple):
 
 def figure_key(seed: int, stream: int) -> jax.Array:
     """The key of one purpose."""
-    return jax.random.fold_in(jax.random.key(seed), stream)
+    return jax.random.fold_in(random_key(seed), stream)
 
 
 def as_transitions(figure: Figure, problems: tuple[Problem, ...]) -> tuple[Transitions, list[int]]:
