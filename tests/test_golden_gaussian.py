@@ -436,7 +436,7 @@ def train(golden: Golden, scenario: str) -> None:
             assert changed(old[net], new[net]) == acts, f"{at}: {net}"
         for name, value in seen.items():
             key = f"{at}/{name}"
-            if key not in golden:  # a delayed step logs only what it did, and TD3+BC's authors log nothing
+            if key not in golden:  # a delayed step logs what it did, and TD3+BC's authors not all of that
                 continue
             if name == "lr_actor":
                 golden.absolute(key, value, 1e-10)
