@@ -85,8 +85,8 @@ def test_flags_on_first_rows(tmp_path, key):
     content = walks() | {"timeouts": np.zeros(120, bool)}
     content[key] = np.arange(120) % 30 == 0
     warning = (
-        "warning: 3 marked ends stand on an episode's first row (the observation jumps before them, first after row 29), "
-        "not on its last: shift the flags by one, numpy.roll(flags, -1)"
+        "warning: 3 marked ends stand on an episode's first row (the observation jumps before them, first after row "
+        "29), not on its last: shift the flags by one, numpy.roll(flags, -1)"
     )
     assert lines_of(tmp_path, content)[1:] == [warning]
 
