@@ -145,6 +145,10 @@ ARRAYS: dict[str, tuple[Callable[[Content], object], str]] = {
         changed("next_observations", np.zeros((ROWS - 1, 3))),
         "next_observations 11, terminals 12, timeouts 12); all must have the same",
     ),
+    "next observations cut to whole numbers": (
+        lambda c: c.update(next_observations=c["observations"].astype(int)),  # type: ignore[attr-defined]
+        "'next_observations' has dtype int64; that of 'observations', float32, is needed",
+    ),
     "next observations never filled in": (
         changed("next_observations", np.zeros((ROWS, 3))),
         "'next_observations' holds zeros or NaN at 12 of 12 rows; fill it in, or leave it out",
