@@ -46,7 +46,7 @@ def obtain_dataset(plan: Plan, make_data: MakeData, report: Callable[[str], None
     """
     experiment = plan.experiment
     if experiment.dataset is None:
-        dataset = default_dataset(plan.task, make_data, report, mirror=experiment.mirror)
+        dataset = default_dataset(plan.task, make_data, mirror=experiment.mirror, report=report)
     else:
         dataset = load_dataset(
             experiment.dataset,
@@ -68,13 +68,16 @@ def run_experiment(experiment: Experiment, progress: Progress, make_data: MakeDa
       UserError: for any mistake in the request, the data or the folder; nothing is overwritten then.
     """
     planned = plan(experiment)
-    dataset = obtain_dataset(planned, make_data, progress.note)
+    read: list[str] = []  # shown once nothing is left to refuse: a refusal is one line
+    dataset = obtain_dataset(planned, make_data, read.append)
     planned = planned._replace(task=with_references(planned.task, dataset, experiment.ref_scores))
     runs_at_once = max(len(group.trained) for group in planned.groups)
     simulator = make_simulator(planned.task, runs_at_once * planned.protocol.episodes)
     config = describe(planned, dataset, simulator.version)
     simulator.close()
     folder = open_folder(experiment.out, config, experiment.resume)
+    for line in read:
+        progress.note(line)
     with jax.default_matmul_precision(experiment.matmul_precision):
         _Recorder(planned, dataset, folder, config, progress).train()
     return folder
