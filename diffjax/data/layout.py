@@ -95,6 +95,11 @@ def read_layout(
     observation_dim, action_dim = _check_shapes(source, {key: array.shape for key, array in arrays.items()})
     for key, array in arrays.items():
         check_numbers(source, key, array.dtype, flags=key in FLAG_KEYS)
+    if NEXT in arrays and arrays[NEXT].dtype.kind != "f" and arrays["observations"].dtype.kind == "f":
+        raise UserError(
+            f"{source}: {NEXT!r} has dtype {arrays[NEXT].dtype}; that of 'observations', "
+            f"{arrays['observations'].dtype}, is needed"
+        )
     check_sizes(source, observation_dim, action_dim, spec)
     flags = read_flags({key: as_flags(source, key, arrays[key].read()) for key in arrays if key in FLAG_KEYS})
     observation = _read_floats(source, "observations", arrays)

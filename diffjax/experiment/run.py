@@ -40,7 +40,7 @@ def obtain_dataset(plan: Plan, make_data: MakeData, report: Callable[[str], None
     """
     experiment = plan.experiment
     if experiment.dataset is None:
-        dataset = default_dataset(plan.task, make_data, report, mirror=experiment.mirror)
+        dataset = default_dataset(plan.task, make_data, mirror=experiment.mirror, report=report)
     else:
         dataset = load_dataset(
             experiment.dataset,
@@ -64,7 +64,8 @@ def run_experiment(experiment: Experiment, progress: Progress, make_data: MakeDa
     """
     planned = plan(experiment)
     check_platform()
-    dataset = obtain_dataset(planned, make_data, progress.note)
+    read: list[str] = []  # shown once nothing is left to refuse: a refusal is one line
+    dataset = obtain_dataset(planned, make_data, read.append)
     planned = planned._replace(task=with_references(planned.task, dataset, experiment.ref_scores))
     protocol = planned.protocol
     reward = reward_affine(protocol.reward, dataset.transitions)
@@ -75,6 +76,8 @@ def run_experiment(experiment: Experiment, progress: Progress, make_data: MakeDa
     simulator.close()
     check_networks(planned)
     folder = open_folder(experiment.out, config, experiment.resume)
+    for line in read:
+        progress.note(line)
     with jax.default_matmul_precision(experiment.matmul_precision):
         _Recorder(planned, dataset, data, folder, config, progress).train()
     return folder
