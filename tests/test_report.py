@@ -580,13 +580,6 @@ def test_ticks_by_hand() -> None:
     assert [charts.short(value) for value in (0, 500, 20_000, 1_500_000, 0.05)] == ["0", "500", "20k", "1.5M", "0.05"]
 
 
-def test_markers_and_colours_are_never_alone() -> None:
-    columns = [Column(f"method{index}", "default", "paper", "", "") for index in range(20)]
-    found = list(charts.styles(columns).values())
-    assert len(set(found)) == 20
-    assert len({look.marker for look in found[:7]}) == 7
-
-
 def test_a_method_has_its_colour_in_every_figure() -> None:
     def styles_of(*methods: str) -> dict[str, charts.Style]:
         columns = [Column(method, "default", "paper", str(index), "") for index, method in enumerate(methods)]
