@@ -88,13 +88,13 @@ def load_tables(method: str) -> dict[str, Any]:
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
-def sisters(task: str) -> tuple[str, ...]:
+def stands_for(task: str) -> tuple[str, ...]:
     """The task, then the D4RL tasks it stands for."""
     return tuple(dict.fromkeys([task, *(re.sub(pattern, replacement, task) for pattern, replacement in ALIASES)]))
 
 
 def _row_name(tables: dict[str, Any], task: str) -> str | None:
-    return next((name for name in sisters(task) if name in tables.get("task", {})), None)
+    return next((name for name in stands_for(task) if name in tables.get("task", {})), None)
 
 
 def _matching(tables: dict[str, Any], section: str, task: str, known: Collection[str]) -> dict[str, Any]:
