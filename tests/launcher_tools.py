@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import h5py
+import numpy as np
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -31,3 +34,17 @@ def refused(run: subprocess.CompletedProcess[str], *words: str) -> None:
     lines = [line for line in run.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, run.stderr
     assert all(word in lines[0] for word in words), lines[0]
+
+
+def data_file(path: Path, reward: float | None = None) -> Path:
+    """A small file in D4RL's layout with Hopper's sizes; perhaps all rewards the same."""
+    rng = np.random.default_rng(0)
+    rows = 300
+    rewards = rng.random(rows, np.float32) if reward is None else np.full(rows, reward, np.float32)
+    with h5py.File(path, "w") as file:
+        file["observations"] = rng.normal(size=(rows, 11)).astype(np.float32)
+        file["actions"] = rng.uniform(-1, 1, (rows, 3)).astype(np.float32)
+        file["rewards"] = rewards
+        file["terminals"] = np.arange(rows) % 50 == 49
+        file["timeouts"] = np.zeros(rows, bool)
+    return path

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
-from launcher_tools import launch, refused
+from launcher_tools import data_file, launch, refused
 
 from diffjax.experiment import run as experiment_run
 from diffjax.experiment.plan import Experiment, plan
@@ -80,20 +78,6 @@ NONSENSE = [
     ("bc", "sampling=none", "uniform"),
     ("bc", "selection=worst", "best"),
 ]
-
-
-def data_file(path: Path, reward: float | None = None) -> Path:
-    """A small file in D4RL's layout with Hopper's sizes; perhaps all rewards the same."""
-    rng = np.random.default_rng(0)
-    rows = 300
-    rewards = rng.random(rows, np.float32) if reward is None else np.full(rows, reward, np.float32)
-    with h5py.File(path, "w") as file:
-        file["observations"] = rng.normal(size=(rows, 11)).astype(np.float32)
-        file["actions"] = rng.uniform(-1, 1, (rows, 3)).astype(np.float32)
-        file["rewards"] = rewards
-        file["terminals"] = np.arange(rows) % 50 == 49
-        file["timeouts"] = np.zeros(rows, bool)
-    return path
 
 
 @pytest.fixture(scope="module")
