@@ -23,11 +23,11 @@ import numpy as np
 from absl import flags
 
 from diffjax.errors import UserError
+from diffjax.files import writable
 from diffjax.launch import benchmark, cli
 from diffjax.launch.benchmark import Case
 from diffjax.numerics import random_key
-from diffjax.records.folder import writable
-from diffjax.results.pictures import BLUE, check_plot, style, write_figure
+from diffjax.results.pictures import BLUE, check_plot, log_scale, new_figure, style, write_figure
 from diffjax.types import Spec
 
 if TYPE_CHECKING:
@@ -197,11 +197,9 @@ def print_tables(labels: Sequence[str], rows: Sequence[Latency]) -> None:
 
 def latency_figure(labels: Sequence[str], rows: Sequence[Latency]) -> "Figure":
     """A panel per batch size: the median of every method, with a line to the 95th percentile."""
-    from matplotlib.figure import Figure
-
     batches = list(dict.fromkeys(row.batch for row in rows))
     names = list(dict.fromkeys(labels))
-    figure = Figure(figsize=(2.2 + 2.8 * len(batches), 1.3 + 0.36 * len(names)), layout="constrained")
+    figure = new_figure(2.2 + 2.8 * len(batches), 1.3 + 0.36 * len(names))
     panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
     for panel, batch in zip(panels, batches, strict=True):
         for label, row in zip(labels, rows, strict=True):
@@ -217,9 +215,10 @@ def latency_figure(labels: Sequence[str], rows: Sequence[Latency]) -> "Figure":
                     ha="center",
                     fontsize=8,
                 )
-        panel.set_xscale("log")
-        panel.tick_params(axis="x", which="both", labelsize=8)
-        panel.margins(x=0.15, y=0.12)
+        times = [time for row in rows if row.batch == batch for time in (row.p50_ms, row.p95_ms or row.p50_ms)]
+        log_scale(panel, min(times) / 1.5, max(times) * 1.5)
+        panel.tick_params(axis="x", labelsize=8)
+        panel.margins(y=0.12)
         panel.set_yticks(range(len(names)), names)
         panel.set_title(f"batch {batch}", fontsize=11)
         panel.set_xlabel("ms per call (line: to p95)")

@@ -132,6 +132,27 @@ def distribution_matching_loss(action: jax.Array, real: jax.Array, fake: jax.Arr
     return 0.5 * jnp.mean((action - target) ** 2)
 
 
+def gaussian_log_prob(action: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
+    """``sum_d log N(a_d; mean_d, std_d)``, ``(...,)``; ``log_std`` broadcasts against the others."""
+    return jnp.sum(jax.scipy.stats.norm.logpdf(action, mean, jnp.exp(log_std)), axis=-1)
+
+
+def smoothed_action(
+    action: jax.Array,
+    noise: jax.Array,
+    scale: jax.Array | float,
+    noise_clip: jax.Array | float,
+    max_action: jax.Array | float,
+) -> jax.Array:
+    """``clip(a + clip(scale noise, -+noise_clip), -+max_action)``: the target policy's action, smoothed.
+
+    ``scale`` and ``noise_clip`` are in units of ``max_action``. Source: Fujimoto et al. 2018 (TD3), arXiv 1802.09477.
+    """
+    chex.assert_equal_shape([action, noise])
+    disturbance = max_action * jnp.clip(scale * noise, -noise_clip, noise_clip)
+    return jnp.clip(action + disturbance, -max_action, max_action)
+
+
 def tanh_gaussian_log_prob(
     action: jax.Array, mean: jax.Array, log_std: jax.Array, max_action: jax.Array | float
 ) -> jax.Array:
@@ -140,8 +161,7 @@ def tanh_gaussian_log_prob(
     Without the tanh Jacobian, as the authors have it: it depends on the action alone. Source: DTQL, agents/dtql.py.
     """
     chex.assert_equal_shape([action, mean, log_std])
-    pre_tanh = jnp.arctanh(action / (max_action + 1e-3))
-    return jnp.sum(jax.scipy.stats.norm.logpdf(pre_tanh, mean, jnp.exp(log_std)), axis=-1)
+    return gaussian_log_prob(jnp.arctanh(action / (max_action + 1e-3)), mean, log_std)
 
 
 def _floored_log(x: jax.Array) -> jax.Array:

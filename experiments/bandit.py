@@ -21,10 +21,10 @@ from absl import flags
 
 from diffjax.errors import UserError
 from diffjax.experiment.settings import PRESETS
+from diffjax.files import whole_file, writable, write_text
 from diffjax.launch import cli
 from diffjax.launch import flags as launch
 from diffjax.launch.progress import TrainingProgress
-from diffjax.records.folder import whole_file, writable, write_text
 from diffjax.results.pictures import FORMATS, INSTALL, can_draw
 from diffjax.studies.toys import picture
 from diffjax.studies.toys.figures import FIGURES, Figure, make_figure

@@ -28,11 +28,12 @@ from diffjax.experiment import ablations
 from diffjax.experiment.plan import Experiment, plan
 from diffjax.experiment.provenance import request
 from diffjax.experiment.run import run_experiment
+from diffjax.files import write_text
 from diffjax.launch import cli
 from diffjax.launch import flags as launch
 from diffjax.launch.progress import TrainingProgress
 from diffjax.methods.registry import get_method
-from diffjax.records.folder import check_folder, read_results, write_text
+from diffjax.records.folder import check_folder, read_results
 from diffjax.results import formats, tables
 from diffjax.results.layout import lay_out
 from diffjax.results.page import Options

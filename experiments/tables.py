@@ -23,9 +23,10 @@ from pathlib import Path
 from absl import flags
 
 from diffjax.errors import UserError
+from diffjax.files import check_parent, writable, write_text
 from diffjax.launch import cli
-from diffjax.records.folder import CONFIG, STATUS, check_parent, find_folders, read_results, writable, write_text
-from diffjax.results import curves, formats, pictures, plots, tables
+from diffjax.records.folder import CONFIG, STATUS, find_folders, read_results
+from diffjax.results import formats, pictures, plots, tables
 from diffjax.results.latency import TradeOff, read_latencies, trade_off
 from diffjax.results.layout import lay_out
 from diffjax.results.page import BOLD, SPREAD_LABELS, Options, Page
@@ -143,7 +144,7 @@ def main(args: flags.FlagValues) -> None:
     text = _text(page, args.format, speed)
     if args.plot is not None:
         with writable(args.plot, "plot"):
-            curves.plot_curves(page.table, args.plot)
+            plots.plot_curves(page.table, args.plot)
     if args.plots is not None:
         with writable(args.plots, "plots"):
             drawn = page if options.statistics else lay_out(page.table, dataclasses.replace(options, statistics=True))

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 from absl import flags
@@ -224,6 +225,63 @@ def test_the_picture_of_latencies_depends_on_nothing_but_them(tmp_path: Path) ->
     assert "<dc:date>" not in content
 
 
+def replay(out: Path, against: Path, *arguments: str) -> list[dict[str, str]]:
+    result = run("simulators.py", f"--out={out}", f"--against={against}", *arguments)
+    assert result.returncode == 0, result.stderr
+    rows, content = read(out, "simulators")
+    assert content["against"] == str(against)
+    assert all(row["simulator"] in result.stdout for row in rows)
+    return rows
+
+
+def test_the_same_simulator_replays_to_the_bit_and_a_difference_is_found(tmp_path: Path) -> None:
+    recorded = tmp_path / "recorded"
+    result = run("simulators.py", f"--out={recorded}", "--simulators=Hopper-v4,d4rl/Maze2D-umaze", "--steps=30")
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in recorded.iterdir()} == {"Hopper-v4.npz", "d4rl_Maze2D-umaze.npz"}
+    rows = replay(tmp_path / "same", recorded)
+    assert [row["simulator"] for row in rows] == ["Hopper-v4", "d4rl/Maze2D-umaze"]
+    for row in rows:
+        assert row["version"] == row["recorded_version"]
+        assert row["version"].startswith(f"mujoco {mujoco.__version__}")
+        assert int(row["steps"]) >= 30
+        assert row["first_above_1e_12"] == ""
+        differences = ("after_1", "after_10", "step_largest", "acceleration_largest", "other_constraints", "other_ends")
+        assert [float(row[name]) for name in differences] == [0.0] * 6
+        assert 0.0 < float(row["nudged_largest"]) < 1e-11
+        assert row["recorded_return"] == row["mean_return"]
+        assert row["sparse"] == "False"
+
+    # As if an older version had gone another way from step 7 on, and ended step 29 elsewhere.
+    maze = recorded / "d4rl_Maze2D-umaze.npz"
+    with np.load(maze) as file:
+        arrays = dict(file)
+    arrays["version"] = np.array("mujoco 0")
+    arrays["0/qpos"][7:] += 2e-5
+    arrays["0/probe/state"][29] += 1e-4
+    arrays["0/probe/solver"][3:5, 0] += 1
+    np.savez(maze, **arrays)
+    (row,) = replay(tmp_path / "other", recorded, "--simulators=d4rl/Maze2D-umaze")
+    assert (row["recorded_version"], row["episodes"], row["steps"]) == ("mujoco 0", "1", "30")
+    assert (row["first_above_1e_12"], row["first_above_1e_6"], row["first_above_1e_3"]) == ("7", "7", "")
+    assert (float(row["after_1"]), row["after_100"]) == (0.0, "")
+    assert float(row["after_10"]) == pytest.approx(2e-5, rel=0.6)  # relative to a position between 1 and 3
+    assert float(row["step_largest"]) >= 3e-5
+    assert row["other_constraints"] == "2"
+
+    maze.write_bytes(maze.read_bytes()[:1000])
+    damaged = run("simulators.py", f"--out={tmp_path / 'none'}", f"--against={recorded}")
+    assert (damaged.returncode, damaged.stdout, len(damaged.stderr.splitlines())) == (2, "", 1)
+    assert maze.name in damaged.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_difference_is_relative_above_one() -> None:
+    difference = runpy.run_path(str(ROOT / "benchmarks" / "simulators.py"))["difference"]
+    one, other = np.array([[0.0, 4.0], [0.5, -2.0]]), np.array([[0.25, 2.0], [0.75, -2.0]])
+    np.testing.assert_array_equal(difference(one, other), [0.5, 0.25])
+
+
 @pytest.mark.parametrize(
     ("script", "flag", "named"),
     [
@@ -239,6 +297,9 @@ def test_the_picture_of_latencies_depends_on_nothing_but_them(tmp_path: Path) ->
         ("training.py", "--runs=1", "--runs"),
         ("training.py", "--out=", "--out"),
         ("training.py", "stray", "stray"),
+        ("simulators.py", "--simulators=Hoper-v4", "Hopper-v4"),
+        ("simulators.py", "--against=nowhere", "--out=nowhere"),
+        ("simulators.py", "--steps=0", "--steps"),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(script: str, flag: str, named: str, tmp_path: Path) -> None:
@@ -248,7 +309,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(script: str, flag: str, named:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("script", ["inference.py", "training.py"])
+@pytest.mark.parametrize("script", ["inference.py", "simulators.py", "training.py"])
 def test_help(script: str) -> None:
     result = run(script, "--help")
     assert result.returncode == 0

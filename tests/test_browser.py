@@ -9,7 +9,7 @@ import pytest
 from test_layout import ablated
 from test_tables import table_of, write
 
-from diffjax.records.folder import write_text
+from diffjax.files import write_text
 from diffjax.results.latency import read_latencies, trade_off
 from diffjax.results.layout import lay_out
 from diffjax.results.page import Options

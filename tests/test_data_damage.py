@@ -110,6 +110,47 @@ ARRAYS: dict[str, tuple[Callable[[Content], object], str]] = {
         "'observations' has shape (12, 3, 3); (rows, observation_dim) is needed",
     ),
     "scalar": (changed("rewards", np.float32(1)), "'rewards' has shape (); (rows,) is needed"),
+    "filled in part": (
+        lambda c: [c[key].__setitem__(slice(9, None), 0) for key in c],  # type: ignore[attr-defined]
+        "the last 3 of 12 rows are zero in observations, actions and rewards, as in a file made in advance and filled "
+        "in part; keep the first 9 of every array ([:9])",
+    ),
+    "never filled in": (
+        lambda c: c.update({key: np.zeros_like(value) for key, value in c.items()}),
+        "observations, actions and rewards are zero in every row; nothing was filled in",
+    ),
+    "no rewards": (lambda c: c.pop("rewards"), "has no 'rewards'; add one number per row by the rule of your task"),
+    "only done": (
+        lambda c: c.update(dones=c.pop("terminals")) or c.pop("timeouts"),
+        "has 'dones' without 'terminals' or 'timeouts', so that it may mean either; store 'terminals' (the environment",
+    ),
+    "first and last steps": (
+        lambda c: c.update(is_first=c.pop("terminals"), is_last=c.pop("timeouts")),
+        "marks steps with 'is_first', which leaves open whether a row's action and reward come before",
+    ),
+    "no flags": (lambda c: (c.pop("terminals"), c.pop("timeouts")), "has no 'terminals'; store 'terminals' (the env"),
+    "one flag twice": (
+        changed("terminated", np.zeros(ROWS, bool)),
+        "has both 'terminals' and 'terminated', which mean the same; leave one",
+    ),
+    "masks of another length": (changed("masks", np.ones(ROWS - 2)), "timeouts 12, masks 10); all must have the same"),
+    "masks that are discounts": (changed("masks", np.full(ROWS, 0.99)), "'masks' holds 0.99, first at row 0"),
+    "next observations of another size": (
+        changed("next_observations", np.zeros((ROWS, 4))),
+        "'next_observations' has shape (12, 4); (12, 3) is needed",
+    ),
+    "a next observation less": (
+        changed("next_observations", np.zeros((ROWS - 1, 3))),
+        "next_observations 11, terminals 12, timeouts 12); all must have the same",
+    ),
+    "next observations never filled in": (
+        changed("next_observations", np.zeros((ROWS, 3))),
+        "'next_observations' holds zeros or NaN at 12 of 12 rows; fill it in, or leave it out",
+    ),
+    "next observations repeat": (
+        lambda c: c.update(next_observations=c["observations"]),
+        "'next_observations' repeats 'observations' row by row; store the observation after the step",
+    ),
     "two rewards per row": (changed("rewards", np.zeros((ROWS, 2))), "'rewards' has shape (12, 2); (rows,) is needed"),
     "rewards in one row": (changed("rewards", np.zeros((1, ROWS))), "'rewards' has shape (1, 12); (rows,) is needed"),
     "transposed observations": (
@@ -169,9 +210,14 @@ ARRAYS: dict[str, tuple[Callable[[Content], object], str]] = {
     "infinite timeout": (changed("timeouts", np.full(ROWS, np.inf)), "'timeouts' holds inf, first at row 0"),
     "action out of range": (
         poked("actions", (4, 1), -1.25),
-        "'actions' reach 1.25 in size at row 4; they must lie in [-1, 1]",
+        "'actions' reach 1.25 in size at row 4; they must lie in [-1, 1] as stored: divide them by the largest action "
+        "that the robot takes, 1.25 or more",
     ),
-    "action just out of range": (poked("actions", (4, 1), 1.00002), "'actions' reach 1.00002 in size at row 4"),
+    "action just out of range": (
+        poked("actions", (4, 1), 1.00002),
+        "'actions' reach 1.00002 in size at row 4; they must lie in [-1, 1] as stored: clip them with "
+        "numpy.clip(actions, -1, 1)",
+    ),
 }
 
 
@@ -309,7 +355,10 @@ FILES: dict[str, tuple[Damage, str]] = {
     "truncated": (cut("bad.hdf5", 0.9), "is a damaged or truncated HDF5 file ("),
     "first bytes only": (cut("bad.hdf5", 0.02), "is a damaged or truncated HDF5 file ("),
     "truncated archive": (cut("bad.npz", 0.9), "is not an .npz file, or a truncated one"),
-    "unknown filter": (unknown_filter, "is a damaged or truncated HDF5 file ("),
+    "unknown filter": (
+        unknown_filter,
+        "'rewards' is compressed with deflate (HDF5 filter 32123), which is not installed; install hdf5plugin",
+    ),
     "damaged chunk": (damaged_chunk, "is a damaged or truncated HDF5 file ("),
     "group": (inside(lambda file: file.create_group("rewards"), rewards=None), "'rewards' is a group; an array is"),
     "null": (

@@ -258,7 +258,7 @@ def test_the_caller_may_name_a_data_set(tmp_path):
 def hopper(rows: int = 6) -> dict[str, np.ndarray]:
     """What D4RL's hopper v2 files hold, in small."""
     sizes = {"observations": 11, "actions": 3, "next_observations": 11, "infos/qpos": 6, "infos/qvel": 6}
-    content = {key: np.zeros((rows, size), np.float32) for key, size in sizes.items()}
+    content = {key: np.ones((rows, size), np.float32) for key, size in sizes.items()}
     content |= {"rewards": np.zeros(rows, np.float32)}
     return content | {key: np.zeros(rows, bool) for key in ("terminals", "timeouts")}
 
@@ -319,7 +319,7 @@ def test_d4rl_files_by_name():
 
 def test_kitchen_files_record_no_timeouts(tmp_path):
     content = {
-        "observations": np.zeros((4, 60)),
+        "observations": np.ones((4, 60)),
         "actions": np.zeros((4, 9)),
         "rewards": np.zeros(4),
         "terminals": np.zeros((4, 1)),

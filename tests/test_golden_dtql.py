@@ -136,7 +136,7 @@ def check_noise_levels(golden: Golden) -> None:
 
 @jax.jit
 def behavior_parts(
-    behavior: Any, action: jax.Array, draws: EDMDraws, hyper: dtql.Hyper, observation: jax.Array
+    behavior: Any, draws: EDMDraws, hyper: dtql.Hyper, observation: jax.Array, action: jax.Array
 ) -> dict[str, jax.Array]:
     """Everything that is recorded of the denoising loss."""
     x = action + draws.sigma[:, None] * draws.noise
@@ -156,7 +156,7 @@ def behavior_parts(
 def check_behavior(golden: Golden) -> None:
     hyper, batch, behavior = hyper_of(golden), golden.batch("batch"), state_of(golden).behavior.params
     draws = EDMDraws(jnp.asarray(golden["forward/sigma"]), jnp.asarray(golden["forward/noise"]))
-    parts = behavior_parts(behavior, batch.action, draws, hyper, batch.observation)
+    parts = behavior_parts(behavior, draws, hyper, batch.observation, batch.action)
     features = sinusoidal(parts["c_noise"], golden.hyper["time_embed_dim"], cos_first=False)
     golden.close("forward/time_embedding_sinusoidal", features)
     for name, value in parts.items():
@@ -235,14 +235,14 @@ behavior_gradient = jax.jit(jax.grad(core.denoising_loss))
 
 def check_behavior_loss(golden: Golden) -> None:
     hyper, batch, behavior = hyper_of(golden), golden.batch("batch"), state_of(golden).behavior.params
-    arguments = behavior, batch.action, levels_of(golden, "losses/draws", "bc"), hyper, batch.observation
+    arguments = behavior, levels_of(golden, "losses/draws", "bc"), hyper, batch.observation, batch.action
     parts = behavior_parts(*arguments)
     golden.close("losses/bc/loss", parts["loss"])
     golden.close("losses/bc/network_output", parts["network_output"])
     golden.close("losses/bc/denoised", parts["denoised_clipped"])
     golden.gradients(
         "losses/bc/grads/bc_actor",
-        layers(behavior_gradient(behavior, arguments[2], hyper, batch.observation, batch.action)),
+        layers(behavior_gradient(*arguments)),
     )
 
 
@@ -284,7 +284,7 @@ def check_policy_loss(golden: Golden) -> None:
     policy, behavior = state.policy.params, state.behavior.params
     action = policy_parts(policy, draws.action, hyper, batch.observation, batch.action)["action"]
     golden.close("losses/policy/new_action", action)
-    arguments = behavior, action, draws.trust, hyper, batch.observation
+    arguments = behavior, draws.trust, hyper, batch.observation, action
     golden.close("losses/policy/denoised", behavior_parts(*arguments)["denoised_clipped"])
     discarded = behavior_gradient(*arguments)
     golden.gradients("losses/distill/grads_discarded/bc_actor", layers(discarded))

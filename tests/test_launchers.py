@@ -14,6 +14,7 @@ import pytest
 from launcher_tools import REPOSITORY, data_file, launch, refused
 
 from diffjax.records.folder import read_results
+from diffjax.records.schema import ReferenceRecord
 from diffjax.training.checkpoints import Checkpoints
 
 TINY = ["--set", "hidden_dims=8,8,8", "--set", "batch_size=8", "--preset=quick"]
@@ -270,8 +271,8 @@ def test_a_task_without_references_is_refused(hopper_file, tmp_path):
     assert not (tmp_path / "out").exists()
     run = launch("experiments/train.py", "--method=bc", *task, *TINY, "--ref_scores=-20,3000")
     assert run.returncode == 0, run.stderr
-    config = read_results(tmp_path / "out").config
-    assert config["reference"] == {"min": -20.0, "max": 3000.0, "source": "given with --ref_scores", "given": True}
+    reference = read_results(tmp_path / "out").config.reference
+    assert reference == ReferenceRecord(min=-20.0, max=3000.0, source="given with --ref_scores", given=True)
 
 
 def test_the_best_trajectories_only(hopper_file, tmp_path):

@@ -1,74 +1,122 @@
-"""A problem with a known answer: every method that improves on its data must find it, and imitation must not."""
+"""Problems with known answers, which every method of the registry must find: four of them side by side in one program.
+
+States say which problem's part of the data they are from, actions are one of two, and a reward may ask for the better.
+
+- ``endless``: reward 1 on every step, time limits only. ``V = 1 / (1 - discount)``.
+- ``terminal``: the same, but every step ends the episode. ``V = 1``.
+- ``chain``: from state -1 without reward to state 1, there reward 1 and the end. ``V`` is ``discount`` and 1.
+- ``modes``: one step, actions at -0.5 and 0.5 as often, reward 1 at 0.5 alone.
+"""
 
 import dataclasses
+import functools
+import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from method_tools import tiny
+from method_tools import ALL, tiny
 
 from diffjax.data.transitions import Transitions
-from diffjax.training.program import Program, RunSetup, stack_setups
+from diffjax.training.batches import prepare
+from diffjax.training.program import Program, RunSetup, mean_metrics, stack_setups
 from diffjax.types import Spec
 
 SPEC = Spec(observation_dim=1, action_dim=1)
-BEST = 0.5
-RUNS, EPISODES = 2, 64
+PROBLEMS = ("endless", "terminal", "chain", "modes")
+ROWS = 400  # of each problem
+STEPS, LAST = 1200, 100  # updates, and those whose metrics are read
+DISCOUNT, MODE = 0.5, 0.5
+EPISODES = 64
+VALUE = "critic/q_mean"
+QUICK = {"discount": DISCOUNT, "tau": 0.02, "ema_start": 1, "lr_decay_steps": 0.0, "actor_lr": 1e-3}
+QUICK |= {"critic_lr": 3e-3, "value_lr": 3e-3}
 
 
-def bandit() -> Transitions:
-    """One-step episodes: uniform actions, reward ``-(a - 0.5)^2``."""
-    rng = np.random.default_rng(0)
-    action = rng.uniform(-1, 1, (4000, 1)).astype(np.float32)
+def problems() -> Transitions:
+    """All problems one after the other; the last row of an endless or chained episode only ends the one before."""
+    rng, place = np.random.default_rng(0), np.arange(ROWS)
+    odd = place % 2 == 1
+    state = {"endless": rng.uniform(-1, 1, ROWS), "terminal": rng.uniform(-1, 1, ROWS)}
+    state |= {"chain": np.where(odd, 1.0, -1.0), "modes": rng.uniform(-1, 1, ROWS)}
+    action = {name: rng.uniform(-1, 1, ROWS) for name in PROBLEMS} | {"modes": np.where(odd, MODE, -MODE)}
+    reward = {name: np.ones(ROWS) for name in PROBLEMS} | {"chain": odd, "modes": odd}
+    terminal = {name: np.ones(ROWS, bool) for name in PROBLEMS} | {"endless": np.zeros(ROWS, bool), "chain": odd}
+    joined = lambda values: np.concatenate([values[name] for name in PROBLEMS]).astype(np.float32)  # noqa: E731
+    end = joined(terminal).astype(bool)
+    end[99:ROWS:100] = True  # time limits of the endless problem, whose rows begin no transition
+    row = np.flatnonzero(~(end & ~joined(terminal).astype(bool)))
     return Transitions(
-        observation=rng.uniform(-1, 1, (4001, 1)).astype(np.float32),
-        action=np.concatenate([action, np.zeros((1, 1), np.float32)]),
-        reward=np.append(-10 * (action[:, 0] - BEST) ** 2, 0).astype(np.float32),
-        terminal=np.ones(4001, bool),
-        end=np.ones(4001, bool),
-        row=np.arange(4000, dtype=np.int32),
+        observation=np.append(joined(state), 0).astype(np.float32)[:, None],
+        action=np.append(joined(action), 0).astype(np.float32)[:, None],
+        reward=np.append(joined(reward), 0).astype(np.float32),
+        terminal=np.append(joined(terminal), 1).astype(bool),
+        end=np.append(end, True),
+        row=row.astype(np.int32),
     )
 
 
-def mean_regret(name: str, variant: str, steps: int, **changes: object) -> np.ndarray:
-    """Mean squared distance to the best action after training, per run."""
+class Learned(NamedTuple):
+    """What a method made of each problem: mean values on its data (None without a critic), and actions."""
+
+    value: dict[str, float] | None
+    action: dict[str, np.ndarray]
+
+
+@functools.cache
+def learned(name: str, variant: str) -> Learned:
+    """A method trained on all problems at once."""
     method, hyper = tiny(name, variant, hidden_dims=(32, 32, 32), batch_size=64)
     known = {field.name for field in dataclasses.fields(hyper)}
-    hyper = dataclasses.replace(hyper, **{key: value for key, value in changes.items() if key in known})
-    setups = [
-        RunSetup(
-            jax.random.key(seed), jnp.int32(0), jnp.int32(4000), jnp.float32(1), jnp.float32(0), jnp.float32(1), hyper
-        )
-        for seed in range(RUNS)
+    hyper = dataclasses.replace(hyper, **{key: value for key, value in QUICK.items() if key in known})
+    data = problems()
+    usable, part = prepare(data, method.view, "raw")
+    bounds = np.searchsorted(usable.row, ROWS * np.arange(len(PROBLEMS) + 1))
+    parts = [
+        part._replace(offset=jnp.int32(first), size=jnp.int32(last - first))
+        for first, last in itertools.pairwise(bounds.tolist())
     ]
-    program, setup = Program(method, SPEC, "uniform"), stack_setups(setups)
-    data, state = program.replicate(bandit()), program.init(setup)
+    setup = stack_setups([RunSetup(jax.random.key(number), own, hyper) for number, own in enumerate(parts)])
+    program = Program(method, SPEC, "uniform")
+    arrays = program.replicate(usable)
+    state = program.init(setup, arrays)
     for phase in range(len(method.phases)):
-        state, _ = program.advance(phase, state, 0, steps, setup, data)
-    keys = jax.random.split(jax.random.key(9), (RUNS, EPISODES))
-    observation = jnp.linspace(-1, 1, EPISODES)[None, :, None].repeat(RUNS, 0)
-    action = program.act(state, setup, keys, 0, observation)
-    return np.asarray(jnp.mean((action[..., 0] - BEST) ** 2, axis=1))
+        state, _ = program.advance(phase, state, 0, STEPS - LAST, setup, arrays)
+        state, sums = program.advance(phase, state, STEPS - LAST, STEPS, setup, arrays)
+    metrics = mean_metrics(sums)
+    keys = jax.random.split(jax.random.key(9), (len(PROBLEMS), EPISODES))
+    observation = jnp.linspace(-1, 1, EPISODES)[None, :, None].repeat(len(PROBLEMS), 0)
+    action = np.asarray(program.act(state, setup, keys, 0, observation))[..., 0]
+    by_problem = lambda values: dict(zip(PROBLEMS, values, strict=True))  # noqa: E731
+    return Learned(by_problem(metrics[VALUE].tolist()) if VALUE in metrics else None, by_problem(action))
 
 
-@pytest.mark.parametrize(
-    ("name", "variant"),
-    [
-        ("dac", "default"),
-        ("dtql", "default"),
-        ("diffcps", "default"),
-        ("diffpogan", "code"),
-        ("diffpogan", "paper"),
-        ("dql", "default"),
-    ],
-)
-def test_finds_the_best_action(name, variant):
-    regret = mean_regret(name, variant, 1500, actor_lr=1e-3, critic_lr=3e-3, lr_decay_steps=0.0, ema_start=1)
-    assert np.all(regret < 0.05), regret
+@pytest.mark.parametrize(("name", "variant"), ALL)
+def test_values_are_those_of_the_problem(name, variant):
+    """Where there is a critic; a method without one imitates, which the next test looks at."""
+    value = learned(name, variant).value
+    if value is None:
+        assert not {"discount", "critic_lr"} & {field.name for field in dataclasses.fields(tiny(name, variant)[1])}
+        return
+    expected = {"endless": 1 / (1 - DISCOUNT), "terminal": 1.0, "chain": (1 + DISCOUNT) / 2, "modes": 0.5}
+    assert value == pytest.approx(expected, rel=0.1), value
 
 
-def test_imitation_does_not():
-    """Uniform actions leave a mean squared distance of 1/3 + 1/4."""
-    assert np.all(mean_regret("diffusion_bc", "default", 1500) > 0.2)
-    assert np.all(np.abs(mean_regret("bc", "default", 1500) - BEST**2) < 0.1)
+@pytest.mark.parametrize(("name", "variant"), ALL)
+def test_the_better_mode_is_chosen_and_imitation_keeps_both(name, variant):
+    """With a critic actions lie on the better side; without, they have the data's mean."""
+    found = learned(name, variant)
+    action = found.action["modes"]
+    if found.value is None:
+        assert abs(np.mean(action)) < 0.15, np.mean(action)
+        return
+    assert np.mean(action > 0) > 0.9, action
+
+
+def test_only_a_diffusion_model_keeps_modes_apart():
+    """A regression answers with the mean of both."""
+    assert np.all(np.abs(learned("bc", "default").action["modes"]) < 0.2)
+    distance = np.abs(np.abs(learned("diffusion_bc", "default").action["modes"]) - MODE)
+    assert np.mean(distance < 0.25) > 0.8

@@ -14,8 +14,9 @@ from tensorboardX.proto.event_pb2 import Event
 from diffjax.experiment import run as experiment
 from diffjax.experiment.plan import Experiment
 from diffjax.launch.progress import TrainingProgress
-from diffjax.records.folder import ResultsFolder, read_evaluations, read_metrics
-from diffjax.records.loggers import LoggedRun, Loggers, check_loggers
+from diffjax.records.folder import ResultsFolder, read_config, read_evaluations, read_metrics
+from diffjax.records.loggers import Loggers, check_loggers
+from diffjax.records.schema import Config, MetricsRecord
 from diffjax.studies.collect.store import store_dataset
 from diffjax.tasks.registry import get_task
 from diffjax.training.checkpoints import Checkpoints
@@ -43,12 +44,12 @@ def events(folder: Path) -> dict[str, Curve]:
 def expected(folder: Path, seed: int, setting: str) -> dict[str, Curve]:
     """The same from the folder's own files."""
     curves: dict[str, Curve] = {}
+    run = read_config(folder).run(seed, setting)
     for record in read_metrics(folder):
-        index = list(zip(record["seeds"], record["settings"], strict=True)).index((seed, setting))
-        for name, values in record["metrics"].items():
-            curves.setdefault(name, []).append((record["step"], pytest.approx(values[index])))
+        for name, values in record.metrics.items():
+            curves.setdefault(name, []).append((record.step, pytest.approx(values[record.runs.index(run)])))
     for row in read_evaluations(folder):
-        if (row.seed, row.setting) == (seed, setting):
+        if row.run == run:
             for name in ("score", "return_mean", "return_std", "length_mean"):
                 curves.setdefault(f"evaluation/{name}", []).append((row.step, pytest.approx(getattr(row, name))))
     return curves
@@ -218,7 +219,7 @@ def test_an_unknown_logger():
     assert "did you mean tensorboard" in error_of(check_loggers, ["tensorbord"])
 
 
-def folder_of_two_phases(path: Path) -> tuple[ResultsFolder, dict[str, Any]]:
+def folder_of_two_phases(path: Path) -> tuple[ResultsFolder, Config]:
     """A folder in which a method with two phases has come to its first main interval."""
     from test_results import config, evaluation
 
@@ -228,7 +229,7 @@ def folder_of_two_phases(path: Path) -> tuple[ResultsFolder, dict[str, Any]]:
     folder = open_folder(path, described)
     for phase, step, loss in (("pretrain", 10, 3.0), ("pretrain", 20, 2.0), ("main", 1000, float("nan"))):
         metrics = {"critic/loss": [loss], "behavior/loss": [step / 10]}
-        folder.append_metrics([{"phase": phase, "step": step, "seeds": [3], "settings": [""], "metrics": metrics}])
+        folder.append_metrics([MetricsRecord(phase, step, described.runs, metrics)])
     folder.append_evaluations([evaluation(seed=3)])
     return folder, described
 
@@ -236,10 +237,9 @@ def folder_of_two_phases(path: Path) -> tuple[ResultsFolder, dict[str, Any]]:
 def test_phases_before_the_main_one_have_steps_of_their_own(tmp_path, wandb, monkeypatch):
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     folder, described = folder_of_two_phases(tmp_path / "run")
-    run = LoggedRun(3, "", {"eta": 1.0})
-    with Loggers(["tensorboard", "wandb"], folder, described, [run], {"pretrain": 20, "main": 2000}) as loggers:
-        record = {"phase": "main", "step": 2000, "seeds": [3], "settings": [""], "metrics": {"critic/loss": [0.5]}}
-        loggers.add(record, [])
+    runs, phases = described.runs, {"pretrain": 20, "main": 2000}
+    with Loggers(["tensorboard", "wandb"], folder, described, runs, phases) as loggers:
+        loggers.add(MetricsRecord("main", 2000, runs, {"critic/loss": [0.5]}), [])
     assert events(folder.path / "tensorboard" / "seed=3") == {
         "pretrain/critic/loss": [(10, 3.0), (20, 2.0)],
         "pretrain/behavior/loss": [(10, 1.0), (20, 2.0)],
@@ -263,6 +263,6 @@ def test_phases_before_the_main_one_have_steps_of_their_own(tmp_path, wandb, mon
 
 def test_rows_of_other_runs_are_left_out(tmp_path):
     folder, described = folder_of_two_phases(tmp_path / "run")
-    with Loggers(["tensorboard"], folder, described, [LoggedRun(4, "", {})], {"pretrain": 20, "main": 2000}):
+    with Loggers(["tensorboard"], folder, described, [described.run(4, "")], {"pretrain": 20, "main": 2000}):
         pass
     assert events(folder.path / "tensorboard" / "seed=4") == {}

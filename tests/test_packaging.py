@@ -31,7 +31,7 @@ def files(folder: Path = ROOT) -> Iterator[Path]:
     results = {ROOT / name for name in ("build", "dist", "runs")}
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in caches and Path(parent, name) not in results]
-        yield from (Path(parent, name) for name in names if name != "MUJOCO_LOG.TXT")
+        yield from (Path(parent, name) for name in names if name not in ("MUJOCO_LOG.TXT", ".git"))
 
 
 def normalized(name: str) -> str:
@@ -131,9 +131,13 @@ def test_every_import_is_declared(folder: str) -> None:
     assert [(path, name) for path, name, at_once in found if not declared(name, at_once)] == []
 
 
+# One release is left out: its sparse factorization gives wrong accelerations, mended in 4.0.1 (BUILD_NOTES.md).
+FAULTY = {"mujoco>=3.17,!=4.0.0"}
+
+
 def test_requirements_are_lower_bounds() -> None:
     groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
-    assert [each for group in groups for each in group if re.search(r"[<~!@]|==", each)] == []
+    assert {each for group in groups for each in group if re.search(r"[<~!@]|==", each)} == FAULTY
 
 
 @pytest.fixture(scope="module")

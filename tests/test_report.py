@@ -17,12 +17,12 @@ from test_tables import REPOSITORY, THREE_SEEDS, table_of, write
 
 from diffjax.errors import UserError
 from diffjax.launch import cli
-from diffjax.results import figures, plots
+from diffjax.results import charts, figures, plots
 from diffjax.results.latency import pareto_front, read_latencies, trade_off
 from diffjax.results.layout import lay_out
 from diffjax.results.page import Options, Page
 from diffjax.results.protocols import History
-from diffjax.results.report import build, svg
+from diffjax.results.report import build
 from diffjax.results.tables import Cell, Column, Row, Table
 
 VOID = {"meta", "link", "input", "br"}
@@ -563,34 +563,34 @@ def test_contrast(scheme: str) -> None:
     assert len(colors) == 17
     for ground in ("paper", "raised", "tint"):
         assert min(contrast(colors[name], colors[ground]) for name in ("ink", "quiet", "link")) >= 4.5
-    drawn = [f"s{index}" for index in range(len(figures.MARKERS))]
+    drawn = [f"s{index}" for index in range(charts.COLORS)]
     for name in [*drawn, "reference", "strong-rule", "focus"]:
         assert contrast(colors[name], colors["paper"]) >= 3, name
 
 
 def test_ticks_by_hand() -> None:
-    assert svg.ticks(0, 300) == [0, 100, 200, 300]
-    assert svg.ticks(-3, 21) == [0, 5, 10, 15, 20]
-    assert svg.ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert svg.ticks(-0.9, 2.4) == [0, 1, 2]
-    assert svg.log_ticks(0.03, 6) == [0.05, 0.1, 0.2, 0.5, 1, 2, 5]
-    assert svg.log_ticks(0.5, 2000) == [1, 10, 100, 1000]
-    assert svg.log_ticks(2.07, 4.65) == [3, 4]
-    assert svg.log_ticks(3.2, 3.9) == [3.2, 3.4, 3.6, 3.8]
-    assert [svg.short(value) for value in (0, 500, 20_000, 1_500_000, 0.05)] == ["0", "500", "20k", "1.5M", "0.05"]
+    assert charts.ticks(0, 300) == [0, 100, 200, 300]
+    assert charts.ticks(-3, 21) == [0, 5, 10, 15, 20]
+    assert charts.ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert charts.ticks(-0.9, 2.4) == [0, 1, 2]
+    assert charts.log_ticks(0.03, 6) == [0.05, 0.1, 0.2, 0.5, 1, 2, 5]
+    assert charts.log_ticks(0.5, 2000) == [1, 10, 100, 1000]
+    assert charts.log_ticks(2.07, 4.65) == [3, 4]
+    assert charts.log_ticks(3.2, 3.9) == [3.2, 3.4, 3.6, 3.8]
+    assert [charts.short(value) for value in (0, 500, 20_000, 1_500_000, 0.05)] == ["0", "500", "20k", "1.5M", "0.05"]
 
 
 def test_markers_and_colours_are_never_alone() -> None:
     columns = [Column(f"method{index}", "default", "paper", "", "") for index in range(20)]
-    found = list(figures.styles(columns).values())
+    found = list(charts.styles(columns).values())
     assert len(set(found)) == 20
     assert len({look.marker for look in found[:7]}) == 7
 
 
 def test_a_method_has_its_colour_in_every_figure() -> None:
-    def styles_of(*methods: str) -> dict[str, figures.Style]:
+    def styles_of(*methods: str) -> dict[str, charts.Style]:
         columns = [Column(method, "default", "paper", str(index), "") for index, method in enumerate(methods)]
-        return {f"{column.method} {column.setting}": look for column, look in figures.styles(columns).items()}
+        return {f"{column.method} {column.setting}": look for column, look in charts.styles(columns).items()}
 
     few, many = styles_of("dtql", "bc"), styles_of("bc", "dac", "diffcps", "dtql", "dtql")
     assert few["dtql 0"] == many["dtql 3"] != many["dtql 4"]
@@ -611,7 +611,7 @@ def test_figures_as_files(two_tasks: Page, tmp_path: Path) -> None:
         return re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "figures" / f"{name}.svg").read_text())
 
     assert {"maze (mini)", "updates", "dac", "bc"} <= set(texts("learning-curves"))
-    assert {"mini (tasks: 2)", "normalised score τ"} <= set(texts("performance-profiles"))
+    assert {"mini (2 tasks)", "normalised score τ"} <= set(texts("performance-profiles"))
     assert {"mini: mean", "mini: median"} <= set(texts("aggregates"))
     assert "mean normalised score" in texts("latency")
 

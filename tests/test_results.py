@@ -1,5 +1,6 @@
 """Results folders: written whole or cut back, read with every defect named."""
 
+import dataclasses
 import json
 import math
 import os
@@ -13,24 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffjax.errors import UserError
-from diffjax.records import folder as results_folder
+from diffjax.files import FULL_DISK, plain, whole_file, writable, write_text
 from diffjax.records.folder import (
-    Evaluation,
     ResultsFolder,
     Rows,
-    RunStatus,
+    check_folder,
     find_folders,
     open_folder,
-    plain,
     read_config,
     read_evaluations,
     read_metrics,
     read_results,
     read_status,
-    whole_file,
-    writable,
-    write_text,
 )
+from diffjax.records.schema import FORMAT_VERSION, Config, Evaluation, MetricsRecord, Request, RunId, RunStatus
 
 HEADER = (
     "method,variant,preset,tuning,task,dataset,dataset_fingerprint,env,simulator,seed,setting,step,episodes,"
@@ -38,8 +35,10 @@ HEADER = (
 )
 
 
-def config(**changes: Any) -> dict[str, Any]:
+def content(**changes: Any) -> dict[str, Any]:
+    """What ``config.json`` holds."""
     return {
+        "format_version": 1,
         "method": "dac",
         "variant": "default",
         "preset": "paper",
@@ -58,9 +57,22 @@ def config(**changes: Any) -> dict[str, Any]:
     }
 
 
+def config(**changes: Any) -> Config:
+    return Config.from_json(content(**changes), "config.json")
+
+
+def run(seed: int = 0, setting: str = "") -> RunId:
+    return RunId("dac", "default", "hopper-medium-v2", "0123456789abcdef", seed, setting)
+
+
+def record(step: int = 1000, **metrics: Any) -> MetricsRecord:
+    """Of the runs of the first setting."""
+    return MetricsRecord("main", step, (run(0), run(1)), metrics or {"critic/loss": (0.5, 0.25)})
+
+
 def tenth(**hyper: Any) -> dict[str, Any]:
     """The configuration's hyper-parameters with others for the second setting."""
-    return {"hyper": {**config()["hyper"], "eta=0.1": hyper}}
+    return {"hyper": {**content()["hyper"], "eta=0.1": hyper}}
 
 
 def evaluation(**changes: Any) -> Evaluation:
@@ -117,6 +129,7 @@ def test_a_new_folder(tmp_path: Path) -> None:
     ]
     assert (created.path / "evaluations.csv").read_text() == HEADER + "\n"
     assert (created.path / "metrics.jsonl").read_text() == ""
+    assert json.loads((created.path / "config.json").read_text()) == content()
     assert read_config(created.path) == config()
     assert json.loads((created.path / "status.json").read_text()) == {
         "runs": [
@@ -153,6 +166,11 @@ def test_resume_keeps_everything(results: ResultsFolder) -> None:
         (tenth(eta=0.1, rho=1.0), "hyper.eta=0.1.rho is 1.5 there and 1.0 now"),
         (tenth(eta=0.1), "hyper.eta=0.1.rho is 1.5 there and absent now"),
         (tenth(eta=0.1, rho=1.5, tau=0.5), "hyper.eta=0.1.tau is absent there and 0.5 now"),
+        ({"jax_options": {"jax_enable_x64": True}}, 'jax_options is absent there and {"jax_enable_x64": true} now'),
+        (
+            {"dataset": {"label": "snapshot", "fingerprint": "fedc", "source": "DATA/hopper.hdf5"}},
+            'dataset.fingerprint is "0123456789abcdef" there and "fedc" now',
+        ),
     ],
 )
 @pytest.mark.parametrize("resume", [False, True])
@@ -173,6 +191,24 @@ def test_the_same_experiment_needs_resume(results: ResultsFolder) -> None:
     assert contents(results.path) == before
 
 
+def test_what_the_data_say_is_compared_once_they_are_read(results: ResultsFolder) -> None:
+    names = {field.name for field in dataclasses.fields(Request)}
+    known = vars(config(dataset={"label": "b", "fingerprint": "c"}))
+    asked = Request(**{name: known[name] for name in names})
+    check_folder(results.path, asked, resume=True)
+    message = error_of(lambda: check_folder(results.path, dataclasses.replace(asked, steps=1), resume=True))
+    assert "steps is 2000 there and 1 now" in message
+
+
+def test_a_folder_without_a_version_is_continued(results: ResultsFolder) -> None:
+    old = content()
+    del old["format_version"]
+    (results.path / "config.json").write_text(json.dumps(old))
+    before = contents(results.path)
+    assert open_folder(results.path, config(), resume=True) == results
+    assert contents(results.path) == before
+
+
 def test_foreign_places_are_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("text")
     assert error_of(lambda: open_folder(tmp_path, config())) == (
@@ -188,9 +224,9 @@ def test_foreign_places_are_refused(tmp_path: Path) -> None:
 
 
 def test_equal_after_json(tmp_path: Path) -> None:
-    arrays = config(seeds=np.arange(2), **tenth(eta=np.float32(0.5), clip=math.inf, sizes=(256, 256)))
+    arrays = config(**tenth(eta=np.float32(0.5), clip=math.inf, sizes=(256, 256)))
     open_folder(tmp_path, arrays)
-    assert read_config(tmp_path)["hyper"]["eta=0.1"] == {"eta": 0.5, "clip": "inf", "sizes": [256, 256]}
+    assert read_config(tmp_path).hyper["eta=0.1"] == {"eta": 0.5, "clip": "inf", "sizes": [256, 256]}
     open_folder(tmp_path, arrays, resume=True)
 
 
@@ -214,23 +250,23 @@ def test_a_line_break_in_a_label_becomes_a_space(results: ResultsFolder) -> None
 
 
 def test_metrics_keep_the_run_axis(results: ResultsFolder) -> None:
-    record = {"phase": "main", "step": 1000, "seeds": [0, 1], "settings": ["", ""]}
-    results.append_metrics([{**record, "metrics": {"critic/loss": np.array([0.5, math.nan], np.float32)}}])
+    written = record(**{"critic/loss": np.array([0.5, -math.inf], np.float32)})
+    results.append_metrics([written])
     assert (results.path / "metrics.jsonl").read_text() == (
         '{"phase": "main", "step": 1000, "seeds": [0, 1], "settings": ["", ""], '
-        '"metrics": {"critic/loss": [0.5, "nan"]}}\n'
+        '"metrics": {"critic/loss": [0.5, "-inf"]}}\n'
     )
-    assert read_metrics(results.path) == [{**record, "metrics": {"critic/loss": [0.5, "nan"]}}]
+    assert read_metrics(results.path) == [record(**{"critic/loss": (0.5, -math.inf)})]
 
 
 def test_truncate_cuts_back_to_a_checkpoint(results: ResultsFolder) -> None:
     results.append_evaluations([evaluation(), evaluation(seed=1)])
-    results.append_metrics([{"step": 1000}])
+    results.append_metrics([record()])
     rows = results.rows()
     assert rows == Rows(evaluations=2, metrics=1)
     before = contents(results.path)
     results.append_evaluations([evaluation(step=2000, dataset="é")])
-    results.append_metrics([{"step": 2000}])
+    results.append_metrics([record(2000)])
     with open(results.path / "evaluations.csv", "a") as stream:
         stream.write("dac,default,pa")  # killed in the middle of a row
     assert results.rows() == Rows(evaluations=3, metrics=2)
@@ -269,9 +305,13 @@ def test_any_text_survives_a_cut(
 
 
 def test_status_is_replaced(results: ResultsFolder) -> None:
-    runs = [RunStatus(0, "", "failed: non-finite loss at step 12"), RunStatus(1, "", "complete")]
+    runs = [RunStatus(run(0), "failed: non-finite loss at\nstep 12"), RunStatus(run(1), "complete")]
     results.write_status(runs)
     assert read_status(results.path) == runs
+    assert [(status.state, status.reason) for status in runs] == [
+        ("failed", "non-finite loss at step 12"),
+        ("complete", ""),
+    ]
 
 
 def test_results_hold_everything(results: ResultsFolder) -> None:
@@ -280,10 +320,11 @@ def test_results_hold_everything(results: ResultsFolder) -> None:
     assert read.path == results.path
     assert read.config == config()
     assert read.evaluations == (evaluation(),)
-    assert [run.status for run in read.runs] == ["running"] * 4
-    record = {"phase": "main", "step": 1000, "seeds": [0], "settings": [""], "metrics": {"critic/loss": [0.5]}}
-    results.append_metrics([record])
-    assert read_results(results.path).metrics == (record,)
+    assert [status.run for status in read.runs] == [run(0), run(1), run(0, "eta=0.1"), run(1, "eta=0.1")]
+    assert [status.status for status in read.runs] == ["running"] * 4
+    assert read.evaluations[0].run == run(0)
+    results.append_metrics([record()])
+    assert read_results(results.path).metrics == (record(),)
     (results.path / "metrics.jsonl").unlink()  # a copy of the scores alone
     assert read_results(results.path) == read
 
@@ -334,7 +375,19 @@ def edit(path: Path, old: str, new: str) -> None:
             "config.json: reference.source is None, not of type str",
         ),
         ("config.json", '"eta=0.1": {', '"eta=1": {', "config.json: hyper has no entry 'eta=0.1', "),
-        ("config.json", '"label"', '"name"', "config.json: dataset has no label"),
+        ("config.json", '"label"', '"name"', "config.json: no entry 'dataset.label'"),
+        ("config.json", '"snapshot"', "7", "config.json: dataset.label is 7, not of type str"),
+        ("config.json", '"fingerprint"', '"episodes": "x", "fingerprint"', "dataset.episodes is 'x', not of type int"),
+        ("config.json", '"0.10.2"', "10", "config.json: versions.jax is 10, not of type str"),
+        ("config.json", '2000"', '2000", 3', "config.json: flags is ['--steps=2000', 3], not a list of texts"),
+        ("config.json", '"eta=0.1"\n', '""\n', "config.json: settings is ['', ''], not a list without repeats"),
+        ("config.json", '"format_version": 1', '"format_version": "1"', "config.json: format_version is '1', "),
+        (
+            "config.json",
+            f'"format_version": {FORMAT_VERSION}',
+            f'"format_version": {FORMAT_VERSION + 1}',
+            f"config.json: format_version is {FORMAT_VERSION + 1}, this program reads 0 to {FORMAT_VERSION}; update",
+        ),
         ("status.json", '"runs"', '"run"', 'status.json: no list "runs"'),
         ("status.json", "running", "ready", "status.json: run 0 is "),
         ("status.json", '"seed"', '"sed"', "status.json: run 0 needs exactly seed, setting, status"),
@@ -373,8 +426,7 @@ def test_a_defect_is_named(results: ResultsFolder, file: str, old: str, new: str
     ],
 )
 def test_a_record_of_another_shape_is_named(results: ResultsFolder, old: str, new: str) -> None:
-    record = {"phase": "main", "step": 1000, "seeds": [0, 1], "settings": ["", ""]}
-    results.append_metrics([{**record, "metrics": {"critic/loss": [0.5, 0.25]}}])
+    results.append_metrics([record()])
     edit(results.path / "metrics.jsonl", old, new)
     if new.startswith("[{"):
         edit(results.path / "metrics.jsonl", "\n", "]\n")
@@ -444,13 +496,13 @@ def test_a_full_disk_names_the_file(results: ResultsFolder) -> None:
     file.unlink()
     file.symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left") as error:
-        results.append_metrics([{"step": 1}])
+        results.append_metrics([record()])
     assert error.value.filename == str(file)
 
 
 def test_writable_keeps_a_full_disk_apart(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="full"), writable(tmp_path):
-        raise OSError(results_folder.FULL_DISK[0], "full")
+        raise OSError(FULL_DISK[0], "full")
     with (
         pytest.raises(UserError, match=r"cannot be written \(no\); choose another --plot"),
         writable(tmp_path, "plot"),

@@ -205,7 +205,7 @@ def test_antmaze_rewards_become_thousands():
 
 @pytest.mark.parametrize("name", ["normalize", "dac_reward_normalize"])
 def test_equal_rewards_cannot_be_normalized(name):
-    with pytest.raises(UserError, match=f"{name!r} divides by the standard deviation.*use 'raw'"):
+    with pytest.raises(UserError, match=f"{name!r} divides by the standard deviation.*say --set reward=raw"):
         reward_affine(name, episodes(([2.0, 2.0, 2.0], True)))
 
 

@@ -1,6 +1,7 @@
 """Tables against means and deviations worked out by hand, in every format, and the launcher's bad inputs."""
 
 import csv
+import dataclasses
 import io
 import math
 import os
@@ -15,8 +16,9 @@ import pytest
 from rich.console import Console
 
 from diffjax.errors import UserError
-from diffjax.records.folder import Evaluation, Results, RunStatus, open_folder, read_results
-from diffjax.results import curves
+from diffjax.records.folder import Results, open_folder, read_results
+from diffjax.records.schema import Config, Evaluation, RunStatus
+from diffjax.results import plots
 from diffjax.results.figures import learning_curve
 from diffjax.results.formats import FORMATS, print_page, render
 from diffjax.results.layout import lay_out
@@ -60,8 +62,7 @@ def write(
 ) -> Path:
     """A results folder with the given scores of each (seed, setting), evaluated every 100 steps up to the last."""
     steps = max(steps, *(100 * len(history) for history in scores.values()))
-    folder = open_folder(
-        path,
+    described = Config.from_json(
         {
             "method": method,
             "variant": variant,
@@ -79,7 +80,9 @@ def write(
             "flags": [],
             **(config or {}),
         },
+        "config.json",
     )
+    folder = open_folder(path, described)
     folder.append_evaluations(
         Evaluation(
             method=method,
@@ -108,7 +111,8 @@ def write(
         for selection in selections
     )
     folder.write_status(
-        RunStatus(seed, setting, (status or {}).get((seed, setting), COMPLETE)) for seed, setting in scores
+        RunStatus(described.run(seed, setting), (status or {}).get((seed, setting), COMPLETE))
+        for seed, setting in scores
     )
     return path
 
@@ -403,10 +407,11 @@ def test_settings_that_act_differently_have_a_column_each(tmp_path: Path) -> Non
     one = write(tmp_path / "a", {(0, "candidates=1"): [1.0], (1, "candidates=1"): [3.0]}, selections=["argmax of 1"])
     many = write(tmp_path / "b", {(0, "candidates=5"): [2.0], (1, "candidates=5"): [4.0]}, selections=["argmax of 5"])
     folders = [read_results(one), read_results(many)]
-    config = folders[0].config | {
-        "settings": ["candidates=1", "candidates=5"],
-        "hyper": folders[0].config["hyper"] | folders[1].config["hyper"],
-    }
+    config = dataclasses.replace(
+        folders[0].config,
+        settings=("candidates=1", "candidates=5"),
+        hyper={**folders[0].config.hyper, **folders[1].config.hyper},
+    )
     together = Results(
         tmp_path,
         config,
@@ -566,16 +571,16 @@ def test_curve_by_hand() -> None:
 @pytest.mark.parametrize(("name", "magic"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.pdf", b"%PDF")])
 def test_curves_are_a_function_of_the_table(two_tasks: list[Path], tmp_path: Path, name: str, magic: bytes) -> None:
     table = table_of(*two_tasks)
-    curves.plot_curves(table, tmp_path / name)
+    plots.plot_curves(table, tmp_path / name)
     content = (tmp_path / name).read_bytes()
     assert content.startswith(magic)
-    curves.plot_curves(table, tmp_path / name)
+    plots.plot_curves(table, tmp_path / name)
     assert (tmp_path / name).read_bytes() == content
     assert len([file for file in os.listdir(tmp_path) if file.endswith("tmp")]) == 0
 
 
 def test_curves_show_every_task_and_method(two_tasks: list[Path], tmp_path: Path) -> None:
-    curves.plot_curves(table_of(*two_tasks), tmp_path / "a.svg")
+    plots.plot_curves(table_of(*two_tasks), tmp_path / "a.svg")
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "a.svg").read_text())
     for expected in ("maze (mini)", "hopper (D4RL v2)", "bc", "dac (paper)", "updates", "normalised score"):
         assert texts.count(expected) >= 1
@@ -585,10 +590,10 @@ def test_curves_show_every_task_and_method(two_tasks: list[Path], tmp_path: Path
 def test_curves_refuse(two_tasks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = table_of(write(tmp_path / "empty", {(0, ""): []}, status={(0, ""): "running"}))
     with pytest.raises(UserError, match="no run has been evaluated yet"):
-        curves.plot_curves(empty, tmp_path / "a.png")
+        plots.plot_curves(empty, tmp_path / "a.png")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"needs matplotlib; install it with pip install \"diffjax\[plots\]\""):
-        curves.plot_curves(table_of(*two_tasks), tmp_path / "a.png")
+        plots.plot_curves(table_of(*two_tasks), tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
 
 

@@ -19,17 +19,19 @@ from diffjax.data.transitions import Transitions
 from diffjax.experiment import run as experiment
 from diffjax.experiment.plan import Experiment, plan
 from diffjax.launch.progress import TrainingProgress
-from diffjax.records.folder import RunStatus, read_status
+from diffjax.methods.base import View
+from diffjax.records.folder import read_config, read_status
+from diffjax.records.schema import RunStatus
 from diffjax.studies.collect.store import store_dataset
 from diffjax.tasks.registry import get_task
 from diffjax.training import program as program_module
+from diffjax.training.batches import prepare
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.evaluation import evaluate
 from diffjax.training.program import (
     NEVER,
     Program,
     RunSetup,
-    gather_batch,
     mean_metrics,
     pieces,
     run_sharding,
@@ -51,46 +53,20 @@ def random_data(seed: int = 0) -> Transitions:
     )
 
 
-def setup_of(hyper, seed: int, offset: int = 0, size: int = ROWS - 1, clip: float = 1.0) -> RunSetup:
-    return RunSetup(
-        key=jax.random.key(seed),
-        offset=jnp.int32(offset),
-        size=jnp.int32(size),
-        reward_scale=jnp.float32(2.0),
-        reward_shift=jnp.float32(-1.0),
-        action_clip=jnp.float32(clip),
-        hyper=hyper,
-    )
+PART = prepare(random_data(), View(), reward=(2.0, -1.0), action_clip=1.0).part
+
+
+def setup_of(hyper, seed: int) -> RunSetup:
+    return RunSetup(jax.random.key(seed), PART, hyper)
 
 
 def train(program, setup, steps, pieces=1):
-    data, state = program.replicate(random_data()), program.init(setup)
+    data = program.replicate(random_data())
+    state = program.init(setup, data)
     bounds = np.linspace(0, steps, pieces + 1).astype(int)
     for first, last in itertools.pairwise(bounds):
         state, sums = program.advance(len(program.method.phases) - 1, state, int(first), int(last), setup, data)
     return state, sums
-
-
-def test_gather_batch_literals():
-    data = Transitions(
-        observation=np.arange(10, dtype=np.float32)[:, None],
-        action=np.full((10, 1), 0.9, np.float32),
-        reward=np.arange(10, dtype=np.float32),
-        terminal=np.arange(10) == 4,
-        end=np.isin(np.arange(10), [2, 4, 5, 7, 9]),
-        row=np.array([0, 1, 4, 6, 8], np.int32),
-    )
-    run = setup_of(None, 0, offset=1, size=4, clip=0.5)
-    batch = gather_batch(jax.tree.map(jnp.asarray, data), run, jnp.array([0, 1, 3]))
-    np.testing.assert_array_equal(batch.observation[:, 0], [1, 4, 8])
-    np.testing.assert_array_equal(batch.next_observation[:, 0], [2, 5, 9])
-    np.testing.assert_array_equal(batch.reward, [1, 7, 15])
-    np.testing.assert_array_equal(batch.not_done, [1, 0, 1])
-    np.testing.assert_array_equal(batch.action[:, 0], [0.5, 0.5, 0.5])
-    stored = data._replace(next_observation=np.arange(100, 110, dtype=np.float32)[:, None])
-    batch = gather_batch(jax.tree.map(jnp.asarray, stored), run, jnp.array([0, 1, 3]))
-    np.testing.assert_array_equal(batch.observation[:, 0], [1, 4, 8])
-    np.testing.assert_array_equal(batch.next_observation[:, 0], [101, 104, 108])
 
 
 def test_pieces_do_not_matter():
@@ -146,7 +122,7 @@ def test_the_compiled_program_holds_the_data_once():
     rows = 200_000
     data = jax.tree.map(lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype), random_data())
     size = sum(x.nbytes for x in jax.tree.leaves(data))
-    state = program.init(setup)
+    state = program.init(setup, data)
     lowered = program_module._advance.lower(program, 0, state, jnp.array([0, 2], jnp.int32), setup, data)
     memory = lowered.compile().memory_analysis()
     assert memory.argument_size_in_bytes + memory.temp_size_in_bytes < 1.2 * size
@@ -239,7 +215,7 @@ def test_status_keeps_its_order_and_what_is_finished(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         experiment.run_experiment(wanted, TrainingProgress(), store_dataset)
     stopped = [
-        RunStatus(0, setting, state)
+        RunStatus(read_config(wanted.out).run(0, setting), state)
         for setting, state in zip(settings, ("complete", "running", "complete"), strict=True)
     ]
     assert read_status(wanted.out) == stopped

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from diffjax.data.transitions import Dataset, fingerprint
+from diffjax.data.transitions import Dataset, fingerprint, has_trajectories
 from diffjax.errors import UserError
 
 
@@ -21,7 +21,7 @@ def top_percent(dataset: Dataset, percent: float) -> Dataset:
     is 100, which changes nothing. The data of percentile behaviour cloning (Chen et al. 2021, section 5).
 
     Raises:
-      UserError: ``percent`` is not in (0, 100], or what is kept holds no transition.
+      UserError: ``percent`` is not in (0, 100], the rows are in no order, or what is kept holds no transition.
     """
 
     def best() -> np.ndarray:
@@ -38,7 +38,7 @@ def first_percent(dataset: Dataset, percent: float) -> Dataset:
     An unfinished tail goes, unless ``percent`` is 100, which changes nothing.
 
     Raises:
-      UserError: ``percent`` is not in (0, 100], or what is kept holds no transition.
+      UserError: ``percent`` is not in (0, 100], the rows are in no order, or what is kept holds no transition.
     """
 
     def leading() -> np.ndarray:
@@ -76,6 +76,11 @@ def keep_episodes(dataset: Dataset, episodes: np.ndarray, label: str) -> Dataset
 def _filtered(dataset: Dataset, percent: float, label: str, choose: Callable[[], np.ndarray]) -> Dataset:
     if not 0 < percent <= 100:
         raise UserError(f"{percent:g} percent of {dataset.source} cannot be kept; more than 0 and at most 100 can")
+    if percent < 100 and not has_trajectories(dataset.transitions):
+        raise UserError(
+            f"{dataset.source}: holds rows in no order, so its trajectories are unknown and {label} of them cannot be "
+            "kept; use all of it"
+        )
     return dataset if percent == 100 else keep_episodes(dataset, choose(), label)
 
 

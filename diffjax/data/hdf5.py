@@ -1,5 +1,7 @@
 """HDF5 files in D4RL's layout (see `diffjax.data.layout`): D4RL's own, and anybody's."""
 
+import importlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,19 @@ def check_opens(source: str) -> None:
         file.visit(lambda name: None)
 
 
+def check_no_old_minari(source: str, data: Path) -> None:
+    """Make sure that the folder ``data`` does not hold a Minari data set of a layout that nothing here reads.
+
+    Raises:
+      UserError: names the version of Minari that wrote it, and what to do.
+    """
+    path = data / "main_data.hdf5"
+    if path.is_file() and not (data / "metadata.json").exists():
+        with _Opened(str(path)) as file:
+            if "total_episodes" in file.attrs:
+                raise _minari_layout(source, file)
+
+
 def d4rl_label(source: str, task_id: str | None = None) -> str:
     """``"D4RL v2"`` (or v0, v1) for a file that agrees with a published one in name, keys and shapes.
 
@@ -76,6 +91,17 @@ def d4rl_label(source: str, task_id: str | None = None) -> str:
     )
 
 
+def d4rl_hint(source: str, task_id: str | None = None) -> str | None:
+    """What to say if a file is D4RL's, or why it is not called so; None if it does not bear the name of one."""
+    if d4rl_file_named(Path(source).name) is None:
+        return None
+    try:
+        label = d4rl_label(source, task_id)
+    except UserError as error:
+        return str(error).partition(";")[0]
+    return f"{source}: agrees with D4RL's file of that name; if it is that file, say --dataset_source=d4rl ({label})"
+
+
 class _Opened:
     """An open HDF5 file; what HDF5 raises inside the ``with`` becomes a `UserError` that names the file."""
 
@@ -89,7 +115,7 @@ class _Opened:
             # Every chunk is read once; a cache would only hold some megabytes of each array for good.
             self._file = h5py.File(path, "r", rdcc_nbytes=0)
         except OSError as error:
-            raise self._damaged(error) from error
+            raise self._unreadable(error) from error
 
     def __enter__(self) -> h5py.File:
         return self._file
@@ -97,11 +123,21 @@ class _Opened:
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         self._file.close()
         if isinstance(error, (OSError, RuntimeError)):
-            raise self._damaged(error) from error
+            raise self._unreadable(error) from error
         if isinstance(error, MemoryError):
             raise UserError(f"{self._source}: does not fit into memory ({one_line(error)})") from error
 
-    def _damaged(self, error: Exception) -> UserError:
+    def _unreadable(self, error: Exception) -> UserError:
+        if "unable to lock file" in str(error):
+            return UserError(
+                f"{self._source}: another process has it open and may be writing ({one_line(error)}); close it "
+                "there, or set HDF5_USE_FILE_LOCKING=FALSE if nothing writes to it"
+            )
+        if "already open for" in str(error):
+            return UserError(
+                f"{self._source}: is being written, or its writer never closed it ({one_line(error)}); close it "
+                "there, or clear the mark of a writer that died with h5clear -s"
+            )
         return UserError(f"{self._source}: is a damaged or truncated HDF5 file ({one_line(error)}); copy it again")
 
 
@@ -132,7 +168,7 @@ def _find(source: str, file: h5py.File, key: str) -> _Array | None:
         raise UserError(f"{source}: {key!r} is a link to {link.path!r}, which does not exist; store the array itself")
     if item is None:
         if "episode_0" in file:
-            raise UserError(f"{source}: is in Minari's layout; give the data set's Minari id or its folder")
+            raise _minari_layout(source, file)
         return None
     if not isinstance(item, h5py.Dataset):
         raise UserError(f"{source}: {key!r} is a group; an array is needed")
@@ -142,9 +178,39 @@ def _find(source: str, file: h5py.File, key: str) -> _Array | None:
         array = _Array(item)
     except (TypeError, ValueError) as error:
         raise UserError(f"{source}: {key!r} has a dtype without NumPy equivalent; float32 is right") from error
+    _check_filters(source, key, item)
     if not _is_written(item):
         raise UserError(f"{source}: {key!r} was never written to its end; make the file again")
     return array
+
+
+def _minari_layout(source: str, file: h5py.File) -> UserError:
+    data = Path(file.filename).absolute().parent
+    if "total_episodes" not in file.attrs or (data / "metadata.json").exists():
+        return UserError(f"{source}: is in Minari's layout; give the data set's Minari id or its folder, {data.parent}")
+    # Before 0.5 Minari kept in attributes what is in metadata.json now.
+    version = file.attrs.get("minari_version")
+    name = f"Minari {version}" if isinstance(version, str) else "an old Minari"
+    return UserError(
+        f"{source}: was written by {name}, whose layout (no metadata.json) is not read; fetch the data set again with "
+        "'minari download', or write its episodes one after the other as observations, actions, rewards, terminals and "
+        "timeouts into one HDF5 file"
+    )
+
+
+def _check_filters(source: str, key: str, item: h5py.Dataset) -> None:
+    properties = item.id.get_create_plist()
+    for index in range(properties.get_nfilters()):
+        number, _, _, name = properties.get_filter(index)
+        if h5py.h5z.filter_avail(number):
+            continue
+        with suppress(ImportError):
+            importlib.import_module("hdf5plugin")  # registers its filters
+        if not h5py.h5z.filter_avail(number):
+            raise UserError(
+                f"{source}: {key!r} is compressed with {name.decode(errors='replace') or 'a filter'} (HDF5 filter "
+                f"{number}), which is not installed; install hdf5plugin, or write it again with compression='gzip'"
+            )
 
 
 def _is_written(item: h5py.Dataset) -> bool:

@@ -5,15 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from diffjax.data.transitions import Dataset, Transitions, check_rows, fingerprint
+from diffjax.data.transitions import Dataset, Transitions, check_rows, fingerprint, has_trajectories
 from diffjax.errors import UserError
 
 
 def join_datasets(datasets: Sequence[Dataset]) -> Dataset:
     """The data sets one after the other; no episode crosses a seam.
 
-    No seam needs a mark: the last row of a data set never begins a transition. Label, reference returns and
-    environment are those that all share; otherwise the labels are joined by ``+`` and the rest is None. The
+    No seam needs a mark: the last row of a data set begins no transition that reads the row after it. If one of them
+    holds rows in no order, the whole stores every next observation and has no trajectories. Label, reference returns
+    and environment are those that all share; otherwise the labels are joined by ``+`` and the rest is None. The
     fingerprint is that of the whole.
 
     Raises:
@@ -45,19 +46,36 @@ def join_datasets(datasets: Sequence[Dataset]) -> Dataset:
         end=np.concatenate([part.end for part in parts]),
         row=np.concatenate([row + offset.astype(np.int32) for row, offset in begins]),
     )
+    is_ordered = all(map(has_trajectories, parts))
+    if not is_ordered:
+        transitions = transitions._replace(
+            end=np.ones(sum(lengths), bool),
+            next_observation=np.concatenate([_stored_next(part) for part in parts]),
+        )
     labels = {dataset.label for dataset in datasets}
-    rows = zip((dataset.episode_rows for dataset in datasets), offsets, strict=True)
+    episodes = list(zip(datasets, offsets, strict=True)) if is_ordered else []
     return Dataset(
         transitions=transitions,
         label=first.label if len(labels) == 1 else "+".join(dataset.label for dataset in datasets),
         source=source,
         fingerprint=fingerprint(transitions),
-        episode_returns=np.concatenate([dataset.episode_returns for dataset in datasets]),
-        episode_rows=np.concatenate([row + offset for row, offset in rows]),
+        episode_returns=np.concatenate([np.zeros(0), *(dataset.episode_returns for dataset, _ in episodes)]),
+        episode_rows=np.concatenate(
+            [np.zeros((0, 2), np.int64), *(dataset.episode_rows + offset for dataset, offset in episodes)]
+        ),
         ref_min=_shared([dataset.ref_min for dataset in datasets]),
         ref_max=_shared([dataset.ref_max for dataset in datasets]),
         env_id=_shared([dataset.env_id for dataset in datasets]),
+        notes=tuple(f"{dataset.source}: {note}" for dataset in datasets for note in dataset.notes),
     )
+
+
+def _stored_next(part: Transitions) -> np.ndarray:
+    if part.next_observation is not None:
+        return np.asarray(part.next_observation)
+    following = np.roll(part.observation, -1, axis=0)
+    following[-1] = part.observation[-1]  # begins no transition
+    return following
 
 
 def _sizes(dataset: Dataset) -> tuple[int, int]:

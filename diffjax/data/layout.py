@@ -3,17 +3,25 @@
 Required are ``observations (rows, observation_dim)``, ``actions (rows, action_dim)``, ``rewards (rows,)``,
 ``terminals (rows,)``; and ``timeouts (rows,)``, in all but the oldest files, which need the task's horizon instead.
 Time runs along the rows, one episode after the other. One-dimensional arrays may be stored as ``(rows, 1)``, numbers
-in any real dtype whose values float32 can hold. Nothing else is read, but for
+in any real dtype whose values float32 can hold. Other names that mean the same are read too: `NAMES`, and for the flags
+`diffjax.data.flags`, which also reads ``masks``.
+
+``next_observations (rows, observation_dim)``, where stored, is compared with the following row (`diffjax.data.order`):
+equal, it is not kept; unequal at some rows, trajectories end there; unequal nearly everywhere, the rows are in no
+order, and it is kept as a second array. Nothing else is read, but for
 ``metadata/{algorithm, env_id, ref_min_score, ref_max_score}``.
 """
 
 import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 
-from diffjax.data.d4rl_files import ALL_KEYS, CLASSIC_KEYS
+from diffjax.data.d4rl_files import ALL_KEYS
+from diffjax.data.flags import FLAG_KEYS, check_flag_keys, read_flags
+from diffjax.data.order import Borders, Unordered, judge_order, with_borders
 from diffjax.data.transitions import (
     Dataset,
     Transitions,
@@ -30,7 +38,20 @@ from diffjax.types import Spec
 KNOWN_ALGORITHMS = {"published policy snapshot rollouts": "snapshot"}  # metadata/algorithm -> table label
 UNLABELLED = "unlabelled"
 
-_FLAGS = ("terminals", "timeouts")
+NEXT = "next_observations"
+NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "observations": ("observations", "observation", "obs"),
+        "actions": ("actions", "action", "acts", "act"),
+        "rewards": ("rewards", "reward", "rews", "rew"),
+        NEXT: (NEXT, "next_observation", "next_obs", "obs_next"),
+    }
+)
+_GROUPS = {  # the only group of a file of another layout: what to do with it
+    "data": " (robomimic's groups data/demo_0, ...? put the demonstrations one after the other)",
+}
+_REQUIRED = ("observations", "actions", "rewards")
+_MANY_ZERO_ROWS = 2  # at a file's end: a single one may be a robot at rest
 
 
 class StoredArray(Protocol):
@@ -62,51 +83,60 @@ def read_layout(
     """Check the arrays of one file and make transitions of them by the rule of ``d4rl.qlearning_dataset``.
 
     Row ``i`` begins a transition, with next observation ``observations[i + 1]``, unless ``timeouts[i]`` or it
-    is the file's last row; terminal rows stay, as what follows them is masked (D4RL, ``d4rl/__init__.py``). ``find``
-    and ``metadata`` give an array and a scalar of the file by key, or None; ``found`` lists the file's keys for the
-    message where one is missing. The label is the file's own ``metadata/algorithm``, never D4RL's.
+    is the file's last row; terminal rows stay, as what follows them is masked (D4RL, ``d4rl/__init__.py``). Stored next
+    observations that are not those of the following row change that as `with_borders` says, or make every row a
+    transition. ``find`` and ``metadata`` give an array and a scalar of the file by key, or None; ``found`` lists the
+    file's keys for the message where one is missing. The label is the file's own ``metadata/algorithm``, never D4RL's.
 
     Raises:
       UserError: names the file and its defect.
     """
-    arrays = _required(source, find, found)
-    if (timeouts := find("timeouts")) is not None:
-        arrays["timeouts"] = timeouts
-    elif horizon is None:
-        raise UserError(f"{source}: has no 'timeouts'; the horizon of its task is needed to know where episodes end")
+    arrays = _stored(source, find, found)
     observation_dim, action_dim = _check_shapes(source, {key: array.shape for key, array in arrays.items()})
     for key, array in arrays.items():
-        check_numbers(source, key, array.dtype, flags=key in _FLAGS)
+        check_numbers(source, key, array.dtype, flags=key in FLAG_KEYS)
     check_sizes(source, observation_dim, action_dim, spec)
-    terminal = as_flags(source, "terminals", arrays["terminals"].read())
-    if "timeouts" in arrays:
-        timeout = as_flags(source, "timeouts", arrays["timeouts"].read())
-    else:
-        assert horizon is not None
-        timeout = horizon_timeouts(terminal, horizon)
+    flags = read_flags({key: as_flags(source, key, arrays[key].read()) for key in arrays if key in FLAG_KEYS})
+    observation = _read_floats(source, "observations", arrays)
+    following = _read_floats(source, NEXT, arrays) if NEXT in arrays else None
+    order = None
+    if following is not None:
+        precision = max(_precision(arrays[key].dtype) for key in ("observations", NEXT))
+        order = judge_order(source, observation, following, flags.end, precision)
+    if flags.timeout is None and order is None:
+        if horizon is None:
+            raise UserError(
+                f"{source}: has no 'timeouts'; the horizon of its task is needed to know where episodes end"
+            )
+        limits = horizon_timeouts(flags.terminal, horizon)
+        flags = flags._replace(timeout=limits, end=flags.end | limits)
+    end = flags.end.copy()
+    end[-1] = True
     transitions = Transitions(
-        observation=_read_floats(source, "observations", arrays),
+        observation=observation,
         action=_read_floats(source, "actions", arrays),
         reward=_read_floats(source, "rewards", arrays).reshape(-1),
-        terminal=terminal,
-        end=_with_last(terminal | timeout),
-        row=transition_rows(timeout),
+        terminal=flags.terminal,
+        end=end,
+        row=transition_rows(np.zeros_like(end) if flags.timeout is None else flags.timeout),
     )
+    _check_filled(source, transitions)
+    locate: Callable[[int], str] = "row {}".format
+    notes: tuple[str, ...] = ()
+    if order is not None:
+        assert following is not None
+        transitions, locate, notes = _in_order(transitions, following, order)
     return make_dataset(
         transitions,
         source=source,
         label=own_label(metadata),
-        locate="row {}".format,
-        is_finished=bool(terminal[-1] | timeout[-1]),
+        locate=locate,
+        is_finished=bool(flags.end[-1]) or isinstance(order, Borders),
         ref_min=_number(metadata("ref_min_score")),
         ref_max=_number(metadata("ref_max_score")),
         env_id=_text(metadata("env_id")),
+        notes=notes,
     )
-
-
-def _with_last(end: np.ndarray) -> np.ndarray:
-    end[-1] = True
-    return end
 
 
 def transition_rows(timeout: np.ndarray) -> np.ndarray:
@@ -137,25 +167,87 @@ def own_label(metadata: Callable[[str], Any]) -> str:
     return KNOWN_ALGORITHMS.get(algorithm, re.split(r"[(,;]", algorithm)[0].strip() or UNLABELLED)
 
 
-def _required(
+def _stored(
     source: str, find: Callable[[str], StoredArray | None], found: Callable[[], list[str]]
 ) -> dict[str, StoredArray]:
+    """The arrays of a file that are read, by the first of their names.
+
+    Raises:
+      UserError: one is missing, or there under two names.
+    """
     arrays = {}
-    for key in CLASSIC_KEYS:
-        array = find(key)
-        if array is None:
-            others = ", ".join(map(repr, found()[:10])) or "nothing"
-            raise UserError(f"{source}: has no {key!r}; {', '.join(ALL_KEYS)} are needed, found {others}")
-        arrays[key] = array
+    for key, names in (*NAMES.items(), *FLAG_KEYS.items()):
+        stored = {name: array for name in names if (array := find(name)) is not None}
+        if len(stored) > 1:
+            raise UserError(f"{source}: has both {' and '.join(map(repr, stored))}, which mean the same; leave one")
+        if stored:
+            (arrays[key],) = stored.values()
+    missing = [key for key in _REQUIRED if key not in arrays]
+    if missing == ["rewards"]:
+        raise UserError(
+            f"{source}: has no 'rewards'; add one number per row by the rule of your task, or zeros for a method that "
+            "only clones (--method=bc; --set reward=raw where a reward transform is set)"
+        )
+    if missing:
+        keys = found()
+        others = ", ".join(map(repr, keys[:10])) or "nothing"
+        hint = _GROUPS.get(keys[0], "") if len(keys) == 1 else ""
+        raise UserError(f"{source}: has no {missing[0]!r}; {', '.join(ALL_KEYS)} are needed, found {others}{hint}")
+    check_flag_keys(source, arrays.keys() & FLAG_KEYS.keys(), found)
     return arrays
+
+
+def _in_order(
+    transitions: Transitions, following: np.ndarray, order: Borders | Unordered
+) -> tuple[Transitions, Callable[[int], str], tuple[str, ...]]:
+    """Transitions with their own next observations, words for each of their rows, and what was done."""
+    if isinstance(order, Borders):
+        transitions, rows = with_borders(transitions, following, order.border)
+        note = (
+            f"trajectories end at {int(order.border.sum())} rows that only 'next_observations' marks, as it is not the "
+            f"following row's observation (kept in {len(rows) - len(following)} rows more)"
+        )
+        return transitions, lambda row: f"row {rows[row]}", (note,)
+    # What follows a terminal is masked, but NaN would pass the mask.
+    masked = np.asarray(transitions.terminal) & ~order.is_usable
+    following[masked] = np.asarray(transitions.observation)[masked]
+    transitions = transitions._replace(
+        end=np.ones(len(following), bool),
+        row=np.flatnonzero(order.is_usable | masked).astype(np.int32),
+        next_observation=following,
+    )
+    note = (
+        "rows are in no order: each row's own 'next_observations' is used "
+        f"(a second array of {following.nbytes / 1e6:.3g} MB), and there are no trajectories"
+    )
+    return transitions, "row {}".format, (note,)
+
+
+def _check_filled(source: str, transitions: Transitions) -> None:
+    is_zero = transitions.reward == 0
+    for array in (transitions.action, transitions.observation):
+        if is_zero[-_MANY_ZERO_ROWS:].all():
+            is_zero &= ~np.asarray(array).any(axis=1)
+    if is_zero.all():
+        raise UserError(f"{source}: observations, actions and rewards are zero in every row; nothing was filled in")
+    rows, empty = len(is_zero), int(is_zero[::-1].argmin())
+    if empty >= _MANY_ZERO_ROWS:
+        raise UserError(
+            f"{source}: the last {empty} of {rows} rows are zero in observations, actions and rewards, as in a file "
+            f"made in advance and filled in part; keep the first {rows - empty} of every array ([:{rows - empty}])"
+        )
+
+
+def _precision(dtype: np.dtype) -> float:
+    return max(float(np.finfo(dtype if dtype.kind == "f" else np.float32).eps), float(np.finfo(np.float32).eps))
 
 
 def _check_shapes(source: str, shapes: Mapping[str, tuple[int, ...] | None]) -> tuple[int, int]:
     """The sizes of an observation and of an action."""
     checked: dict[str, tuple[int, ...]] = {}
     for key, shape in shapes.items():
-        if key in ("observations", "actions"):
-            fits, right = shape is not None and len(shape) == 2, f"(rows, {key[:-1]}_dim)"
+        if key in ("observations", "actions", NEXT):
+            fits, right = shape is not None and len(shape) == 2, f"(rows, {key.removeprefix('next_')[:-1]}_dim)"
         else:
             fits, right = shape is not None and shape[1:] in ((), (1,)) and len(shape) > 0, "(rows,)"
         if shape is None or not fits:
@@ -171,6 +263,8 @@ def _check_shapes(source: str, shapes: Mapping[str, tuple[int, ...] | None]) -> 
     if any(shape[0] != rows for shape in checked.values()):
         lengths = ", ".join(f"{key} {shape[0]}" for key, shape in checked.items())
         raise UserError(f"{source}: the arrays differ in length ({lengths}); all must have the same")
+    if NEXT in checked and checked[NEXT] != checked["observations"]:
+        raise UserError(f"{source}: {NEXT!r} has shape {checked[NEXT]}; {checked['observations']} is needed")
     if rows < 2:
         raise UserError(f"{source}: holds {rows} rows; at least 2 are needed")
     check_rows(source, rows)

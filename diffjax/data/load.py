@@ -1,9 +1,11 @@
 """One door to every kind of data set."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from diffjax.data import hdf5, joins, minari_store, npz
+from diffjax.data.plausibility import implausible, summary
 from diffjax.data.transitions import HDF5_SUFFIXES, JOIN, NPZ_SUFFIX, Dataset
 from diffjax.errors import UserError
 from diffjax.types import Spec
@@ -17,6 +19,7 @@ def load_dataset(
     horizon: int | None = None,
     dataset_source: str | None = None,
     task_id: str | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Dataset:
     """Read and check one data set: a file in D4RL's layout (HDF5 or ``.npz``), a Minari id, or a Minari folder.
 
@@ -24,7 +27,8 @@ def load_dataset(
     id that is not stored is fetched with Minari first. ``spec`` None skips the comparison of sizes; ``label`` replaces
     the data set's own; ``horizon`` (steps per episode) is needed by files without ``timeouts``. A file is called D4RL
     only with ``dataset_source="d4rl"``, and only if its name (that of ``task_id``, where given), its keys and its
-    shapes agree with the published file.
+    shapes agree with the published file. ``report`` takes a line that says what was read, and a warning for whatever of
+    it is implausible.
 
     Raises:
       UserError: names the file and its defect.
@@ -40,7 +44,15 @@ def load_dataset(
         label = hdf5.d4rl_label(source, task_id)
     datasets = [_load_one(part, spec, horizon) for part in parts]
     dataset = joins.join_datasets(datasets) if len(datasets) > 1 else datasets[0]
-    return dataset if label is None else replace(dataset, label=label)
+    dataset = dataset if label is None else replace(dataset, label=label)
+    if report is not None:
+        report(summary(dataset))
+        for part in datasets:
+            for line in implausible(part, horizon):
+                report(f"warning: {line}")
+        if label is None and (hint := hdf5.d4rl_hint(source, task_id)):
+            report(f"note: {hint}")
+    return dataset
 
 
 def _parts(source: str) -> list[str]:

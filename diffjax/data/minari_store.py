@@ -25,6 +25,7 @@ import numpy as np
 from minari.data_collector import EpisodeBuffer
 
 from diffjax.data.goals import GOAL_KEYS, flatten_observation
+from diffjax.data.hdf5 import check_no_old_minari
 from diffjax.data.transitions import (
     HDF5_SUFFIXES,
     MAX_ACTION,
@@ -210,13 +211,18 @@ def _data_folder(source: str) -> Path:
         for data in (path / "data", path):
             if (data / "metadata.json").is_file():
                 return data
+        for data in (path / "data", path):
+            check_no_old_minari(source, data)
         files = sorted(entry.name for entry in path.iterdir() if entry.suffix in HDF5_SUFFIXES)
         hint = f"one of its files: {', '.join(files[:5])}" if files else "an HDF5 file or a Minari id"
         raise UserError(f"{source}: is a folder without a Minari data set (data/metadata.json); give {hint}")
     if not _ID.fullmatch(source) and (path.is_absolute() or path.suffix or source.startswith((".", "~"))):
         raise UserError(f"{source}: no such file; give the path of an HDF5 file or a local Minari id")
     folder = _folder(source)
-    return (folder if folder.exists() else fetch_minari(source)) / "data"
+    if not folder.exists():
+        return fetch_minari(source) / "data"
+    check_no_old_minari(source, folder / "data")
+    return folder / "data"
 
 
 def _read_metadata(source: str, data: Path) -> dict[str, Any]:
@@ -241,6 +247,11 @@ def _read_episodes(source: str, data: Path) -> Iterator[minari.EpisodeData]:
         yield from dataset.iterate_episodes()
     except (MemoryError, UserError):
         raise
+    except ImportError as error:  # of Minari's storages all but HDF5 need it
+        raise UserError(
+            f"{source}: is stored in a format that needs pyarrow ({one_line(error)}); install it with "
+            "'python -m pip install pyarrow'"
+        ) from error
     # Minari hands what it finds to JSON, NumPy and HDF5, so damage shows as any exception. What fails in the
     # loop over these episodes does not pass through here.
     except Exception as error:

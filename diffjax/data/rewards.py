@@ -11,11 +11,12 @@ from types import MappingProxyType
 
 import numpy as np
 
-from diffjax.data.transitions import Transitions, next_observations, trajectory_returns
+from diffjax.data.transitions import Transitions, has_trajectories, next_observations, trajectory_returns
 from diffjax.errors import UserError
 
 Affine = tuple[float, float]
 
+_INSTEAD = "say --set reward=raw"
 DAC_JUMP = 1e-6  # distance between next observation and following observation that ends a trajectory in DAC
 
 
@@ -23,7 +24,7 @@ def reward_affine(name: str, transitions: Transitions) -> Affine:
     """``(scale, shift)`` of the published reward transform ``name``: ``r' = scale * r + shift``.
 
     Raises:
-      UserError: the name is unknown, or the data give no scale (all returns or all rewards equal).
+      UserError: the name is unknown, or the data give no scale (all returns or all rewards equal, or no trajectories).
     """
     try:
         transform = REWARD_TRANSFORMS[name]
@@ -43,7 +44,7 @@ def normalize(transitions: Transitions) -> Affine:
     """``(r - mean) / std`` with the unbiased standard deviation. Adroit in Diffusion-QL's family."""
     reward = _reward(transitions)
     if reward.size < 2:
-        raise UserError("reward transform 'normalize' needs two transitions; there is one")
+        raise UserError(f"reward transform 'normalize' needs two transitions; there is one; {_INSTEAD}")
     return _standardize("normalize", reward.mean(), reward.std(ddof=1))
 
 
@@ -73,6 +74,7 @@ def iql_locomotion(transitions: Transitions) -> Affine:
     Returns ``R`` run from terminal to terminal: time limits do not end one, and what follows the last
     terminal is ignored.
     """
+    _check_trajectories("iql_locomotion", transitions)
     terminal = _terminal(transitions)
     returns = trajectory_returns(_reward(transitions), terminal)[: int(terminal.sum())]
     return 1000.0 / _range("iql_locomotion", returns), 0.0
@@ -83,12 +85,14 @@ def dac_iql_locomotion(transitions: Transitions) -> Affine:
 
     A trajectory ends as `dac_trajectory_ends` says; the last, perhaps unfinished one counts.
     """
+    _check_trajectories("dac_iql_locomotion", transitions)
     returns = trajectory_returns(_reward(transitions), dac_trajectory_ends(transitions))
     return 1000.0 / _range("dac_iql_locomotion", returns), 0.0
 
 
 def dac_traj_normalize(transitions: Transitions) -> Affine:
     """``L r / (max R - min R)``, DAC, with ``L`` the mean trajectory length rounded down."""
+    _check_trajectories("dac_traj_normalize", transitions)
     end = dac_trajectory_ends(transitions)
     returns = trajectory_returns(_reward(transitions), end)
     return (end.size // int(end.sum())) / _range("dac_traj_normalize", returns), 0.0
@@ -143,6 +147,14 @@ def _reward(transitions: Transitions) -> np.ndarray:
     return np.asarray(transitions.reward)[np.asarray(transitions.row)].astype(np.float64)
 
 
+def _check_trajectories(name: str, transitions: Transitions) -> None:
+    if not has_trajectories(transitions):
+        raise UserError(
+            f"reward transform {name!r} divides by the range of the trajectory returns, and rows in no order have no "
+            f"trajectories; {_INSTEAD}"
+        )
+
+
 def _terminal(transitions: Transitions) -> np.ndarray:
     return np.asarray(transitions.terminal)[np.asarray(transitions.row)]
 
@@ -150,8 +162,7 @@ def _terminal(transitions: Transitions) -> np.ndarray:
 def _standardize(name: str, mean: float, std: float) -> Affine:
     if not std > 0:
         raise UserError(
-            f"reward transform {name!r} divides by the standard deviation of the rewards, but all are equal; "
-            "use --set reward=raw"
+            f"reward transform {name!r} divides by the standard deviation of the rewards, but all are equal; {_INSTEAD}"
         )
     return float(1.0 / std), float(-mean / std)
 
@@ -160,6 +171,6 @@ def _range(name: str, returns: np.ndarray) -> float:
     if returns.size < 2 or not returns.max() > returns.min():
         raise UserError(
             f"reward transform {name!r} divides by the range of the trajectory returns, which is zero here "
-            f"(trajectories by its rule: {returns.size}); use --set reward=raw"
+            f"(trajectories by its rule: {returns.size}); {_INSTEAD}"
         )
     return float(returns.max() - returns.min())

@@ -1,6 +1,7 @@
 """Data sets as flat arrays: the types, and the checks that every reader shares."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,10 @@ NPZ_SUFFIX = ".npz"
 JOIN = "+"
 MAX_ACTION = 1.0  # every task's actions lie in [-1, 1] per dimension
 ACTION_TOLERANCE = 1e-5  # how far outside a stored action may lie
+OVERSHOOT = 0.05  # up to here it was meant to be within and noise or rounding was added
 MAX_ROWS = np.iinfo(np.int32).max  # `Transitions.row` is int32
 MAX_WHOLE_NUMBER = 1 << 24  # float32 holds all whole numbers up to here
-_CHECK_ROWS = 1 << 16  # rows examined at a time, so that a check needs no second copy of a large array
+CHECK_ROWS = 1 << 16  # rows examined at a time, so that a check needs no second copy of a large array
 
 
 class Transitions(NamedTuple):
@@ -55,7 +57,8 @@ class Dataset:
     undiscounted returns of the recorded trajectories (a terminal or a time limit ends one; an unfinished tail
     counts only where it is all there is) and ``episode_rows (episodes, 2)`` int64 the first row of each and the one
     past its last; ``ref_min`` and ``ref_max`` are the reference returns of the data
-    set's own metadata and ``env_id`` the environment it names, each None where it names none.
+    set's own metadata and ``env_id`` the environment it names, each None where it names none. ``notes`` say what a
+    reader had to decide. Rows in no order have no trajectories: both arrays of episodes are empty then.
     """
 
     transitions: Transitions
@@ -67,6 +70,7 @@ class Dataset:
     ref_min: float | None = None
     ref_max: float | None = None
     env_id: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def make_dataset(
@@ -78,6 +82,7 @@ def make_dataset(
     ref_min: float | None = None,
     ref_max: float | None = None,
     env_id: str | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Dataset:
     """Check the values of ``transitions`` and name them.
 
@@ -90,7 +95,7 @@ def make_dataset(
     check_values(source, np.asarray(transitions.observation), np.asarray(transitions.action), reward, locate)
     if transitions.row.size == 0:
         raise UserError(f"{source}: holds no transition; two successive rows of one episode are needed")
-    episodes = max(1, int(end.sum()) - (not is_finished))
+    episodes = max(1, int(end.sum()) - (not is_finished)) if has_trajectories(transitions) else 0
     return Dataset(
         transitions=transitions,
         label=label,
@@ -101,6 +106,7 @@ def make_dataset(
         ref_min=ref_min,
         ref_max=ref_max,
         env_id=env_id,
+        notes=notes,
     )
 
 
@@ -125,6 +131,11 @@ def next_observations(transitions: Transitions, row: Array) -> Array:
     if transitions.next_observation is None:
         return transitions.observation[row + 1]
     return transitions.next_observation[row]
+
+
+def has_trajectories(transitions: Transitions) -> bool:
+    """Whether the rows are in time order, so that trajectories are known."""
+    return transitions.next_observation is None
 
 
 def trajectory_returns(reward: np.ndarray, end: np.ndarray) -> np.ndarray:
@@ -258,8 +269,8 @@ def one_line(error: object) -> str:
 
 
 def _check_finite(source: str, key: str, array: np.ndarray, locate: Callable[[int], str]) -> None:
-    for begin in range(0, len(array), _CHECK_ROWS):
-        finite = np.isfinite(array[begin : begin + _CHECK_ROWS])
+    for begin in range(0, len(array), CHECK_ROWS):
+        finite = np.isfinite(array[begin : begin + CHECK_ROWS])
         if not finite.all():
             bad = finite.reshape(len(finite), -1).all(axis=1).argmin()
             raise UserError(
@@ -270,9 +281,15 @@ def _check_finite(source: str, key: str, array: np.ndarray, locate: Callable[[in
 
 def _check_range(source: str, action: np.ndarray, locate: Callable[[int], str]) -> None:
     largest, where = 0.0, 0
-    for begin in range(0, len(action), _CHECK_ROWS):
-        size = np.abs(action[begin : begin + _CHECK_ROWS]).max(axis=1)
+    for begin in range(0, len(action), CHECK_ROWS):
+        size = np.abs(action[begin : begin + CHECK_ROWS]).max(axis=1)
         if size.max() > largest:
             largest, where = float(size.max()), begin + int(size.argmax())
     if largest > MAX_ACTION + ACTION_TOLERANCE:
-        raise UserError(f"{source}: 'actions' reach {largest:.6g} in size at {locate(where)}; they must lie in [-1, 1]")
+        remedy = f"divide them by the largest action that the robot takes, {math.ceil(largest * 1000) / 1000:g} or more"
+        if largest <= MAX_ACTION + OVERSHOOT:
+            remedy = "clip them with numpy.clip(actions, -1, 1)"
+        raise UserError(
+            f"{source}: 'actions' reach {largest:.6g} in size at {locate(where)}; they must lie in [-1, 1] as stored: "
+            f"{remedy} (--set action_clip does not help)"
+        )

@@ -1,10 +1,10 @@
 """D4RL's AntMaze: an ant walks through a maze of 4 m cells to a goal that it does not observe.
 
-Built anew from D4RL's definitions (d4rl/locomotion: ant.py, maze_env.py, goal_reaching_env.py). Where this differs:
-the version of MuJoCo (contacts as before 3.5, see :func:`diffjax.envs.mujoco_vector.restore_contact_margin`; MuJoCo 4
-integrates free joints otherwise than MuJoCo 2); every episode draws its noise and its goal from its own seed, D4RL
-from one stream; actions are scaled in float32, D4RL in float64. In ``-v0`` D4RL draws one goal per environment and
-process; here ``goal_seed`` names it.
+Built anew from D4RL's definitions (d4rl/locomotion: ant.py, maze_env.py, goal_reaching_env.py). Where this differs: the
+version of MuJoCo (contacts as before 3.5, see :func:`diffjax.envs.mujoco_vector.restore_contact_margin`; from MuJoCo 4
+on the Runge-Kutta step turns free joints with fourth order, before with second); every episode draws its noise and its
+goal from its own seed, D4RL from one stream; actions are scaled in float32, D4RL in float64. In ``-v0`` D4RL draws one
+goal per environment and process; here ``goal_seed`` names it.
 """
 
 from collections.abc import Callable, Iterator

@@ -12,7 +12,7 @@ import numpy as np
 
 from diffjax.envs.base import check_action, check_seeds
 from diffjax.envs.goal_observation import flatten_goal_observation
-from diffjax.envs.mujoco_vector import quiet_mujoco, restore_contact_margin, usable_cpus
+from diffjax.envs.mujoco_vector import Mechanics, quiet_mujoco, restore_contact_margin, usable_cpus
 from diffjax.envs.robotics import require_registered
 from diffjax.errors import UserError
 
@@ -114,6 +114,12 @@ class GymLoop:
         for _ in self._threads.map(step_one, running) if self._threads else map(step_one, running):
             pass
         return self._observation.copy(), reward, self._terminated.copy(), self._truncated.copy()
+
+    def mechanics(self, index: int) -> Mechanics:
+        """The mechanics of one environment, in arrays of their own but for the model; MuJoCo only."""
+        world: Any = self._envs[index].unwrapped
+        data = world.data
+        return Mechanics(world.model, data.qpos.copy(), data.qvel.copy(), data.ctrl.copy())
 
     def close(self) -> None:
         """Close every environment and release the threads."""

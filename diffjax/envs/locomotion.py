@@ -4,10 +4,10 @@ Observations, rewards and terminations are those of Gymnasium to the bit (``gym_
 XML files are the ones in the installed Gymnasium.
 
 Where this differs from D4RL (``-v2`` environments, MuJoCo 1.5 to 2.0): the version of MuJoCo, whose contacts are
-restored as far as :func:`diffjax.envs.mujoco_vector.restore_contact_margin` can, and for Ant MuJoCo 4's Runge-Kutta
-step of free joints. D4RL's Ant observes contact forces (111 numbers: ``use_contact_forces``), which MuJoCo 2.0 left
-at zero; here they are the real ones, and are charged in the reward. D4RL's ``ref_min`` of Hopper and Ant is not the
-return of random actions (19 and -50 here).
+restored as far as :func:`diffjax.envs.mujoco_vector.restore_contact_margin` can, and for Ant the Runge-Kutta step,
+which turns free joints with fourth order from MuJoCo 4 on and with second order before. D4RL's Ant observes contact
+forces (111 numbers: ``use_contact_forces``), which MuJoCo 2.0 left at zero; here they are the real ones, and are
+charged in the reward. D4RL's ``ref_min`` of Hopper and Ant is not the return of random actions (19 and -50 here).
 """
 
 import importlib.util

@@ -102,11 +102,21 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
+class Mechanics(NamedTuple):
+    """What MuJoCo simulates one environment with, and where it stands; ``control`` is that of the last step."""
+
+    model: Any
+    qpos: np.ndarray
+    qvel: np.ndarray
+    control: np.ndarray
+
+
 class _Physics(Protocol):
-    """``qpos`` and ``qvel``, ``(num_envs, ...)``, may be written between steps."""
+    """``qpos`` and ``qvel``, ``(num_envs, ...)``, may be written between steps; ``control`` is to be read."""
 
     qpos: np.ndarray
     qvel: np.ndarray
+    control: np.ndarray
 
     def reset(self, qpos: np.ndarray, qvel: np.ndarray) -> None: ...
 
@@ -123,7 +133,7 @@ class _Native:
     def __init__(self, model: Any, num_envs: int, num_threads: int, keep_data: bool) -> None:
         self._batch = Batch(model, num_envs, num_threads, persistent=keep_data)
         self._data = mujoco.MjData(model)
-        self._control = self._batch.bind("ctrl")
+        self.control = self._batch.bind("ctrl")
         self.qpos, self.qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
 
     def reset(self, qpos: np.ndarray, qvel: np.ndarray) -> None:
@@ -132,7 +142,7 @@ class _Native:
         self._batch.forward()
 
     def step(self, ids: np.ndarray, control: np.ndarray, frame_skip: int) -> None:
-        self._control[ids] = control
+        self.control[ids] = control
         self._batch.step(ids=ids, nstep=frame_skip)
 
     def data(self, index: int) -> Any:
@@ -146,6 +156,7 @@ class _Loop:
         self._model = model
         self._data = [mujoco.MjData(model) for _ in range(num_envs)]
         self.qpos, self.qvel = np.zeros((num_envs, model.nq)), np.zeros((num_envs, model.nv))
+        self.control = np.zeros((num_envs, model.nu))
 
     def reset(self, qpos: np.ndarray, qvel: np.ndarray) -> None:
         self.qpos[:], self.qvel[:] = qpos, qvel
@@ -155,6 +166,7 @@ class _Loop:
             mujoco.mj_forward(self._model, data)
 
     def step(self, ids: np.ndarray, control: np.ndarray, frame_skip: int) -> None:
+        self.control[ids] = control
         for index, row in zip(ids, control, strict=True):
             data = self._data[index]
             data.qpos[:], data.qvel[:], data.ctrl[:] = self.qpos[index], self.qvel[index], row
@@ -239,6 +251,11 @@ class MujocoVector:
                 self._truncated |= ~self._terminated
             self._observation[running] = self._observe(running)
         return self._observation.copy(), reward, self._terminated.copy(), self._truncated.copy()
+
+    def mechanics(self, index: int) -> Mechanics:
+        """The mechanics of one environment, in arrays of their own but for the model."""
+        physics = self._physics
+        return Mechanics(self._model, *(each[index].copy() for each in (physics.qpos, physics.qvel, physics.control)))
 
     def close(self) -> None:
         """Release the threads."""

@@ -5,7 +5,6 @@ import importlib.metadata
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,8 +12,9 @@ import numpy as np
 import diffjax
 from diffjax.data.transitions import Dataset
 from diffjax.experiment.plan import Plan
+from diffjax.files import plain
 from diffjax.numerics import jax_options
-from diffjax.records.folder import plain
+from diffjax.records.schema import Config, DatasetRecord, ReferenceRecord, Request
 
 
 def source_revision() -> str:
@@ -42,49 +42,49 @@ def versions() -> dict[str, str]:
     }
 
 
-def request(plan: Plan) -> dict[str, Any]:
+def request(plan: Plan) -> Request:
     """What of ``config.json`` is known before any data are read."""
     experiment, protocol = plan.experiment, plan.protocol
-    return {
-        "method": experiment.method,
-        "variant": plan.variant,
-        "preset": experiment.preset,
-        "task": plan.task.id,
-        "suite": plan.task.suite,
-        "seeds": list(experiment.seeds),
-        "settings": list(experiment.settings),
-        "steps": protocol.steps,
-        "eval_interval": protocol.eval_interval,
-        "episodes": protocol.episodes,
-        "protocol": plain(dataclasses.asdict(protocol)),
-        "tuning": plan.tuning,
-        "source": plan.source,
-        "hyper": {run.setting: plain(dataclasses.asdict(run.hyper)) for group in plan.groups for run in group.runs},
-        "matmul_precision": experiment.matmul_precision,
-        "env": plan.task.env_id,
-        # Left out where empty: folders from before these were recorded have neither.
-        **({"jax_options": options} if (options := jax_options()) else {}),
-        **({"ablation": experiment.ablation} if experiment.ablation else {}),
-    }
+    return Request(
+        method=experiment.method,
+        variant=plan.variant,
+        preset=experiment.preset,
+        task=plan.task.id,
+        suite=plan.task.suite,
+        seeds=experiment.seeds,
+        settings=experiment.settings,
+        steps=protocol.steps,
+        eval_interval=protocol.eval_interval,
+        episodes=protocol.episodes,
+        protocol=plain(protocol.entries),
+        tuning=plan.tuning,
+        source=plan.source,
+        hyper={run.setting: plain(dataclasses.asdict(run.hyper)) for group in plan.groups for run in group.runs},
+        matmul_precision=experiment.matmul_precision,
+        env=plan.task.env_id,
+        ablation=experiment.ablation,
+        jax_options=jax_options(),
+    )
 
 
-def describe(plan: Plan, dataset: Dataset, simulator_version: str) -> dict[str, Any]:
+def describe(plan: Plan, dataset: Dataset, simulator_version: str) -> Config:
     """The content of ``config.json``; the task of the plan has its reference scores."""
-    return request(plan) | {
-        "dataset": {
-            "label": dataset.label,
-            "source": dataset.source,
-            "fingerprint": dataset.fingerprint,
-            "transitions": int(dataset.transitions.row.size),
-            "episodes": int(dataset.episode_returns.size),
-            "return_mean": float(np.mean(dataset.episode_returns)),
-        },
-        "reference": {
-            "min": plan.task.ref_min,
-            "max": plan.task.ref_max,
-            "source": plan.task.ref_source,
-            "given": plan.experiment.ref_scores is not None,
-        },
-        "versions": versions() | {"simulator": simulator_version},
-        "flags": list(plan.experiment.flags),
-    }
+    return Config(
+        **vars(request(plan)),
+        dataset=DatasetRecord(
+            label=dataset.label,
+            source=dataset.source,
+            fingerprint=dataset.fingerprint,
+            transitions=int(dataset.transitions.row.size),
+            episodes=int(dataset.episode_returns.size),
+            return_mean=float(np.mean(dataset.episode_returns)) if dataset.episode_returns.size else None,
+        ),
+        reference=ReferenceRecord(
+            min=plan.task.ref_min,
+            max=plan.task.ref_max,
+            source=plan.task.ref_source,
+            given=plan.experiment.ref_scores is not None,
+        ),
+        versions=versions() | {"simulator": simulator_version},
+        flags=plan.experiment.flags,
+    )

@@ -7,7 +7,6 @@ depend on.
 import csv
 import dataclasses
 import io
-import json
 import os
 import platform
 import sys
@@ -26,12 +25,12 @@ from rich.table import Table
 from diffjax.errors import UserError
 from diffjax.experiment.provenance import versions
 from diffjax.experiment.settings import PRESETS, Protocol, check_overrides, resolve
+from diffjax.files import writable, write_json, write_text
 from diffjax.launch import cli
 from diffjax.launch.flags import MATMUL_PRECISIONS
 from diffjax.methods.base import Method
 from diffjax.methods.registry import METHODS, get_method
 from diffjax.numerics import check_platform
-from diffjax.records.folder import plain, writable, write_text
 from diffjax.tasks.registry import get_task
 from diffjax.types import Spec
 
@@ -126,21 +125,26 @@ def chosen_cases(args: flags.FlagValues, aspect: Callable[[Case], Any]) -> list[
 
 
 def prepare(args: flags.FlagValues, name: str) -> Path:
-    """Settings of the process, and the folder that results go to, which must not hold any of this benchmark yet.
-
-    Raises:
-      UserError: for a folder that holds some or cannot be made, or a platform that is not there.
-    """
+    """Settings of the process, and the folder that results go to; see :func:`results_folder`."""
     check_platform()
-    if not args.out:
-        raise UserError("--out is empty; name a folder: --out=DIR")
     # A program taken from the cache would be reported as compiled in no time.
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_default_matmul_precision", args.matmul_precision)
-    folder = Path(args.out)
-    for file in (folder / f"{name}.csv", folder / f"{name}.json"):
-        if file.exists():
-            raise UserError(f"{file} exists already; choose another --out, or remove it")
+    return results_folder(args.out, (f"{name}.csv", f"{name}.json"))
+
+
+def results_folder(out: str, names: Iterable[str]) -> Path:
+    """The folder that results go to, which must not hold any file of these names yet.
+
+    Raises:
+      UserError: for a folder that holds one or cannot be made.
+    """
+    if not out:
+        raise UserError("--out is empty; name a folder: --out=DIR")
+    folder = Path(out)
+    for name in names:
+        if (folder / name).exists():
+            raise UserError(f"{folder / name} exists already; choose another --out, or remove it")
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -236,7 +240,7 @@ def write_results(
     }
     with writable(folder):
         write_text(folder / f"{name}.csv", stream.getvalue())
-        write_text(folder / f"{name}.json", json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
+        write_json(folder / f"{name}.json", content)
 
 
 def print_table(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], text_columns: int = 1) -> None:

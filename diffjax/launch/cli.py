@@ -13,8 +13,8 @@ from typing import Any
 from absl import flags, logging
 
 from diffjax.errors import UserError, unknown_name
+from diffjax.files import FULL_DISK
 from diffjax.numerics import pinned
-from diffjax.records.folder import FULL_DISK
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130

@@ -14,7 +14,7 @@ from diffjax.experiment.plan import Experiment
 from diffjax.experiment.settings import PRESETS
 from diffjax.launch import cli
 from diffjax.numerics import check_platform
-from diffjax.records.folder import CONFIG, STATUS, read_config, read_status
+from diffjax.records.folder import CONFIG, STATUS, read_status
 from diffjax.records.loggers import PACKAGES
 
 MATMUL_PRECISIONS = ("highest", "high", "default")
@@ -195,6 +195,5 @@ def state_of(folder: Path) -> str:
     """``not started``, or how many of its runs are running, complete and failed."""
     if not all(os.path.isfile(folder / name) for name in (CONFIG, STATUS)):  # it is made in this order
         return "not started"
-    read_config(folder)
-    kinds = [run.status.split(":")[0] for run in read_status(folder)]
+    kinds = [status.state for status in read_status(folder)]
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))

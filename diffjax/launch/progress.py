@@ -85,7 +85,7 @@ class TrainingProgress:
 
     def note(self, text: str) -> None:
         """A line above the bar."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def end(self) -> None:
         """The current experiment is over."""

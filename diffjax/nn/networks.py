@@ -6,7 +6,7 @@ Layers are called ``layer_0, layer_1, ...``, norms ``norm_0, ...``, time layers 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -58,8 +58,16 @@ TORCH = Initializer(lambda key, shape: _fan_in_uniform(key, shape, shape[0]), _f
 """PyTorch's default: kernel and bias uniform in ``+-1 / sqrt(fan_in)``."""
 GLOROT = Initializer(nn.initializers.xavier_uniform(), _zeros)
 ORTHOGONAL = Initializer(_orthogonal, _zeros)
+ORTHOGONAL_SQRT2 = Initializer(lambda key, shape: np.float32(np.sqrt(2.0)) * _orthogonal(key, shape), _zeros)
+"""Orthogonal times ``sqrt(2)``, bias zero (IQL: output layers too)."""
 SMALL_UNIFORM = Initializer(lambda key, shape: jax.random.uniform(key, shape, minval=-0.01, maxval=0.01), _zeros)
 """Kernel uniform in ``+-0.01``, bias zero (DiffPoGAN's flow)."""
+
+
+def uniform_initializer(bound: float) -> Initializer:
+    """Kernel and bias uniform in ``+-bound``."""
+    draw = lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)  # noqa: E731
+    return Initializer(draw, lambda key, shape, fan_in: draw(key, shape))
 
 
 @jax.custom_jvp
@@ -87,23 +95,23 @@ def _mish_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[ja
     return x * quotient, (quotient + x * slope) * x_dot
 
 
-@jax.custom_vjp
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """``(x - mean) / sqrt(variance + 1e-5) * scale + bias`` over the last axis; biased variance."""
-    return _layer_norm_forward(x, scale, bias)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float = LAYER_NORM_EPSILON) -> jax.Array:
+    """``(x - mean) / sqrt(variance + epsilon) * scale + bias`` over the last axis; biased variance."""
+    return _layer_norm_forward(x, scale, bias, epsilon)[0]
 
 
 def _layer_norm_forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
     centered = x - jnp.mean(x, axis=-1, keepdims=True)
-    inverse = jax.lax.rsqrt(jnp.mean(centered**2, axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
+    inverse = jax.lax.rsqrt(jnp.mean(centered**2, axis=-1, keepdims=True) + epsilon)
     standard = centered * inverse
     return standard * scale + bias, (standard, inverse, scale)
 
 
 def _layer_norm_backward(
-    saved: tuple[jax.Array, jax.Array, jax.Array], cotangent: jax.Array
+    epsilon: float, saved: tuple[jax.Array, jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     # Sums are written as products with ones: on a CPU, XLA's own sums here take as long as the whole network.
     standard, inverse, scale = saved
@@ -122,12 +130,14 @@ layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 class LayerNorm(nn.Module):
     """:func:`layer_norm` with a learnt ``scale`` and ``bias``."""
 
+    epsilon: float = LAYER_NORM_EPSILON
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """``x (..., width)``."""
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape)
-        return layer_norm(x, scale, self.param("bias", nn.initializers.zeros, shape))
+        return layer_norm(x, scale, self.param("bias", nn.initializers.zeros, shape), self.epsilon)
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
@@ -165,7 +175,9 @@ class Dense(nn.Module):
 class MLP(nn.Module):
     """Hidden layers (affine, optional LayerNorm, activation) and a linear output layer.
 
-    ``linear_first`` leaves out the first hidden layer's activation. Inputs are concatenated on the last axis.
+    ``linear_first`` leaves out the first hidden layer's activation, ``norm_last`` puts the LayerNorm behind the
+    activation; ``output_initializer`` is that of the output layer where it is another. Inputs are concatenated on the
+    last axis; ``factors``, one array per hidden layer or none, multiply what a hidden layer puts out (dropout).
     """
 
     hidden_dims: tuple[int, ...]
@@ -174,16 +186,22 @@ class MLP(nn.Module):
     initializer: Initializer
     layer_norm: bool = False
     linear_first: bool = False
+    norm_last: bool = False
+    norm_epsilon: float = LAYER_NORM_EPSILON
+    output_initializer: Initializer | None = None
 
     @nn.compact
-    def __call__(self, *inputs: jax.Array) -> jax.Array:
+    def __call__(self, *inputs: jax.Array, factors: Sequence[jax.Array] = ()) -> jax.Array:
         hidden: tuple[jax.Array, ...] = inputs
         for i, width in enumerate(self.hidden_dims):
             x = Dense(width, self.initializer, name=f"layer_{i}")(*hidden)
-            if self.layer_norm:
-                x = LayerNorm(name=f"norm_{i}")(x)
-            hidden = (x if self.linear_first and i == 0 else self.activation(x),)
-        return Dense(self.output_dim, self.initializer, name=f"layer_{len(self.hidden_dims)}")(*hidden)
+            norm = LayerNorm(self.norm_epsilon, name=f"norm_{i}") if self.layer_norm else lambda x: x
+            x = x if self.norm_last else norm(x)
+            x = x if self.linear_first and i == 0 else self.activation(x)
+            x = norm(x) if self.norm_last else x
+            hidden = (x * factors[i] if factors else x,)
+        output = self.output_initializer or self.initializer
+        return Dense(self.output_dim, output, name=f"layer_{len(self.hidden_dims)}")(*hidden)
 
 
 def sinusoidal(time: jax.Array, dim: int, cos_first: bool) -> jax.Array:
@@ -231,18 +249,24 @@ class NoiseNetwork(nn.Module):
 class GaussianPolicy(nn.Module):
     """One-step policy ``observation -> (mean, log_std)``, before a tanh if there is one; ``log_std`` is clipped.
 
-    The defaults are those of DTQL, agents/dtql.py.
+    With ``free_log_std`` it is a learnt vector ``(action_dim,)``, at first 0, and no function of the observation;
+    ``factors`` as in :class:`MLP`. The defaults are those of DTQL, agents/dtql.py.
     """
 
     action_dim: int
     hidden_dims: tuple[int, ...]
     initializer: Initializer = ORTHOGONAL
     log_std_range: tuple[float, float] = (-5.0, 2.0)
+    free_log_std: bool = False
 
     @nn.compact
-    def __call__(self, observation: jax.Array) -> tuple[jax.Array, jax.Array]:
-        trunk = MLP(self.hidden_dims, 2 * self.action_dim, nn.relu, self.initializer, name="trunk")
-        mean, log_std = jnp.split(trunk(observation), 2, axis=-1)
+    def __call__(self, observation: jax.Array, factors: Sequence[jax.Array] = ()) -> tuple[jax.Array, jax.Array]:
+        outputs = self.action_dim if self.free_log_std else 2 * self.action_dim
+        output = MLP(self.hidden_dims, outputs, nn.relu, self.initializer, name="trunk")(observation, factors=factors)
+        if self.free_log_std:
+            mean, log_std = output, self.param("log_std", nn.initializers.zeros, (self.action_dim,))
+        else:
+            mean, log_std = jnp.split(output, 2, axis=-1)
         return mean, jnp.clip(log_std, *self.log_std_range)
 
 

@@ -7,23 +7,30 @@ two files that grow are appended to, and cut back to what a checkpoint recorded 
 """
 
 import csv
-import errno
 import functools
 import io
 import itertools
 import json
-import math
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, get_type_hints
-
-import numpy as np
+from typing import Any, NamedTuple, get_type_hints
 
 from diffjax.errors import UserError
+from diffjax.files import (
+    append_text,
+    complete_lines,
+    cut_lines,
+    is_temporary,
+    plain,
+    read_json,
+    writable,
+    write_json,
+    write_text,
+)
+from diffjax.records.entries import is_a
+from diffjax.records.schema import TUNINGS, Config, Evaluation, MetricsRecord, Request, RunStatus
 
 CONFIG, EVALUATIONS, METRICS, STATUS, CHECKPOINTS = (
     "config.json",
@@ -32,65 +39,10 @@ CONFIG, EVALUATIONS, METRICS, STATUS, CHECKPOINTS = (
     "status.json",
     "checkpoints",
 )
-# What a folder may be continued with although it differs: how and by what program it was started.
-_NOT_IDENTITY = ("versions", "flags")
 _FROM_DATA = ("dataset", "reference")  # what is not known before the data are read
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-_CONFIG_TYPES: dict[str, type] = {
-    "method": str,
-    "variant": str,
-    "preset": str,
-    "task": str,
-    "suite": str,
-    "seeds": list,
-    "settings": list,
-    "steps": int,
-    "eval_interval": int,
-    "episodes": int,
-    "hyper": dict,
-    "dataset": dict,
-    "versions": dict,
-    "flags": list,
-}
-_ENTRIES = {"seeds": "integers", "settings": "texts"}
 _KIND_NAMES = {int: "an integer", float: "a number", str: "text"}
-_OPTIONAL = {"protocol": dict, "reference": dict, "ablation": str, "matmul_precision": str, "env": str}
-_NOT_FINITE = ("nan", "inf", "-inf")
+_STATUS_ENTRIES = ("seed", "setting", "status")
 _ABSENT = object()
-TUNINGS = ("published", "untuned", "quick")
-
-
-class Evaluation(NamedTuple):
-    """One row of ``evaluations.csv``: one evaluation of one run."""
-
-    method: str
-    variant: str
-    preset: str
-    tuning: str  # published | untuned | quick
-    task: str
-    dataset: str  # the data set's label
-    dataset_fingerprint: str
-    env: str
-    simulator: str  # name and version
-    seed: int
-    setting: str  # "" or "eta=0.1;rho=1.5"
-    step: int  # updates of the main phase
-    episodes: int
-    return_mean: float
-    return_std: float
-    length_mean: float
-    score: float  # normalised, x100
-    candidates: int
-    network_evaluations: int  # per action
-    selection: str  # "argmax mean target Q of 10"
-
-
-class RunStatus(NamedTuple):
-    """One entry of ``status.json``; ``status`` is ``running``, ``complete`` or ``failed: reason``."""
-
-    seed: int
-    setting: str
-    status: str
 
 
 class Difference(NamedTuple):
@@ -120,24 +72,25 @@ class ResultsFolder:
 
     def append_evaluations(self, evaluations: Iterable[Evaluation]) -> None:
         """Append rows and flush them to the disk."""
-        _append(self.path / EVALUATIONS, _csv(evaluations))
+        append_text(self.path / EVALUATIONS, _csv(evaluations))
 
-    def append_metrics(self, records: Iterable[Mapping[str, Any]]) -> None:
+    def append_metrics(self, records: Iterable[MetricsRecord]) -> None:
         """Append one JSON object per record and flush; arrays become lists, non-finite floats strings."""
-        _append(self.path / METRICS, "".join(json.dumps(plain(record)) + "\n" for record in records))
+        append_text(self.path / METRICS, "".join(map(_metrics_line, records)))
 
     def rows(self) -> Rows:
         """The complete rows that stand now: what a checkpoint records."""
-        return Rows(len(_complete_lines(self.path / EVALUATIONS)) - 1, len(_complete_lines(self.path / METRICS)))
+        return Rows(len(complete_lines(self.path / EVALUATIONS)) - 1, len(complete_lines(self.path / METRICS)))
 
     def truncate(self, rows: Rows) -> None:
         """Cut the growing files back to ``rows``; raises ``UserError`` if one holds fewer."""
-        _cut(self.path / EVALUATIONS, rows.evaluations + 1)
-        _cut(self.path / METRICS, rows.metrics)
+        cut_lines(self.path / EVALUATIONS, rows.evaluations + 1)
+        cut_lines(self.path / METRICS, rows.metrics)
 
     def write_status(self, runs: Iterable[RunStatus]) -> None:
         """Replace ``status.json``."""
-        _write_json(self.path / STATUS, {"runs": [run._asdict() for run in runs]})
+        entries = [{"seed": run.seed, "setting": run.setting, "status": status} for run, status in runs]
+        write_json(self.path / STATUS, {"runs": entries})
 
 
 @dataclass(frozen=True)
@@ -145,13 +98,13 @@ class Results:
     """A results folder as read: everything a table needs."""
 
     path: Path
-    config: dict[str, Any]
+    config: Config
     evaluations: tuple[Evaluation, ...]
     runs: tuple[RunStatus, ...]
-    metrics: tuple[dict[str, Any], ...] = ()
+    metrics: tuple[MetricsRecord, ...] = ()
 
 
-def open_folder(path: str | Path, config: Mapping[str, Any], resume: bool = False) -> ResultsFolder:
+def open_folder(path: str | Path, config: Config, resume: bool = False) -> ResultsFolder:
     """The folder of the experiment ``config`` describes: created if new or empty, continued with ``resume``.
 
     Versions and flags do not make another experiment and stay as first recorded; all else in ``config``
@@ -162,28 +115,22 @@ def open_folder(path: str | Path, config: Mapping[str, Any], resume: bool = Fals
         be written. Nothing in it is touched then.
     """
     folder = Path(path)
-    new_config: dict[str, Any] = plain(config)
-    _check_config(folder / CONFIG, new_config)
-    check_folder(folder, new_config, resume)
+    check_folder(folder, config, resume)
     results = ResultsFolder(folder)
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.path.isfile(folder / CONFIG):
-            _write_json(folder / CONFIG, new_config)
+            write_json(folder / CONFIG, config.to_json())
         if not (folder / EVALUATIONS).is_file():
             write_text(folder / EVALUATIONS, ",".join(Evaluation._fields) + "\n")
         if not (folder / METRICS).is_file():
             write_text(folder / METRICS, "")
         if not (folder / STATUS).is_file():
-            results.write_status(
-                RunStatus(seed, setting, "running")
-                for setting in new_config["settings"]
-                for seed in new_config["seeds"]
-            )
+            results.write_status(RunStatus(run, "running") for run in config.runs)
     return results
 
 
-def check_folder(path: str | Path, known: Mapping[str, Any], resume: bool) -> None:
+def check_folder(path: str | Path, known: Request, resume: bool) -> None:
     """That ``open_folder`` would take an experiment, of which all is known but perhaps what its data will say.
 
     Raises:
@@ -193,9 +140,9 @@ def check_folder(path: str | Path, known: Mapping[str, Any], resume: bool) -> No
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UserError(f"{folder} is a file; --out must name a folder")
     if os.path.isfile(folder / CONFIG):
-        stored, wanted = read_config(folder), plain(known)
-        left_out = _NOT_IDENTITY if "dataset" in wanted else _NOT_IDENTITY + _FROM_DATA
-        old, new = ({name: each[name] for name in each if name not in left_out} for each in (stored, wanted))
+        old, new = read_config(folder).identity, known.identity
+        if not isinstance(known, Config):
+            old = {name: entry for name, entry in old.items() if name not in _FROM_DATA}
         if (found := first_difference(old, new)) is not None:
             raise UserError(
                 f"{folder} holds another experiment ({found.name} is {found.old} there and {found.new} now); "
@@ -205,22 +152,9 @@ def check_folder(path: str | Path, known: Mapping[str, Any], resume: bool) -> No
             raise UserError(f"{folder} already holds this experiment; add --resume or choose another --out")
     elif os.path.isdir(folder):
         with writable(folder):
-            other = sorted(name for name in os.listdir(folder) if not _is_temporary(name))
+            other = sorted(name for name in os.listdir(folder) if not is_temporary(name))
         if other:
             raise UserError(f"{folder} holds other files ({other[0]}); choose another --out")
-
-
-def check_parent(flag: str, path: str | Path) -> None:
-    """That the folder is there in which a flag's file or folder will be made.
-
-    Raises:
-      UserError: it is not, or cannot be written to.
-    """
-    parent = Path(path).parent
-    if not os.path.isdir(parent):
-        raise UserError(f"--{flag}={path}: the folder {parent} does not exist; make it first")
-    if not os.access(parent, os.W_OK):
-        raise UserError(f"--{flag}={path}: the folder {parent} cannot be written to; choose another")
 
 
 def find_folders(paths: Iterable[str | Path]) -> list[Path]:
@@ -244,13 +178,16 @@ def read_results(path: str | Path) -> Results:
     """Everything in a results folder, checked; raises ``UserError`` that names the file and the defect."""
     folder = Path(path)
     config = read_config(folder)
-    runs = read_status(folder)
+    runs = _read_status(folder / STATUS, config)
     evaluations = read_evaluations(folder)
-    known = {(run.seed, run.setting) for run in runs}
-    expected = {name: config[name] for name in ("method", "variant", "preset", "task")}
-    expected |= {
-        "dataset": config["dataset"]["label"],
-        "dataset_fingerprint": config["dataset"]["fingerprint"],
+    known = {status.run for status in runs}
+    expected = {
+        "method": config.method,
+        "variant": config.variant,
+        "preset": config.preset,
+        "task": config.task,
+        "dataset": config.dataset.label,
+        "dataset_fingerprint": config.dataset.fingerprint,
     }
     seen = set()
     for number, row in enumerate(evaluations, start=2):
@@ -258,41 +195,41 @@ def read_results(path: str | Path) -> Results:
         for name, right in expected.items():
             if getattr(row, name) != right:
                 raise UserError(f"{where}: {name} is {getattr(row, name)!r}, {CONFIG} says {right!r}")
-        if (row.seed, row.setting) not in known:
-            raise UserError(f"{where}: {_run_name(row.seed, row.setting)} is not in {STATUS}")
-        key = (row.seed, row.setting, row.step, row.selection, row.candidates, row.network_evaluations)
+        if row.run not in known:
+            raise UserError(f"{where}: {row.run.label} is not in {STATUS}")
+        key = (row.run, row.step, row.selection, row.candidates, row.network_evaluations)
         if key in seen:
-            raise UserError(f"{where}: {_run_name(row.seed, row.setting)} is evaluated at step {row.step} twice")
+            raise UserError(f"{where}: {row.run.label} is evaluated at step {row.step} twice")
         seen.add(key)
-    metrics = read_metrics(folder) if os.path.lexists(folder / METRICS) else []  # a table can do without
+    has_metrics = os.path.lexists(folder / METRICS)  # a table can do without
+    metrics = _read_metrics(folder / METRICS, config) if has_metrics else []
     return Results(folder, config, tuple(evaluations), tuple(runs), tuple(metrics))
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
+def read_config(path: str | Path) -> Config:
     """``config.json``, checked for the entries every experiment has."""
     file = Path(path) / CONFIG
-    config = _read_json(file)
-    _check_config(file, config)
-    return config
+    return Config.from_json(read_json(file), str(file))
 
 
 def read_status(path: str | Path) -> list[RunStatus]:
     """``status.json``, in the order of the run axis."""
-    file = Path(path) / STATUS
-    content = _read_json(file)
-    entries = content.get("runs")
+    return _read_status(Path(path) / STATUS, read_config(path))
+
+
+def _read_status(file: Path, config: Config) -> list[RunStatus]:
+    entries = read_json(file).get("runs")
     if not isinstance(entries, list):
         raise UserError(f'{file}: no list "runs"')
     runs = []
     for index, entry in enumerate(entries):
-        try:
-            run = RunStatus(**entry)
-        except TypeError:
-            raise UserError(f"{file}: run {index} needs exactly {', '.join(RunStatus._fields)}") from None
-        if not (_is_int(run.seed) and isinstance(run.setting, str) and _is_status(run.status)):
+        if not isinstance(entry, dict) or entry.keys() != set(_STATUS_ENTRIES):
+            raise UserError(f"{file}: run {index} needs exactly {', '.join(_STATUS_ENTRIES)}")
+        seed, setting, status = (entry[name] for name in _STATUS_ENTRIES)
+        if not (is_a(int, seed) and is_a(str, setting) and _is_status(status)):
             raise UserError(f"{file}: run {index} is {entry}; status is running, complete or failed: reason")
-        runs.append(run)
-    if len({run[:2] for run in runs}) != len(runs):
+        runs.append(RunStatus(config.run(seed, setting), status))
+    if len({status.run for status in runs}) != len(runs):
         raise UserError(f"{file}: one run has two entries")
     return runs
 
@@ -300,7 +237,7 @@ def read_status(path: str | Path) -> list[RunStatus]:
 def read_evaluations(path: str | Path) -> list[Evaluation]:
     """The complete rows of ``evaluations.csv``; a last line cut short by a crash is left out."""
     file = Path(path) / EVALUATIONS
-    lines = _complete_lines(file)
+    lines = complete_lines(file)
     try:
         records = list(csv.reader(lines))
     except csv.Error as error:
@@ -310,36 +247,37 @@ def read_evaluations(path: str | Path) -> list[Evaluation]:
     return [_evaluation(f"{file} line {number}", record) for number, record in enumerate(records[1:], start=2)]
 
 
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The complete records of ``metrics.jsonl``: a value per run in each list, as a number or ``"nan"``, ``"inf"``."""
-    file = Path(path) / METRICS
+def read_metrics(path: str | Path) -> list[MetricsRecord]:
+    """The complete records of ``metrics.jsonl``."""
+    return _read_metrics(Path(path) / METRICS, read_config(path))
+
+
+def _read_metrics(file: Path, config: Config) -> list[MetricsRecord]:
     records = []
-    for number, line in enumerate(_complete_lines(file), start=1):
+    for number, line in enumerate(complete_lines(file), start=1):
         try:
             record = json.loads(line)
         except ValueError as error:
             raise UserError(f"{file} line {number}: not JSON ({error})") from None
-        if not _is_record(record):
+        if not _is_metrics(record):
             raise UserError(
                 f"{file} line {number}: needs a phase, a step, and lists of one length: seeds, settings, each metric"
             )
-        records.append(record)
+        runs = tuple(map(config.run, record["seeds"], record["settings"]))
+        metrics = {name: tuple(map(float, values)) for name, values in record["metrics"].items()}
+        records.append(MetricsRecord(record["phase"], record["step"], runs, metrics))
     return records
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON holds it: arrays and tuples as lists, non-finite floats as ``"nan"``, ``"inf"``."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if hasattr(value, "__array__"):
-        return plain(np.asarray(value).tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return value
+def _metrics_line(record: MetricsRecord) -> str:
+    content = {
+        "phase": record.phase,
+        "step": record.step,
+        "seeds": [run.seed for run in record.runs],
+        "settings": [run.setting for run in record.runs],
+        "metrics": record.metrics,
+    }
+    return json.dumps(plain(content)) + "\n"
 
 
 def first_difference(old: Any, new: Any, name: str = "") -> Difference | None:
@@ -354,79 +292,6 @@ def first_difference(old: Any, new: Any, name: str = "") -> Difference | None:
     return None if old == new else Difference(name, _short(old), _short(new))
 
 
-@contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to; renamed to ``path`` at the end, removed on any error.
-
-    What is no regular file (``/dev/null``, a pipe) is written to as it is: a rename would replace it.
-    """
-    target = Path(path)
-    is_special = target.exists() and not target.is_file()
-    target = target if is_special else target.resolve()
-    temporary = target if is_special else target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        if not is_special:
-            os.replace(temporary, target)
-    except BaseException as error:
-        if not is_special:
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(target)
-        raise
-
-
-@contextmanager
-def writable(path: str | Path, flag: str = "out") -> Iterator[None]:
-    """Turn what keeps ``path`` from being written into a ``UserError``; a full disk stays an ``OSError``."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL_DISK:
-            raise
-        raise UserError(f"{path} cannot be written ({error.strerror}); choose another --{flag}") from None
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a whole text file, or leave what was there."""
-    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
-        stream.write(text)
-        _flush(stream)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_read_bytes(path).decode("utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object")
-    return content
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
-
-
-def _complete_lines(path: Path) -> list[str]:
-    """The lines that end in a newline: the last may be half written, by a run that works or was killed."""
-    content = _read_bytes(path)
-    try:
-        text = content[: content.rfind(b"\n") + 1].decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    return text.split("\n")[:-1]
-
-
 def _csv(rows: Iterable[Sequence[Any]]) -> str:
     """CSV lines, each row on one line: a line break inside a text becomes a space."""
     stream = io.StringIO()
@@ -434,30 +299,6 @@ def _csv(rows: Iterable[Sequence[Any]]) -> str:
     for row in rows:
         writer.writerow([" ".join(item.splitlines()) if isinstance(item, str) else item for item in row])
     return stream.getvalue()
-
-
-def _append(path: Path, text: str) -> None:
-    try:
-        with open(path, "a", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-            _flush(stream)
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-
-
-def _flush(stream: TextIO) -> None:
-    """To the disk, so that a checkpoint never records rows that a power cut takes away."""
-    stream.flush()
-    if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-        os.fsync(stream.fileno())
-
-
-def _cut(path: Path, lines: int) -> None:
-    complete = _complete_lines(path)
-    if len(complete) < lines:
-        raise UserError(f"{path}: {len(complete)} lines where the checkpoint recorded {lines}; cannot resume")
-    os.truncate(path, sum(len(line.encode("utf-8")) + 1 for line in complete[:lines]))
 
 
 @functools.cache
@@ -480,37 +321,6 @@ def _evaluation(where: str, record: list[str]) -> Evaluation:
     return row
 
 
-def _check_config(file: Path, config: Mapping[str, Any]) -> None:
-    for name, kind in _CONFIG_TYPES.items():
-        if name not in config:
-            raise UserError(f"{file}: no entry {name!r}")
-        _check_type(file, name, config[name], kind)
-    for name, is_right in (("seeds", _is_int), ("settings", lambda setting: isinstance(setting, str))):
-        if not config[name] or not all(map(is_right, config[name])):
-            raise UserError(f"{file}: {name} is {config[name]!r}, not a list of {_ENTRIES[name]}")
-    for name, kind in _OPTIONAL.items():
-        _check_type(file, name, config.get(name, kind()), kind)
-    for where, name, kind in (
-        ("protocol", "selection", str),
-        ("protocol", "offline_rank", int),
-        ("reference", "source", str),
-    ):
-        _check_type(file, f"{where}.{name}", config.get(where, {}).get(name, kind()), kind)
-    for name, version in config["versions"].items():
-        _check_type(file, f"versions.{name}", version, str)
-    for setting in config["settings"]:
-        if not isinstance(config["hyper"].get(setting), dict):
-            raise UserError(f"{file}: hyper has no entry {setting!r}, the hyper-parameters of that setting")
-    for name in ("label", "fingerprint"):
-        if not isinstance(config["dataset"].get(name), str):
-            raise UserError(f"{file}: dataset has no {name}")
-
-
-def _check_type(file: Path, name: str, value: Any, kind: type) -> None:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise UserError(f"{file}: {name} is {value!r}, not of type {kind.__name__}")
-
-
 def _short(value: Any, limit: int = 60) -> str:
     text = "absent" if value is _ABSENT else json.dumps(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
@@ -525,15 +335,7 @@ def _walk(path: Path) -> Iterator[Path]:
         below.sort()
 
 
-def _is_temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_record(record: Any) -> bool:
+def _is_metrics(record: Any) -> bool:
     """Whether a line of ``metrics.jsonl`` is one that a launcher writes."""
     if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
         return False
@@ -542,17 +344,13 @@ def _is_record(record: Any) -> bool:
         return False
     values = itertools.chain.from_iterable(record["metrics"].values())
     return (
-        isinstance(record.get("phase"), str)
-        and _is_int(record.get("step"))
-        and all(map(_is_int, record["seeds"]))
-        and all(isinstance(setting, str) for setting in record["settings"])
-        and all(isinstance(value, int | float) or value in _NOT_FINITE for value in values)
+        is_a(str, record.get("phase"))
+        and is_a(int, record.get("step"))
+        and all(is_a(int, seed) for seed in record["seeds"])
+        and all(is_a(str, setting) for setting in record["settings"])
+        and all(is_a(float, value) for value in values)
     )
 
 
 def _is_status(status: Any) -> bool:
-    return isinstance(status, str) and (status in ("running", "complete") or status.startswith("failed: "))
-
-
-def _run_name(seed: int, setting: str) -> str:
-    return f"seed {seed}" + (f" ({setting})" if setting else "")
+    return is_a(str, status) and (status in ("running", "complete") or status.startswith("failed: "))

@@ -14,10 +14,12 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 from diffjax.errors import UserError, unknown_name
-from diffjax.records.folder import Evaluation, ResultsFolder, read_evaluations, read_metrics, write_text
+from diffjax.files import write_text
+from diffjax.records.folder import ResultsFolder, read_evaluations, read_metrics
+from diffjax.records.schema import Config, Evaluation, MetricsRecord, RunId
 
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 """Logger (and extra of this package) -> the package it needs."""
@@ -29,19 +31,6 @@ WANDB_ID = "wandb_id.txt"
 
 Phases = Sequence[tuple[str, int]]
 """The phases of training with their updates, in order; the last is the main phase."""
-
-
-class LoggedRun(NamedTuple):
-    """A run and what is fixed for it."""
-
-    seed: int
-    setting: str
-    hyper: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """``guidance=soft;seed=0``."""
-        return ";".join([*([self.setting] if self.setting else []), f"seed={self.seed}"])
 
 
 class Series(Protocol):
@@ -80,7 +69,7 @@ class Loggers:
 
     Args:
       names: of :data:`PACKAGES`.
-      config: the folder's ``config.json``.
+      config: the folder's.
       phases: phase -> its updates, in order; the last is the main phase.
     """
 
@@ -88,15 +77,15 @@ class Loggers:
         self,
         names: Sequence[str],
         folder: ResultsFolder,
-        config: Mapping[str, Any],
-        runs: Sequence[LoggedRun],
+        config: Config,
+        runs: Sequence[RunId],
         phases: Mapping[str, int],
     ) -> None:
         self._main = list(phases)[-1]  # evaluations belong to it
-        self._series: dict[tuple[int, str], list[Series]] = {run[:2]: [] for run in runs}
+        self._series: dict[RunId, list[Series]] = {run: [] for run in runs}
         try:
             for name, run in itertools.product(names, runs):
-                self._series[run[:2]].append(SERIES[name](folder.path, config, run, list(phases.items())))
+                self._series[run].append(SERIES[name](folder.path, config, run, list(phases.items())))
             if names:
                 self._replay(folder.path)
         except BaseException:
@@ -109,19 +98,19 @@ class Loggers:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def add(self, record: Mapping[str, Any], rows: Iterable[Evaluation]) -> None:
+    def add(self, record: MetricsRecord, rows: Iterable[Evaluation]) -> None:
         """A record of ``metrics.jsonl`` and the rows of ``evaluations.csv`` that end its interval.
 
         Both at once: a step that was logged by half before an interruption could not be completed later.
         """
-        evaluated = {(row.seed, row.setting): row for row in rows}
-        for index, run in enumerate(zip(record["seeds"], record["settings"], strict=True)):
-            values = {name: float(each[index]) for name, each in record["metrics"].items()}
+        evaluated = {row.run: row for row in rows}
+        for index, run in enumerate(record.runs):
+            values = {name: float(each[index]) for name, each in record.metrics.items()}
             if run in evaluated:
                 values |= {f"evaluation/{name}": float(getattr(evaluated[run], name)) for name in EVALUATED}
             values = {name: value for name, value in values.items() if math.isfinite(value)}
             for series in self._series.get(run, ()):
-                series.add(record["phase"], record["step"], values)
+                series.add(record.phase, record.step, values)
 
     def close(self) -> None:
         """Closes every series."""
@@ -135,14 +124,19 @@ class Loggers:
         for row in read_evaluations(path):
             by_step.setdefault(row.step, []).append(row)
         for record in read_metrics(path):
-            self.add(record, by_step.get(record["step"], []) if record["phase"] == self._main else [])
+            self.add(record, by_step.get(record.step, []) if record.phase == self._main else [])
+
+
+def _name(run: RunId) -> str:
+    """``guidance=soft;seed=0``."""
+    return ";".join([*([run.setting] if run.setting else []), f"seed={run.seed}"])
 
 
 class TensorBoardSeries:
     """Event files of one run, in a folder of its own below ``folder``, which is emptied first."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], run: LoggedRun, phases: Phases) -> None:
-        place = folder / "tensorboard" / run.name
+    def __init__(self, folder: Path, config: Config, run: RunId, phases: Phases) -> None:
+        place = folder / "tensorboard" / _name(run)
         shutil.rmtree(place, ignore_errors=True)
         self._writer = _package("tensorboard").SummaryWriter(str(place))
         self._main = phases[-1][0]
@@ -173,10 +167,9 @@ class WandbSeries:
     Offline nobody knows what it has: the run is written again as a whole, and only the newest is worth syncing.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], run: LoggedRun, phases: Phases) -> None:
+    def __init__(self, folder: Path, config: Config, run: RunId, phases: Phases) -> None:
         identity = _wandb_identity(folder)
-        place = config["settings"].index(run.setting) * len(config["seeds"]) + config["seeds"].index(run.seed)
-        shared = {name: value for name, value in config.items() if name not in ("hyper", "seeds", "settings")}
+        shared = {name: entry for name, entry in config.to_json().items() if name not in ("hyper", "seeds", "settings")}
         names = [name for name, _ in phases]
         self._offsets = {name: sum(updates for _, updates in phases[:index]) for index, name in enumerate(names)}
         self._main = names[-1]
@@ -184,10 +177,10 @@ class WandbSeries:
         try:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", PROJECT),
-                id=f"{identity}-{place}",
-                name=f"{config['method']} {config['task']} {run.name}",
-                group=f"{config['task']} {config['method']} {identity}",
-                config=shared | {"seed": run.seed, "setting": run.setting, "hyper": dict(run.hyper)},
+                id=f"{identity}-{config.runs.index(run)}",
+                name=f"{run.method} {run.task} {_name(run)}",
+                group=f"{run.task} {run.method} {identity}",
+                config=shared | {"seed": run.seed, "setting": run.setting, "hyper": dict(config.hyper[run.setting])},
                 dir=str(folder),
                 resume="allow",
                 reinit="create_new",
@@ -215,8 +208,8 @@ class WandbSeries:
         self._run.finish()
 
 
-SERIES: dict[str, Callable[[Path, Mapping[str, Any], LoggedRun, Phases], Series]] = {
+SERIES: dict[str, Callable[[Path, Config, RunId, Phases], Series]] = {
     "tensorboard": TensorBoardSeries,
     "wandb": WandbSeries,
 }
-"""Logger -> what opens the series of a run: the results folder, its ``config.json``, the run, the phases."""
+"""Logger -> what opens the series of a run: the results folder, its configuration, the run, the phases."""

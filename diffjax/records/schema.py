@@ -1,5 +1,17 @@
-"""The types of what a run writes."""
+"""The types of what a run writes: who it is, the configuration of its experiment, its evaluations and its state."""
 
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffjax.errors import UserError
+from diffjax.records.entries import from_entries, is_a, to_entries
+
+FORMAT_VERSION = 1
+"""Of results folders. A folder without one is of version 0, which says the same but for the number."""
 SELECTION_RULES = {
     "last": "last evaluation",
     "last5": "mean of last 5",
@@ -7,3 +19,197 @@ SELECTION_RULES = {
     "offline": "selected offline by the cloning loss",
 }
 """How a paper takes one number from a run's evaluations (``selection`` in the tables of hyper-parameters), in words."""
+TUNINGS = ("published", "untuned", "quick")
+
+
+class RunId(NamedTuple):
+    """Which run something is of, among all that were ever made."""
+
+    method: str
+    variant: str
+    task: str
+    dataset: str  # the data set's fingerprint
+    seed: int
+    setting: str  # "" or "eta=0.1;rho=1.5"
+
+    @property
+    def label(self) -> str:
+        """What tells it from the others of its experiment: ``seed 0 (eta=0.1)``."""
+        return f"seed {self.seed}" + (f" ({self.setting})" if self.setting else "")
+
+
+class Evaluation(NamedTuple):
+    """One row of ``evaluations.csv``: one evaluation of one run."""
+
+    method: str
+    variant: str
+    preset: str
+    tuning: str  # published | untuned | quick
+    task: str
+    dataset: str  # the data set's label
+    dataset_fingerprint: str
+    env: str
+    simulator: str  # name and version
+    seed: int
+    setting: str
+    step: int  # updates of the main phase
+    episodes: int
+    return_mean: float
+    return_std: float
+    length_mean: float
+    score: float  # normalised, x100
+    candidates: int
+    network_evaluations: int  # per action
+    selection: str  # "argmax mean target Q of 10"
+
+    @property
+    def run(self) -> RunId:
+        """The run that was evaluated."""
+        return RunId(self.method, self.variant, self.task, self.dataset_fingerprint, self.seed, self.setting)
+
+
+class MetricsRecord(NamedTuple):
+    """One line of ``metrics.jsonl``: means over the updates of an interval of a phase, one per run."""
+
+    phase: str
+    step: int
+    runs: tuple[RunId, ...]
+    metrics: Mapping[str, Sequence[float] | np.ndarray]
+
+
+class RunStatus(NamedTuple):
+    """One entry of ``status.json``; ``status`` is ``running``, ``complete`` or ``failed: reason``."""
+
+    run: RunId
+    status: str
+
+    @property
+    def state(self) -> str:
+        """``running``, ``complete`` or ``failed``."""
+        return self.status.partition(":")[0]
+
+    @property
+    def reason(self) -> str:
+        """Why a run failed, on one line; empty of any other."""
+        return " ".join(self.status.partition(":")[2].split())
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """What was learned from."""
+
+    label: str
+    fingerprint: str
+    source: str | None = None
+    transitions: int | None = None
+    episodes: int | None = None
+    return_mean: float | None = None
+
+
+@dataclass(frozen=True)
+class ReferenceRecord:
+    """The returns that score 0 and 100, where they are from, and whether the user gave them."""
+
+    min: float | None = None
+    max: float | None = None
+    source: str | None = None
+    given: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What of a configuration is known before any data are read; it makes an experiment another one."""
+
+    method: str
+    variant: str
+    preset: str
+    task: str
+    suite: str
+    seeds: tuple[int, ...]
+    settings: tuple[str, ...]
+    steps: int
+    eval_interval: int
+    episodes: int
+    protocol: Mapping[str, Any] = field(default_factory=dict)  # of training; an entry for each of its fields
+    tuning: str | None = None
+    source: str | None = None  # of the hyper-parameters
+    hyper: Mapping[str, Mapping[str, Any]]  # setting -> name -> value
+    matmul_precision: str | None = None
+    env: str | None = None
+    ablation: str = ""
+    jax_options: Mapping[str, Any] = field(default_factory=dict)  # of jax, those that differ from their default
+
+    @property
+    def selection(self) -> str:
+        """By which of ``SELECTION_RULES`` the method's paper reads a run."""
+        return str(self.protocol.get("selection", "last"))
+
+    @property
+    def offline_rank(self) -> int:
+        """The k of the rule ``offline``."""
+        return int(self.protocol.get("offline_rank", 0))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The entries in which a folder must agree to be continued."""
+        return to_entries(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Request):
+    """The content of ``config.json``: an experiment, its data, and how and by what programs it was started."""
+
+    dataset: DatasetRecord
+    reference: ReferenceRecord = ReferenceRecord()
+    versions: Mapping[str, str]
+    flags: tuple[str, ...]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All but how and by what programs it was started."""
+        return {name: entry for name, entry in super().identity.items() if name not in ("versions", "flags")}
+
+    def run(self, seed: int, setting: str) -> RunId:
+        """The run of a seed and a setting."""
+        return RunId(self.method, self.variant, self.task, self.dataset.fingerprint, seed, setting)
+
+    @property
+    def runs(self) -> tuple[RunId, ...]:
+        """All runs, in the order of the run axis."""
+        return tuple(self.run(seed, setting) for setting, seed in itertools.product(self.settings, self.seeds))
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as ``config.json`` holds it."""
+        return {"format_version": FORMAT_VERSION, **to_entries(self)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str) -> "Config":
+        """The configuration that ``config.json`` holds; ``where`` names the file.
+
+        Raises:
+          UserError: an entry is missing or wrong, or the folder is of a newer version than this program's.
+        """
+        version = content.get("format_version", 0)
+        if not is_a(int, version) or not 0 <= version <= FORMAT_VERSION:
+            raise UserError(
+                f"{where}: format_version is {version!r}, this program reads 0 to {FORMAT_VERSION}; update diffjax"
+            )
+        config = from_entries(cls, content, where)
+        if version == 0:  # which gave a pretraining of no length to methods that have none
+            protocol = {
+                name: value for name, value in config.protocol.items() if (name, value) != ("pretrain_steps", 0)
+            }
+            config = replace(config, protocol=protocol)
+        for name, values in (("seeds", config.seeds), ("settings", config.settings)):
+            if not values or len(set(values)) < len(values):
+                raise UserError(f"{where}: {name} is {list(values)!r}, not a list without repeats of at least one")
+        for setting in config.settings:
+            if setting not in config.hyper:
+                raise UserError(f"{where}: hyper has no entry {setting!r}, the hyper-parameters of that setting")
+        for name, kind in (("selection", str), ("offline_rank", int)):
+            if name in config.protocol and not is_a(kind, config.protocol[name]):
+                raise UserError(f"{where}: protocol.{name} is {config.protocol[name]!r}, not of type {kind.__name__}")
+        if config.selection not in SELECTION_RULES:
+            rules = ", ".join(SELECTION_RULES)
+            raise UserError(f"{where}: protocol.selection is {config.selection!r}, not one of {rules}")
+        return config

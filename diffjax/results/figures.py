@@ -1,9 +1,8 @@
-"""What the figures of a page show, as numbers: learning curves, performance profiles, intervals, and their styles.
+"""The numbers behind the figures of a page: learning curves, performance profiles, intervals.
 
-How they are drawn stands in ``diffjax.results.plots`` (files, by matplotlib) and ``diffjax.results.report`` (a page).
+How they are shown stands in ``diffjax.results.charts``.
 """
 
-import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from diffjax.experiment.settings import sisters
-from diffjax.methods.registry import METHODS
 from diffjax.results import published
 from diffjax.results.aggregates import generator, task_scores
 from diffjax.results.page import D4RL, Page
@@ -20,22 +18,8 @@ from diffjax.results.protocols import History
 from diffjax.results.statistics import Band, Interval, profile_band, t_interval
 from diffjax.results.tables import Column, Row, Table, row_labels
 
-MARKERS = ("circle", "square", "triangle", "diamond", "point-down", "plus", "cross")
-"""One for each colour, so that a method is known by either."""
-LINES = ("solid", "dashed", "dash-dot", "dotted")
 _THRESHOLDS = 101
 _LEAST_HEIGHT = 4.0  # of a panel of learning curves, in score: noise around a constant must not fill it
-
-
-class Style(NamedTuple):
-    """How a column is drawn in every figure: the number of its colour and marker, and its line."""
-
-    color: int
-    line: str
-
-    @property
-    def marker(self) -> str:
-        return MARKERS[self.color]
 
 
 class LearningCurve(NamedTuple):
@@ -108,19 +92,6 @@ class Metric:
     name: str
     over: str
     intervals: dict[Column, Interval]
-
-
-def styles(columns: Sequence[Column]) -> dict[Column, Style]:
-    """A style for each column: the first of a method has its method's colour, whatever else a figure shows."""
-    every = [Style(color, line) for line in LINES for color in range(len(MARKERS))]
-    own = dict(zip(METHODS, every[: len(MARKERS)], strict=False))  # a last one has none: two of one colour look alike
-    found: dict[Column, Style] = {}
-    for column in columns:
-        style = own.get(column.method)
-        if style is not None and style not in found.values():
-            found[column] = style
-    free = itertools.chain((style for style in every if style not in found.values()), itertools.cycle(every))
-    return {column: found[column] if column in found else next(free) for column in columns}
 
 
 def learning_curve(histories: Sequence[History]) -> LearningCurve:

@@ -168,7 +168,7 @@ def _why_nothing(cell: Cell) -> str:
     if cell.histories:
         return f"no {CLONING_LOSS} recorded"
     if cell.failures:
-        return f"failed: {cell.failures[0][1]}"
+        return f"failed: {cell.failures[0].reason}"
     return "no evaluation yet"
 
 

@@ -60,17 +60,16 @@ def _provenance(table: Table) -> Iterator[str]:
     """Updates, simulators, actions, failures."""
     configs = [folder.config for folder in table.folders]
     yield (
-        f"Updates: {_span(config['steps'] for config in configs)}; evaluated every "
-        f"{_span(config['eval_interval'] for config in configs)} updates on "
-        f"{_span(config['episodes'] for config in configs)} episodes."
+        f"Updates: {_span(config.steps for config in configs)}; evaluated every "
+        f"{_span(config.eval_interval for config in configs)} updates on "
+        f"{_span(config.episodes for config in configs)} episodes."
     )
     evaluations = [evaluation for folder in table.folders for evaluation in folder.evaluations]
     if evaluations:
         simulators = dict.fromkeys(f"{item.env} ({item.simulator})" for item in evaluations)
         yield f"Simulators: {', '.join(simulators)}."
-    given = [config for config in configs if config.get("reference", {}).get("given")]
-    for task, reference in {config["task"]: config["reference"] for config in given}.items():
-        yield f"Reference scores of {task}: {reference['min']} and {reference['max']}, {reference['source']}."
+    for task, reference in {config.task: config.reference for config in configs if config.reference.given}.items():
+        yield f"Reference scores of {task}: {reference.min} and {reference.max}, {reference.source}."
     rules: dict[str, dict[str, None]] = {}
     for item in evaluations:
         label = column_label(Column(item.method, item.variant, preset="", setting="", rule=""))

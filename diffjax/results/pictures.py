@@ -1,13 +1,21 @@
-"""What all pictures share: matplotlib where it is there, style and palette, panels and legend, whole files."""
+"""What all pictures share: matplotlib where it is there, style and palette, panels and legend, whole files.
+
+A picture is the same whatever is set for matplotlib where it is drawn (``MPLBACKEND``, ``matplotlibrc``): it has
+matplotlib's own defaults with ours, is drawn in memory, and a ``$`` in a name is a ``$``.
+"""
 
 import io
+import logging
+import os
 import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffjax.errors import UserError
-from diffjax.records.folder import check_parent, whole_file
-from diffjax.results.figures import MARKERS, Style
+from diffjax.files import check_parent, whole_file
+from diffjax.results.charts import LINES, MARKERS, Style, log_ticks, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +27,7 @@ INSTALL = 'install it with pip install "diffjax[plots]"'
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 BLUE, VERMILION = COLORS[:2]
 _LETTER = 0.085  # inches, of the legend's font, about
-_LINES = {"solid": "-", "dashed": "--", "dash-dot": "-.", "dotted": ":"}
+_LINES = dict(zip(LINES, ("-", "--", "-.", ":"), strict=True))
 _SHAPES = dict(zip(MARKERS, ("o", "s", "^", "D", "v", "P", "X"), strict=True))
 _RC: dict[Any, Any] = {
     "font.size": 11,
@@ -28,16 +36,31 @@ _RC: dict[Any, Any] = {
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
     "svg.hashsalt": "diffjax",
+    "text.parse_math": False,
 }
 
 
 def can_draw() -> bool:
     """Whether matplotlib is there and can be loaded."""
     try:
-        import matplotlib  # noqa: F401  (found but broken is not there, so it is loaded and not only looked for)
-    except ImportError:
+        _load()
+    except ImportError:  # found but broken is not there, so it is loaded and not only looked for
         return False
     return True
+
+
+def _load() -> None:
+    """Import matplotlib without the window system that ``MPLBACKEND`` names, which may not be there.
+
+    Nor without its remarks on a home that cannot be written to or a faulty ``matplotlibrc``: neither is used.
+    """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib  # noqa: F401
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
 
 
 def check_plot_path(path: str | Path) -> str:
@@ -69,12 +92,26 @@ def check_matplotlib(flag: str) -> None:
         raise UserError(f"--{flag} needs matplotlib; {INSTALL}")
 
 
-def style(flag: str) -> Any:
-    """The style of every file, as a context; raises ``UserError`` that names the flag without matplotlib."""
+@contextmanager
+def style(flag: str) -> Iterator[None]:
+    """The style of every file; raises ``UserError`` that names the flag without matplotlib."""
     check_matplotlib(flag)
     import matplotlib
 
-    return matplotlib.rc_context(_RC)
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_RC)
+        yield
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches, that is drawn in memory; within :func:`style`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def drawn(figure: "Figure", format_name: str) -> bytes:
@@ -112,15 +149,22 @@ def marker_style(found: Style) -> dict[str, Any]:
 
 def panel_grid(count: int, most: int = 3, height: float = 3.4) -> "tuple[Figure, list[Axes]]":
     """A figure with so many panels, at most ``most`` in a line, and room for a legend below."""
-    from matplotlib.figure import Figure
-
     across = min(most, count)
     down = -(-count // across)
-    figure = Figure(figsize=(max(5.2, 4.4 * across), height * down + 0.8), layout="constrained")
+    figure = new_figure(max(5.2, 4.4 * across), height * down + 0.8)
     found = figure.subplots(down, across, squeeze=False).flatten()
     for panel in found[count:]:
         panel.set_axis_off()
     return figure, list(found[:count])
+
+
+def log_scale(panel: "Axes", low: float, high: float) -> None:
+    """A logarithmic x axis from ``low`` to ``high``, its values written as on a linear one."""
+    panel.set_xscale("log")
+    panel.set_xlim(low, high)
+    marks: Sequence[float] = log_ticks(low, high)
+    panel.set_xticks(marks, [short(value) for value in marks])
+    panel.set_xticks([], minor=True)
 
 
 def add_legend(figure: "Figure", title: str) -> None:

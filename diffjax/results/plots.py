@@ -1,31 +1,37 @@
-"""The figures of a report as files, for papers: learning curves, profiles, intervals, latency against score."""
+"""Charts as files for papers, by matplotlib: learning curves, profiles, intervals, latency against score."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffjax.errors import UserError
-from diffjax.records.folder import check_parent
-from diffjax.results import figures
-from diffjax.results.curves import curves_figure
+from diffjax.files import check_parent
+from diffjax.results import charts, figures
+from diffjax.results.charts import Band, Chart, Curve, Front, Layer, Mark, Reference, Runs, Style, Whisker
 from diffjax.results.latency import TradeOff
 from diffjax.results.page import OTHER, Page
 from diffjax.results.pictures import (
     FORMATS,
     add_legend,
     check_matplotlib,
+    check_plot_path,
     drawn,
     line_style,
+    log_scale,
     marker_style,
     panel_grid,
     style,
+    write_figure,
     write_picture,
 )
-from diffjax.results.tables import table_labels
+from diffjax.results.tables import Column, Table, table_labels
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CURVES, PROFILES, AGGREGATES, PARETO = NAMES = ("learning-curves", "performance-profiles", "aggregates", "latency")
+_REFERENCE, _FRONT = "#555555", "#999999"
 
 
 def check_folder(path: str) -> None:
@@ -34,6 +40,19 @@ def check_folder(path: str) -> None:
         raise UserError(f"--plots={path} is {'a file' if path else 'empty'}; name a folder")
     check_parent("plots", path)
     check_matplotlib("plots")
+
+
+def plot_curves(table: Table, path: str | Path) -> None:
+    """Write the learning curves as PNG, SVG or PDF.
+
+    Raises ``UserError`` for another ending, without matplotlib, or if no run has been evaluated.
+    """
+    check_plot_path(path)
+    with style("plot"):
+        figure = curves_figure(table)
+        if figure is None:
+            raise UserError("no run has been evaluated yet, so there is no curve to plot")
+        write_figure(figure, path)
 
 
 def plot_all(page: Page, trade_off: TradeOff | None, path: str | Path) -> list[Path]:
@@ -63,72 +82,102 @@ def plot_all(page: Page, trade_off: TradeOff | None, path: str | Path) -> list[P
     return [folder / name for name in pictures]
 
 
+def curves_figure(table: Table) -> "Figure | None":
+    """A panel of learning curves per row, None where no run has been evaluated."""
+    return _figure(
+        [charts.learning_curves(panel) for panel in figures.panels(table)],
+        table,
+        "mean over seeds in its 95 % interval by Student's t",
+    )
+
+
 def profiles_figure(page: Page) -> "Figure | None":
     """A panel of performance profiles per suite, None where no suite has two seeds of every column."""
-    found = figures.profiles(page)
-    if not found:
-        return None
-    figure, places = panel_grid(len(found))
-    names, looks = table_labels(page.table), figures.styles(page.table.columns)
-    for place, suite in zip(places, found, strict=True):
-        for column, band in suite.bands.items():
-            look = line_style(looks[column])
-            place.fill_between(suite.thresholds, band.low, band.high, color=look["color"], alpha=0.15, linewidth=0)
-            place.plot(suite.thresholds, band.estimate, **look, markevery=12, label=names[column])
-        place.set_title(f"{suite.suite} (tasks: {len(suite.rows)})", fontsize=11)
-        place.set_xlabel("normalised score τ")
-        place.set_xlim(suite.thresholds[0], suite.thresholds[-1])
-        place.set_ylim(0, 1.02)
-        place.grid(alpha=0.3)
-    figure.supylabel("fraction of runs above τ", fontsize=11)
-    add_legend(figure, f"{page.options.headline.title}; band: 95 % at each τ, bootstrap over seeds")
-    return figure
-
-
-def aggregates_figure(page: Page) -> "Figure | None":
-    """Each aggregate of each suite as intervals, None where there is none."""
-    found = figures.metrics(page)
-    if not found:
-        return None
-    names, looks = table_labels(page.table), figures.styles(page.table.columns)
-    most = max(len(metric.intervals) for metric in found)
-    figure, places = panel_grid(len(found), most=4, height=1.3 + 0.26 * most)
-    for place, metric in zip(places, found, strict=True):
-        for level, (column, interval) in enumerate(metric.intervals.items()):
-            look = marker_style(looks[column])
-            place.plot([interval.low, interval.high], [level, level], color=look["color"], linewidth=2.6)
-            place.plot(interval.estimate, level, **look, linestyle="none")
-        place.set_yticks(range(len(metric.intervals)), [names[column] for column in metric.intervals])
-        place.invert_yaxis()
-        place.margins(y=0.15)
-        place.set_title(f"{metric.suite}: {metric.name}", fontsize=10)
-        place.grid(axis="x", alpha=0.3)
-    told = f"normalised score, {page.options.headline.title}; 95 % interval by a bootstrap over seeds"
-    figure.supxlabel(told, fontsize=11)
-    return figure
+    return _figure(
+        [charts.performance_profiles(each) for each in figures.profiles(page)],
+        page.table,
+        f"{page.options.headline.title}; band: 95 % at each τ, bootstrap over seeds",
+    )
 
 
 def pareto_figure(page: Page, trade_off: TradeOff) -> "Figure | None":
     """Mean score against latency, None where no method has both."""
     if not trade_off.points:
         return None
-    figure, (place,) = panel_grid(1)
-    names, looks = table_labels(page.table), figures.styles(page.table.columns)
-    front = sorted((point.latency_ms, point.score) for point in trade_off.points if point.is_front)
-    if front:
-        place.plot(*zip(*front, strict=True), color="#999999", linewidth=1.4, drawstyle="steps-post")
-    for point in trade_off.points:
-        look = marker_style(looks[point.column]) | {"markersize": 8}
-        look |= {"markeredgecolor": "black", "markeredgewidth": 1.4} if point.is_front else {}
-        label = names[point.column] if point.is_alike else f"{names[point.column]} {OTHER}"
-        place.plot(point.latency_ms, point.score, **look, linestyle="none", label=label)
-    place.set_xscale("log")
-    place.margins(0.12)
-    place.grid(alpha=0.3)
-    place.set_xlabel("ms per action (batch 1, median)")
-    place.set_ylabel("mean normalised score")
-    told = [f"tasks: {len(trade_off.rows)}", page.options.headline.title]
-    told += ["black edge: on the Pareto front"] if front else []
-    told += [f"{OTHER} timed otherwise than scored"] if not all(point.is_alike for point in trade_off.points) else []
-    add_legend(figure, "; ".join(told))
+    notes = [charts.tasks_text(trade_off.rows), page.options.headline.title]
+    notes += ["black edge: on the Pareto front"] if any(point.is_front for point in trade_off.points) else []
+    notes += [f"{OTHER} timed otherwise than scored"] if not all(point.is_alike for point in trade_off.points) else []
+    return _figure([charts.pareto(trade_off.points, OTHER)], page.table, "; ".join(notes))
+
+
+def aggregates_figure(page: Page) -> "Figure | None":
+    """Each aggregate of each suite as intervals, None where there is none."""
+    found = [charts.intervals(metric) for metric in figures.metrics(page)]
+    if not found:
+        return None
+    names, looks = table_labels(page.table), charts.styles(page.table.columns)
+    most = max(len(chart.layers) for chart in found)
+    figure, places = panel_grid(len(found), most=4, height=1.3 + 0.26 * most)
+    for place, chart in zip(places, found, strict=True):
+        _draw(place, chart, names, looks)
+        place.set_ylim(len(chart.layers) - 0.4, -0.6)
+        place.set_yticks(range(len(chart.layers)), [names[column] for column in charts.columns_of([chart])])
+        place.set_title(chart.title, fontsize=10)
+        place.grid(axis="x", alpha=0.3)
+    label = f"normalised score, {page.options.headline.title}; 95 % interval by a bootstrap over seeds"
+    figure.supxlabel(label, fontsize=11)
     return figure
+
+
+def _figure(found: list[Chart], table: Table, note: str) -> "Figure | None":
+    """Charts of one kind as panels with one vertical label and one legend, None without a chart."""
+    if not found:
+        return None
+    figure, places = panel_grid(len(found))
+    names, looks = table_labels(table), charts.styles(table.columns)
+    for place, chart in zip(places, found, strict=True):
+        assert chart.y is not None
+        _draw(place, chart, names, looks)
+        place.set_ylim(chart.y.low, chart.y.high)
+        place.set_yticks(chart.y.ticks(most=7))
+        place.set_xlabel(chart.x.label)
+        place.set_title(chart.title, fontsize=11)
+        place.grid(alpha=0.3)
+        figure.supylabel(chart.y.label, fontsize=11)
+    add_legend(figure, note)
+    return figure
+
+
+def _draw(place: "Axes", chart: Chart, names: Mapping[Column, str], looks: Mapping[Column, Style]) -> None:
+    """The layers of a chart that are shown without being asked for, and its horizontal axis."""
+    for layer in filter(charts.shown_at_first, chart.layers):
+        _draw_layer(place, layer, names, looks)
+    if chart.x.is_logarithmic:
+        log_scale(place, chart.x.low, chart.x.high)
+    else:
+        place.set_xlim(chart.x.low, chart.x.high)
+        marks = chart.x.ticks()
+        place.set_xticks(marks, [charts.short(value) for value in marks])
+
+
+def _draw_layer(place: "Axes", layer: Layer, names: Mapping[Column, str], looks: Mapping[Column, Style]) -> None:
+    match layer:
+        case Band(column, xs, low, high):
+            place.fill_between(xs, low, high, color=line_style(looks[column])["color"], alpha=0.15, linewidth=0)
+        case Runs(column, lines):
+            for xs, ys in lines:
+                place.plot(xs, ys, color=line_style(looks[column])["color"], linewidth=0.8, alpha=0.65)
+        case Curve(column, xs, ys):
+            place.plot(xs, ys, **line_style(looks[column]), markevery=layer.marked_every, label=names[column])
+        case Reference(label, xs, ys):
+            place.plot(xs, ys, color=_REFERENCE, linestyle="--", label=label)
+        case Front(xs, ys):
+            place.plot(xs, ys, color=_FRONT, linewidth=1.4)
+        case Whisker(column, level, estimate, low, high):
+            look = marker_style(looks[column])
+            place.plot([low, high], [level, level], color=look["color"], linewidth=2.6)
+            place.plot(estimate, level, **look, linestyle="none")
+        case Mark(column, time, score, remark, is_ringed):
+            look = marker_style(looks[column]) | {"markersize": 8}
+            look |= {"markeredgecolor": "black", "markeredgewidth": 1.4} if is_ringed else {}
+            place.plot(time, score, **look, linestyle="none", label=names[column] + remark)

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from diffjax.errors import UserError
 from diffjax.experiment import ablations
-from diffjax.records.folder import CONFIG, Evaluation, Results, RunStatus, first_difference
-from diffjax.records.schema import SELECTION_RULES
+from diffjax.records.folder import Results, first_difference
+from diffjax.records.schema import Config, Evaluation, MetricsRecord, RunId, RunStatus
 from diffjax.results.protocols import History, Protocol
 from diffjax.tasks.registry import tasks
 
@@ -41,15 +41,29 @@ class Row(NamedTuple):
     fingerprint: str
 
 
+class Failure(NamedTuple):
+    """A run that has no score, and why."""
+
+    seed: int
+    reason: str
+
+
+class ActionCost(NamedTuple):
+    """What one action takes."""
+
+    candidates: int
+    network_evaluations: int
+
+
 @dataclass(frozen=True)
 class Cell:
     """What is known of one method on one task. Failed runs count as failures and enter no mean."""
 
     histories: tuple[History, ...] = ()
-    failures: tuple[tuple[int, str], ...] = ()  # seed, reason
+    failures: tuple[Failure, ...] = ()
     running: int = 0
     tunings: frozenset[str] = frozenset()
-    costs: frozenset[tuple[int, int]] = frozenset()  # candidates and network evaluations of an action
+    costs: frozenset[ActionCost] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -180,101 +194,92 @@ def evaluation_rule(row: Evaluation) -> str:
 def _cells(results: Results, ablation: ablations.Ablation | None) -> dict[tuple[Row, Column], Cell]:
     """The cells of one folder: one per setting, and per evaluation rule if there are several."""
     config = results.config
-    row = Row(config["suite"], config["task"], config["dataset"]["label"], config["dataset"]["fingerprint"])
+    row = Row(config.suite, config.task, config.dataset.label, config.dataset.fingerprint)
     losses = _cloning_losses(results.metrics)
-    reading = config.get("protocol", {})
-    own = (reading.get("selection", "last"), reading.get("offline_rank", 0))
-    if own[0] not in SELECTION_RULES:
-        raise UserError(
-            f"{results.path / CONFIG}: protocol.selection is {own[0]!r}, not one of {', '.join(SELECTION_RULES)}"
-        )
-    evaluations: dict[tuple[int, str, str], list[Evaluation]] = {}
+    evaluations: dict[tuple[RunId, str], list[Evaluation]] = {}
     rules: dict[str, dict[str, None]] = {}  # of each setting, in order
     for evaluation in results.evaluations:
         rule = evaluation_rule(evaluation)
         rules.setdefault(evaluation.setting, {})[rule] = None
-        evaluations.setdefault((evaluation.seed, evaluation.setting, rule), []).append(evaluation)
+        evaluations.setdefault((evaluation.run, rule), []).append(evaluation)
     labels = _ablation_labels(config, ablation)
     cells: dict[tuple[Row, Column], Cell] = {}
-    for run in results.runs:
+    for status in results.runs:
+        run = status.run
         own_rules = rules.get(run.setting, {"": None})
         for rule in own_rules:
             column = Column(
-                config["method"],
-                config["variant"],
-                config["preset"],
+                config.method,
+                config.variant,
+                config.preset,
                 labels.get(run.setting, run.setting),
                 rule if len(own_rules) > 1 else "",
             )
-            found = sorted(evaluations.get((run.seed, run.setting, rule), ()), key=lambda item: item.step)
-            cloning = [losses.get((run.seed, run.setting, item.step), math.nan) for item in found]
-            cell = _run_cell(run, config["steps"], found, cloning, own)
+            found = sorted(evaluations.get((run, rule), ()), key=lambda item: item.step)
+            cloning = [losses.get((run, item.step), math.nan) for item in found]
+            cell = _run_cell(status, config, found, cloning)
             cells[row, column] = _merge(cells.get((row, column), Cell()), cell)
     return cells
 
 
 def _shared_ablation(folders: Sequence[Results]) -> ablations.Ablation | None:
-    names = {folder.config.get("ablation", "") for folder in folders}
+    names = {folder.config.ablation for folder in folders}
     return ablations.get_ablation(min(names)) if len(names) == 1 and min(names) else None
 
 
-def _ablation_labels(config: Mapping[str, Any], ablation: ablations.Ablation | None) -> dict[str, str]:
+def _ablation_labels(config: Config, ablation: ablations.Ablation | None) -> dict[str, str]:
     """The settings of a folder that is part of an ablation -> what its table calls them, the same for every task."""
     if ablation is None:
         return {}
-    found = ablations.columns(ablation, config["task"], config["preset"])
+    found = ablations.columns(ablation, config.task, config.preset)
     return {
         column.setting: column.label
         for column in found
-        if (column.method, column.variant) == (config["method"], config["variant"])
+        if (column.method, column.variant) == (config.method, config.variant)
     }
 
 
-def _cloning_losses(metrics: Iterable[Mapping[str, Any]]) -> dict[tuple[int, str, int], float]:
-    """(seed, setting, step) -> mean behaviour-cloning loss over the updates before that step."""
-    found: dict[tuple[int, str, int], float] = {}
-    for record in metrics:
-        if CLONING_LOSS in record["metrics"]:
-            values = map(float, record["metrics"][CLONING_LOSS])
-            runs = zip(record["seeds"], record["settings"], values, strict=True)
-            found |= {(seed, setting, record["step"]): value for seed, setting, value in runs}
-    return found
+def _cloning_losses(records: Iterable[MetricsRecord]) -> dict[tuple[RunId, int], float]:
+    """(run, step) -> mean behaviour-cloning loss over the updates before that step."""
+    return {
+        (run, record.step): value
+        for record in records
+        if CLONING_LOSS in record.metrics
+        for run, value in zip(record.runs, record.metrics[CLONING_LOSS], strict=True)
+    }
 
 
 def _run_cell(
-    run: RunStatus,
-    steps: int,
-    evaluations: Sequence[Evaluation],
-    losses: Sequence[float],
-    own: tuple[str, int],
+    status: RunStatus, config: Config, evaluations: Sequence[Evaluation], cloning_losses: Sequence[float]
 ) -> Cell:
     """What one run adds to its cell; one whose last evaluation is missing counts as failed, though it be complete."""
     known = Cell(
         tunings=frozenset(item.tuning for item in evaluations),
-        costs=frozenset((item.candidates, item.network_evaluations) for item in evaluations),
+        costs=frozenset(ActionCost(item.candidates, item.network_evaluations) for item in evaluations),
     )
-    if (reason := _failure(run, steps, evaluations)) is not None:
-        return replace(known, failures=((run.seed, reason),))
+    if (reason := _failure(status, config.steps, evaluations)) is not None:
+        return replace(known, failures=(Failure(status.run.seed, reason),))
     history = History(
-        run.seed,
+        status.run.seed,
         tuple(item.step for item in evaluations),
         tuple(item.score for item in evaluations),
-        tuple(losses),
-        *own,
+        tuple(cloning_losses),
+        config.selection,
+        config.offline_rank,
     )
-    return replace(known, histories=(history,) if evaluations else (), running=int(run.status == "running"))
+    return replace(known, histories=(history,) if evaluations else (), running=int(status.state == "running"))
 
 
-def _failure(run: RunStatus, steps: int, evaluations: Sequence[Evaluation]) -> str | None:
+def _failure(status: RunStatus, steps: int, evaluations: Sequence[Evaluation]) -> str | None:
     """Why a run's scores cannot stand beside others'."""
-    if run.status.startswith("failed: "):
-        return " ".join(run.status.removeprefix("failed: ").split())
+    if status.state == "failed":
+        return status.reason
     broken = [item.step for item in evaluations if not math.isfinite(item.score)]
     if broken:
         return f"non-finite score at step {broken[0]}"
-    if run.status == "complete" and not evaluations:
+    if status.state == "complete" and not evaluations:
         return "complete, but without evaluations"
-    if run.status == "complete" and evaluations[-1].step != steps:
+    if status.state == "complete" and evaluations[-1].step != steps:
         return f"complete, but its evaluations end at step {evaluations[-1].step} of {steps}"
     return None
 
@@ -291,24 +296,24 @@ def _merge(first: Cell, second: Cell) -> Cell:
 
 def _check_same_training(first: Results, second: Results) -> None:
     """That seeds of two folders may stand in one cell: all is alike that a score depends on."""
-    shared = ("steps", "eval_interval", "episodes", "protocol", "reference", "matmul_precision")
-    settings = set(first.config["settings"]) & set(second.config["settings"])
+    shared = ("steps", "eval_interval", "episodes", "protocol", "reference", "matmul_precision", "jax_options")
+    settings = set(first.config.settings) & set(second.config.settings)
     old, new = (
-        {name: folder.config[name] for name in shared if name in folder.config}
-        | {f"hyper ({name})" if name else "hyper": folder.config["hyper"][name] for name in sorted(settings)}
+        {name: entry for name, entry in folder.config.identity.items() if name in shared}
+        | {f"hyper ({name})" if name else "hyper": folder.config.hyper[name] for name in sorted(settings)}
         for folder in (first, second)
     )
     found = first_difference(old, new)
     if found is not None:
         raise UserError(
-            f"{first.path} and {second.path} hold {first.config['method']} on {first.config['task']} with "
+            f"{first.path} and {second.path} hold {first.config.method} on {first.config.task} with "
             f"{found.name} {found.old} and {found.new}; make a table of each, or train them as one --grid"
         )
 
 
 def _check_new_seeds(known: Cell, added: Cell, row: Row, column: Column, folder: Results) -> None:
     def seeds(cell: Cell) -> set[int]:
-        return {history.seed for history in cell.histories} | {seed for seed, _ in cell.failures}
+        return {history.seed for history in cell.histories} | {failure.seed for failure in cell.failures}
 
     if twice := seeds(known) & seeds(added):
         raise UserError(

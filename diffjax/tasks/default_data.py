@@ -38,8 +38,8 @@ def default_dataset(task: Task, make: MakeData, progress: Progress = to_stderr, 
     if task.suite in OWN_DATA:
         if not minari_exists(task.data):
             make(task, progress)
-        return load_dataset(task.data, spec, task.suite)
+        return load_dataset(task.data, spec, task.suite, horizon=task.horizon, report=progress)
     if task.id in d4rl_files():
         path = str(obtain_d4rl(task.id, mirror))
-        return load_dataset(path, spec, horizon=task.horizon, dataset_source="d4rl", task_id=task.id)
-    return load_dataset(task.data, spec, horizon=task.horizon)
+        return load_dataset(path, spec, horizon=task.horizon, dataset_source="d4rl", task_id=task.id, report=progress)
+    return load_dataset(task.data, spec, horizon=task.horizon, report=progress)

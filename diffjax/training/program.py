@@ -173,9 +173,8 @@ def _relabel(
         run_state, run = pair
         key = jax.random.fold_in(_phase_key(run.key, LABEL_STREAM, phase), step)
         draws = relabel.draw(key, program.spec, run.hyper, rows)
-        return relabel.labels(
-            draws, program.spec, run_state, run.hyper, whole_data(data, run.data), jnp.asarray(data.end)
-        )
+        batch = whole_data(data, run.data)
+        return relabel.labels(draws, program.spec, run_state, run.hyper, batch, jnp.asarray(data.end))
 
     found = jax.lax.map(labels_of_run, (state.method, setup))
     return state._replace(labels=state.labels | {program.method.phases[phase].name: found})
@@ -226,9 +225,8 @@ def _advance(
     labels = _current_labels(program, phase, state.labels)
     returns = None
     if program.method.view.return_to_go:
-        returns = jax.vmap(
-            lambda run: return_to_go(whole_data(data, run.data).reward, jnp.asarray(data.end), run.hyper.discount)
-        )(setup)
+        end = jnp.asarray(data.end)
+        returns = jax.vmap(lambda run: return_to_go(whole_data(data, run.data).reward, end, run.hyper.discount))(setup)
 
     def update(step: jax.Array, state: Any) -> tuple[Any, Metrics]:
         return update_runs(step, state, setup, returns, labels)

@@ -3,7 +3,7 @@
 import importlib.resources
 from collections import Counter
 
-from diffjax.results import figures
+from diffjax.results import charts
 from diffjax.results.latency import TradeOff
 from diffjax.results.page import Page
 from diffjax.results.report import provenance, scores, sections
@@ -17,7 +17,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 def render(page: Page, trade_off: TradeOff | None = None) -> str:
     """The page of a table (with ``statistics``) as one HTML file."""
     table, names = page.table, table_labels(page.table)
-    styles = figures.styles(table.columns)
+    styles = charts.styles(table.columns)
     parts = {
         "Scores": scores.score_tables(page),
         "Aggregates over tasks": sections.aggregates(page, styles, names),
@@ -72,7 +72,7 @@ def _listed(names: list[str], what: str) -> str:
 
 def _summary(page: Page) -> str:
     """How many runs there are and what is taken from each."""
-    states = Counter(run.status.partition(":")[0] for folder in page.table.folders for run in folder.runs)
+    states = Counter(status.state for folder in page.table.folders for status in folder.runs)
     runs = sum(states.values())
     told = ", ".join(f"{states[state]} {state}" for state in ("complete", "running", "failed") if states[state])
     methods = dict.fromkeys(column.method for column in page.table.columns)

@@ -2,10 +2,11 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from diffjax.records.folder import Results
+from diffjax.records.schema import Config
 from diffjax.results.report.markup import Markup, details, element, join, table
 from diffjax.results.tables import Column, Table, column_label, row_labels, table_labels
 
@@ -19,11 +20,10 @@ def hyper_parameters(found: Table) -> Markup:
     groups: dict[str, dict[str, Mapping[str, Any]]] = {}
     for folder in found.folders:
         config = folder.config
-        column = Column(config["method"], config["variant"], config["preset"], setting="", rule="")
-        values = groups.setdefault(column_label(column), {})
-        for setting, hyper in config["hyper"].items():
-            place = f"{config['task']} ({', '.join(filter(None, [config['dataset']['label'], setting]))})"
-            protocol = {f"protocol: {name}": value for name, value in config.get("protocol", {}).items()}
+        values = groups.setdefault(_method_label(config), {})
+        for setting, hyper in config.hyper.items():
+            place = f"{config.task} ({', '.join(filter(None, [config.dataset.label, setting]))})"
+            protocol = {f"protocol: {name}": value for name, value in config.protocol.items()}
             values.setdefault(place, {**hyper, **protocol})
     return join(*(_comparison(label, f"Hyper-parameters of {label}", columns) for label, columns in groups.items()))
 
@@ -61,23 +61,22 @@ def data(found: Table) -> Markup:
     )
     rows: dict[tuple[str, ...], None] = {}
     for folder in found.folders:
-        config, dataset = folder.config, folder.config["dataset"]
-        reference = config.get("reference", {})
+        config, dataset, reference = folder.config, folder.config.dataset, folder.config.reference
         simulators = dict.fromkeys(item.simulator for item in folder.evaluations)
         environments = dict.fromkeys(item.env for item in folder.evaluations)
         row = (
-            config["task"],
-            config.get("env") or " / ".join(environments) or _UNKNOWN,
-            " / ".join(simulators) or config["versions"].get("simulator", _UNKNOWN),
-            dataset["label"],
-            dataset["fingerprint"],
-            str(dataset.get("source", _UNKNOWN)),
-            _count(dataset.get("transitions")),
-            _count(dataset.get("episodes")),
-            _real(dataset.get("return_mean")),
-            _real(reference.get("min")),
-            _real(reference.get("max")),
-            str(reference.get("source", _UNKNOWN)),
+            config.task,
+            config.env or " / ".join(environments) or _UNKNOWN,
+            " / ".join(simulators) or config.versions.get("simulator", _UNKNOWN),
+            dataset.label,
+            dataset.fingerprint,
+            dataset.source or _UNKNOWN,
+            _count(dataset.transitions),
+            _count(dataset.episodes),
+            _real(dataset.return_mean),
+            _real(reference.min),
+            _real(reference.max),
+            reference.source or _UNKNOWN,
         )
         rows.setdefault(row)
     return table("Data and environments", header, rows, numbers=False)
@@ -86,7 +85,7 @@ def data(found: Table) -> Markup:
 def runs(found: Table) -> Markup:
     """How each folder's runs were made, and by which command lines."""
     header = ("method", "task", "data", "seeds", "runs", "updates", "tuning", "device", "revision", "command", "folder")
-    commands = {folder.path: shlex.join(map(str, folder.config["flags"])) for folder in found.folders}
+    commands = {folder.path: shlex.join(folder.config.flags) for folder in found.folders}
     numbers = {command: str(number) for number, command in enumerate(dict.fromkeys(filter(None, commands.values())), 1)}
     rows = (_run(folder, numbers.get(commands[folder.path], _UNKNOWN)) for folder in found.folders)
     items = (element("li", element("code", command)) for command in numbers)
@@ -99,38 +98,42 @@ def runs(found: Table) -> Markup:
 
 
 def _run(folder: Results, command: str) -> tuple[str, ...]:
-    config, versions = folder.config, folder.config["versions"]
-    states = Counter(run.status.partition(":")[0] for run in folder.runs)
-    devices = str(versions.get("device", _UNKNOWN))
-    if str(versions.get("devices", "1")) != "1":
+    config, versions = folder.config, folder.config.versions
+    states = Counter(status.state for status in folder.runs)
+    devices = versions.get("device", _UNKNOWN)
+    if versions.get("devices", "1") != "1":
         devices += f" x {versions['devices']}"
     return (
-        column_label(Column(config["method"], config["variant"], config["preset"], setting="", rule="")),
-        config["task"],
-        config["dataset"]["label"],
-        _seeds(config["seeds"]),
+        _method_label(config),
+        config.task,
+        config.dataset.label,
+        _seeds(config.seeds),
         ", ".join(f"{count} {state}" for state, count in states.items()),
-        _count(config["steps"]),
-        str(config.get("tuning") or " / ".join(sorted({item.tuning for item in folder.evaluations})) or _UNKNOWN),
+        _count(config.steps),
+        config.tuning or " / ".join(sorted({item.tuning for item in folder.evaluations})) or _UNKNOWN,
         devices,
-        str(versions.get("revision") or _UNKNOWN),
+        versions.get("revision") or _UNKNOWN,
         command,
         str(folder.path),
     )
 
 
-def _seeds(seeds: list[int]) -> str:
+def _method_label(config: Config) -> str:
+    return column_label(Column(config.method, config.variant, config.preset, setting="", rule=""))
+
+
+def _seeds(seeds: Sequence[int]) -> str:
     """``0–4`` of consecutive ones."""
-    is_range = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[0] + len(seeds)))
+    is_range = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds)))
     return f"{seeds[0]}–{seeds[-1]}" if is_range else ", ".join(map(str, seeds))
 
 
 def versions(found: Table) -> Markup:
     """The programs behind the runs: one list, or what differs between folders first."""
-    kinds: dict[tuple[tuple[str, Any], ...], list[str]] = {}
+    kinds: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for folder in found.folders:
-        if known := tuple(folder.config["versions"].items()):
-            kinds.setdefault(known, []).append(f"{folder.config['method']} on {folder.config['task']}")
+        if known := tuple(folder.config.versions.items()):
+            kinds.setdefault(known, []).append(f"{folder.config.method} on {folder.config.task}")
     if not kinds:
         return element("p", "No folder records versions.")
     columns = {
@@ -156,12 +159,12 @@ def failures(found: Table) -> Markup:
     return join(*parts)
 
 
-def _count(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else _UNKNOWN
+def _count(value: int | None) -> str:
+    return _UNKNOWN if value is None else f"{value:,}"
 
 
-def _real(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, int | float) else _UNKNOWN
+def _real(value: float | None) -> str:
+    return _UNKNOWN if value is None else f"{float(value):.6g}"
 
 
 def bullets(texts: Iterable[str]) -> Markup:

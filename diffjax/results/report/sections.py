@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from diffjax.results import figures
+from diffjax.results import charts, figures
 from diffjax.results.aggregates import no_intervals
-from diffjax.results.figures import Metric, Panel, Profiles, Style
+from diffjax.results.charts import Style, short, tasks_text
+from diffjax.results.figures import Metric, Panel, Profiles
 from diffjax.results.latency import Point, TradeOff
 from diffjax.results.page import OTHER, Block, Page, number, with_interval
-from diffjax.results.report import charts
+from diffjax.results.report import drawing
 from diffjax.results.report.markup import Markup, details, element, join, table
 from diffjax.results.report.provenance import bullets
 from diffjax.results.report.scores import block_table
-from diffjax.results.report.svg import short
 from diffjax.results.tables import Column
 
 _PROFILE_ROWS = 10  # of 100 thresholds
@@ -21,7 +21,7 @@ Styles = Mapping[Column, Style]
 
 def legend(columns: Iterable[Column], styles: Styles, names: Names, *more: Markup) -> Markup:
     """Which colour, line and marker is whose."""
-    items = [element("li", charts.swatch(styles[column]), names[column]) for column in columns]
+    items = [element("li", drawing.swatch(styles[column]), names[column]) for column in columns]
     return element("ul", *items, *more, class_="key", aria_label="Key")
 
 
@@ -47,10 +47,10 @@ def _aggregate_table(block: Block) -> Markup:
 
 
 def _metric(metric: Metric, styles: Styles, names: Names) -> Markup:
-    told = (f"{names[column]} {with_interval(*found)}" for column, found in metric.intervals.items())
-    label = f"{metric.name} of {metric.suite} with 95 % intervals: {'; '.join(told)}."
-    drawing = charts.intervals(metric, styles, names, label)
-    return element("figure", element("figcaption", metric.name), drawing)
+    values = (f"{names[column]} {with_interval(*found)}" for column, found in metric.intervals.items())
+    label = f"{metric.name} of {metric.suite} with 95 % intervals: {'; '.join(values)}."
+    shown = drawing.draw_whiskers(charts.intervals(metric), styles, names, label)
+    return element("figure", element("figcaption", metric.name), shown)
 
 
 def learning_curves(page: Page, styles: Styles, names: Names) -> Markup:
@@ -101,7 +101,7 @@ def _panel(panel: Panel, index: int, styles: Styles, names: Names) -> Markup:
     return element(
         "figure",
         element("figcaption", *caption),
-        charts.learning_curves(panel, f"clip-curve-{index}", styles, label),
+        drawing.draw(charts.learning_curves(panel), styles, names, label, f"clip-curve-{index}"),
         details("Numbers", _curve_table(panel, names)),
     )
 
@@ -145,10 +145,10 @@ def performance_profiles(page: Page, styles: Styles, names: Names) -> Markup:
 
 def _profile(found: Profiles, index: int, styles: Styles, names: Names) -> Markup:
     middle = len(found.thresholds) // 2
-    told = (f"{names[column]} {band.estimate[middle]:.2f}" for column, band in found.bands.items())
+    values = (f"{names[column]} {band.estimate[middle]:.2f}" for column, band in found.bands.items())
     label = (
         f"Performance profiles of {found.suite}; fraction of runs above {number(found.thresholds[middle])}: "
-        f"{'; '.join(told)}."
+        f"{'; '.join(values)}."
     )
     rows = [
         [
@@ -162,8 +162,8 @@ def _profile(found: Profiles, index: int, styles: Styles, names: Names) -> Marku
     ]
     return element(
         "figure",
-        element("figcaption", element("strong", found.suite), f" ({_tasks(found.rows)})"),
-        charts.performance_profiles(found, f"clip-profile-{index}", styles, label),
+        element("figcaption", element("strong", found.suite), f" ({tasks_text(found.rows)})"),
+        drawing.draw(charts.performance_profiles(found), styles, names, label, f"clip-profile-{index}"),
         details(
             "Numbers",
             table(
@@ -174,10 +174,6 @@ def _profile(found: Profiles, index: int, styles: Styles, names: Names) -> Marku
             element("p", f"Over {', '.join(found.rows)}."),
         ),
     )
-
-
-def _tasks(rows: Sequence[str]) -> str:
-    return f"{len(rows)} {'task' if len(rows) == 1 else 'tasks'}"
 
 
 def latency(found: TradeOff, page: Page, styles: Styles, names: Names) -> Markup:
@@ -196,10 +192,11 @@ def latency(found: TradeOff, page: Page, styles: Styles, names: Names) -> Markup
         )
     ]
     if found.points:
-        told = (f"{names[p.column]} {p.latency_ms:.3g} ms, {number(p.score)}" for p in found.points)
-        drawing = charts.pareto(found.points, styles, names, f"Score against latency: {'; '.join(told)}.")
-        caption = element("figcaption", f"Over {_tasks(found.rows)}")
-        parts.append(element("div", element("figure", caption, drawing), class_="grid"))
+        values = (f"{names[p.column]} {p.latency_ms:.3g} ms, {number(p.score)}" for p in found.points)
+        label = f"Score against latency: {'; '.join(values)}."
+        shown = drawing.draw(charts.pareto(found.points, OTHER), styles, names, label)
+        caption = element("figcaption", f"Over {tasks_text(found.rows)}")
+        parts.append(element("div", element("figure", caption, shown), class_="grid"))
         parts.append(_pareto_table(found.points, names))
         parts.append(element("p", f"Tasks: {', '.join(found.rows)}."))
     if found.remarks:

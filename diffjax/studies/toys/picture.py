@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffjax.results.pictures import BLUE, VERMILION, style, write_figure
+from diffjax.results.pictures import BLUE, VERMILION, new_figure, style, write_figure
 from diffjax.studies.toys.clouds import Problem
 from diffjax.studies.toys.figures import Figure
 from diffjax.studies.toys.training import Panel, grid_axis
@@ -32,14 +32,12 @@ def draw_figure(figure: Figure, panels: list[Panel], subtitle: str, paths: list[
 
 
 def _picture(figure: Figure, panels: list[Panel], subtitle: str) -> "Picture":
-    from matplotlib.figure import Figure as Picture
-
     columns = [problem.name for problem in figure.problems]
     rows = ["data", *(arm.name for arm in figure.arms)]
     single = len(columns) == 1  # one problem: the arms side by side
     across = min(len(rows), _ACROSS) if single else len(columns)
     down = -(-len(rows) // across) if single else len(rows)
-    picture = Picture(figsize=(2.9 * across + 0.4, 2.9 * down + 1.3), layout="constrained")
+    picture = new_figure(2.9 * across + 0.4, 2.9 * down + 1.3)
     axes = picture.subplots(down, across, squeeze=False)
     grid = axes.reshape(-1, 1) if single else axes
     for axis in axes.flatten():
@@ -119,8 +117,8 @@ def _draw_samples(axis: "Axes", panel: Panel, figure: Figure, critic: np.ndarray
         return
     shown = panel.samples[: figure.shown]
     if outside := int(np.sum(np.abs(shown).max(axis=1) > figure.frame)):
-        told = f"{outside} of {len(shown)} beyond the frame, drawn on it"
-        axis.text(0.5, 0.02, told, transform=axis.transAxes, ha="center", va="bottom", fontsize=7, color=_SAMPLE)
+        remark = f"{outside} of {len(shown)} beyond the frame, drawn on it"
+        axis.text(0.5, 0.02, remark, transform=axis.transAxes, ha="center", va="bottom", fontsize=7, color=_SAMPLE)
     samples = np.clip(shown, -0.97 * figure.frame, 0.97 * figure.frame)
     axis.scatter(
         samples[:, 0], samples[:, 1], s=7 if figure.shown <= 100 else 3, color=_SAMPLE, linewidths=0, rasterized=True

@@ -1,0 +1,155 @@
+"""Files written whole or not at all, and what keeps one from being written or read said in a line."""
+
+import errno
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from diffjax.errors import UserError
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+def check_parent(flag: str, path: str | Path) -> None:
+    """That the folder is there in which a flag's file or folder will be made.
+
+    Raises:
+      UserError: it is not, or cannot be written to.
+    """
+    parent = Path(path).parent
+    if not os.path.isdir(parent):
+        raise UserError(f"--{flag}={path}: the folder {parent} does not exist; make it first")
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"--{flag}={path}: the folder {parent} cannot be written to; choose another")
+
+
+@contextmanager
+def writable(path: str | Path, flag: str = "out") -> Iterator[None]:
+    """Turn what keeps ``path`` from being written into a ``UserError``; a full disk stays an ``OSError``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise
+        raise UserError(f"{path} cannot be written ({error.strerror}); choose another --{flag}") from None
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A temporary name in the same folder to write to; renamed to ``path`` at the end, removed on any error.
+
+    What is no regular file (``/dev/null``, a pipe) is written to as it is: a rename would replace it.
+    """
+    target = Path(path)
+    is_special = target.exists() and not target.is_file()
+    target = target if is_special else target.resolve()
+    temporary = target if is_special else target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        if not is_special:
+            os.replace(temporary, target)
+    except BaseException as error:
+        if not is_special:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(target)
+        raise
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file is what :func:`whole_file` leaves behind when a program is killed."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a whole text file, or leave what was there."""
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
+        stream.write(text)
+        _flush(stream)
+
+
+def append_text(path: str | Path, text: str) -> None:
+    """Append to a text file and flush it to the disk."""
+    try:
+        with open(path, "a", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+            _flush(stream)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def _flush(stream: TextIO) -> None:
+    """To the disk, so that a checkpoint never records rows that a power cut takes away."""
+    stream.flush()
+    if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        os.fsync(stream.fileno())
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write an object as a whole JSON file; see :func:`plain`."""
+    write_text(path, json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON holds it: arrays and tuples as lists, non-finite floats as ``"nan"``, ``"inf"``."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "__array__"):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The object that a JSON file holds; raises ``UserError`` for anything else."""
+    try:
+        content = json.loads(_read_bytes(path).decode("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object")
+    return content
+
+
+def complete_lines(path: str | Path) -> list[str]:
+    """The lines that end in a newline: the last may be half written, by a run that works or was killed.
+
+    Raises:
+      UserError: the file cannot be read or is no text.
+    """
+    content = _read_bytes(path)
+    try:
+        text = content[: content.rfind(b"\n") + 1].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    return text.split("\n")[:-1]
+
+
+def cut_lines(path: str | Path, lines: int) -> None:
+    """Cut a text file back to its first lines; raises ``UserError`` if it holds fewer complete ones."""
+    complete = complete_lines(path)
+    if len(complete) < lines:
+        raise UserError(f"{path}: {len(complete)} lines where the checkpoint recorded {lines}; cannot resume")
+    os.truncate(path, sum(len(line.encode("utf-8")) + 1 for line in complete[:lines]))
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None

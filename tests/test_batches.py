@@ -1,0 +1,271 @@
+"""What a run sees of its data: rows, rewards, actions, observations, windows, returns, labels."""
+
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax.data.observations import observation_transform
+from diffjax.data.transitions import Transitions
+from diffjax.errors import UserError
+from diffjax.methods.base import Method, Phase, Relabel, View, static, weigh
+from diffjax.methods.checks import check_method, check_shapes
+from diffjax.nn.learners import Learner, learn, learner
+from diffjax.training.batches import gather_batch, prepare, return_to_go, usable_rows
+from diffjax.training.program import Program, RunSetup, stack_setups
+from diffjax.types import Spec
+
+
+def ten_rows(**changes: Any) -> Transitions:
+    """Trajectories of rows 0-3 (time limit), 4-6 (terminal) and 7-9 (unfinished); the limit's row begins none."""
+    fields = {
+        "observation": np.arange(10, dtype=np.float32)[:, None],
+        "action": np.linspace(-0.9, 0.9, 10, dtype=np.float32)[:, None],
+        "reward": np.arange(10, dtype=np.float32),
+        "terminal": np.arange(10) == 6,
+        "end": np.isin(np.arange(10), (3, 6, 9)),
+        "row": np.array([0, 1, 2, 4, 5, 6, 7, 8], np.int32),
+    }
+    return Transitions(**fields | changes)
+
+
+def batch_of(transitions: Transitions, view: View, positions: list[int], **options: Any) -> Any:
+    """The minibatch at some positions of the prepared data."""
+    usable, part = prepare(transitions, view, **options)
+    return gather_batch(jax.tree.map(jnp.asarray, usable), part, jnp.asarray(positions), view)
+
+
+def test_a_minibatch_by_hand():
+    data = ten_rows()._replace(row=np.array([0, 1, 4, 6, 8], np.int32))
+    batch = batch_of(data, View(), [1, 3, 4], reward=(2.0, -1.0), action_clip=0.5)
+    np.testing.assert_array_equal(batch.observation[:, 0], [1, 6, 8])
+    np.testing.assert_array_equal(batch.next_observation[:, 0], [2, 7, 9])
+    np.testing.assert_array_equal(batch.reward, [1, 11, 15])
+    np.testing.assert_array_equal(batch.not_done, [1, 0, 1])
+    np.testing.assert_allclose(batch.action[:, 0], [-0.5, 0.3, 0.5], atol=1e-6)
+    assert batch.next_action is batch.return_to_go is batch.labels is None
+
+
+def test_a_part_of_the_data_is_sampled_alone():
+    usable, part = prepare(ten_rows(), View())
+    assert int(part.size) == 8
+    batch = gather_batch(jax.tree.map(jnp.asarray, usable), part._replace(offset=jnp.int32(3)), jnp.array([0, 1]))
+    np.testing.assert_array_equal(batch.observation[:, 0], [4, 5])
+
+
+def test_the_next_action_is_that_of_the_next_row():
+    """Row 8 is the last transition of a trajectory that goes on: nothing is lost but where no action follows."""
+    data, view = ten_rows(), View(next_action=True)
+    assert usable_rows(data, view).tolist() == [0, 1, 2, 4, 5, 6, 7, 8]
+    batch = batch_of(data, view, [2, 3, 7])
+    np.testing.assert_allclose(batch.next_action, data.action[[3, 5, 9]])
+    limit = data._replace(row=np.arange(9, dtype=np.int32))
+    assert usable_rows(limit, view).tolist() == [0, 1, 2, 4, 5, 6, 7, 8]  # row 3 ends without a terminal
+
+
+@pytest.mark.parametrize(("horizon", "starts"), [(1, [0, 1, 2, 4, 5, 6, 7, 8]), (2, [0, 1, 4, 5, 7]), (3, [0, 4])])
+def test_windows_never_cross_the_end_of_a_trajectory(horizon, starts):
+    view = View(horizon=horizon)
+    assert usable_rows(ten_rows(), view).tolist() == starts
+    batch = batch_of(ten_rows(), view, list(range(len(starts))))
+    if horizon > 1:
+        expected = np.array(starts)[:, None] + np.arange(horizon)
+        np.testing.assert_array_equal(batch.observation[..., 0], expected)
+        np.testing.assert_array_equal(batch.next_observation[..., 0], expected + 1)
+        np.testing.assert_array_equal(batch.not_done, expected != 6)
+
+
+@pytest.mark.parametrize(
+    ("view", "changes", "words"),
+    [
+        (View(horizon=4), {}, "windows of 4 steps, and the longest trajectory has 3 transitions"),
+        (View(horizon=2), {"next_observation": np.zeros((10, 1), np.float32)}, "in no order"),
+        (View(next_action=True), {"next_observation": np.zeros((10, 1), np.float32)}, "in no order"),
+        (View(return_to_go=True), {"next_observation": np.zeros((10, 1), np.float32)}, "in no order"),
+        (View(next_action=True), {"row": np.array([3], np.int32)}, "no transition is followed by another action"),
+    ],
+)
+def test_data_that_cannot_give_what_a_method_reads(view, changes, words):
+    with pytest.raises(UserError, match=words):
+        prepare(ten_rows(**changes), view)
+
+
+def test_returns_to_go_by_hand():
+    reward, end = jnp.array([1.0, 2.0, 3.0, 4.0, 5.0]), jnp.array([False, True, False, False, True])
+    np.testing.assert_allclose(return_to_go(reward, end, 0.5), [2.0, 2.0, 3 + 0.5 * (4 + 2.5), 6.5, 5.0])
+    np.testing.assert_allclose(return_to_go(reward, end, 1.0), [3.0, 2.0, 12.0, 9.0, 5.0])
+
+
+def test_observation_transforms_by_hand():
+    observation = np.array([[0.0, 5.0], [2.0, 5.0], [4.0, 5.0], [100.0, 9.0]], np.float32)
+    data = ten_rows()._replace(observation=observation, row=np.array([0, 1, 2], np.int32))
+    see = lambda name: np.asarray(observation_transform(name, data)(jnp.asarray(observation)))  # noqa: E731
+    np.testing.assert_array_equal(see("raw"), observation)
+    std = np.sqrt(8 / 3) + 1e-3
+    np.testing.assert_allclose(see("standardized")[:3], [[-2 / std, 0], [0, 0], [2 / std, 0]], rtol=1e-6)
+    np.testing.assert_allclose(see("standardized")[3, 1], 4 / 1e-3, rtol=1e-6)
+    np.testing.assert_allclose(see("limits"), [[-1, 0], [0, 0], [1, 0], [49, 4]])
+    with pytest.raises(UserError, match="observation transform"):
+        observation_transform("normalised", data)
+
+
+@flax.struct.dataclass
+class Hyper:
+    actor_lr: float = 0.1
+    discount: float = 0.5
+    max_action: float = 1.0
+    batch_size: int = static(4, at_least=1)
+    interval: int = static(0, at_least=0)
+
+
+class State(NamedTuple):
+    actor: Learner
+
+
+def make_method(view: View, relabel: Relabel[State, Hyper] | None = None) -> Method[State, Hyper]:
+    """A policy of one number that is fitted to whatever its minibatches hold beside the data."""
+
+    def loss(actor, batch):
+        goal = batch.return_to_go if batch.labels is None else batch.labels["value"]
+        goal = batch.observation[..., 0] if goal is None else goal
+        return jnp.mean((actor - goal) ** 2), {"actor/loss": jnp.mean(goal)}
+
+    def update(draws, step, state, hyper, batches):
+        (batch,) = batches
+        actor, metrics = learn(loss, state.actor, hyper.actor_lr, batch, name="actor")
+        return State(actor), weigh(metrics)
+
+    def act(draws, spec, state, hyper, observation):
+        return jnp.full(spec.action_dim, jnp.mean(observation))
+
+    init = lambda key, spec, hyper: State(learner(jnp.float32(0.0)))  # noqa: E731
+    return Method(Hyper, init, (Phase("main", update, relabel=relabel),), act, view=view)
+
+
+def run(method: Method[State, Hyper], hyper: Hyper, steps: list[int], transitions: Transitions, **options: Any) -> Any:
+    """State, setup, program and mean losses after training one run to each of some steps in turn."""
+    program = Program(method, Spec(1, 1), "uniform")
+    usable, part = prepare(transitions, method.view, **options)
+    setup, data = stack_setups([RunSetup(jax.random.key(0), part, hyper)]), program.replicate(usable)
+    state, goals, start = program.init(setup, data), [], 0
+    for stop in steps:
+        state, sums = program.advance(0, state, start, stop, setup, data)
+        goals.append(float(sums["actor/loss"].total[0]) / (stop - start))
+        start = stop
+    return state, setup, program, goals
+
+
+def test_returns_to_go_reach_the_update():
+    """One trajectory of one transition each: the return is the transformed reward."""
+    data = ten_rows()._replace(end=np.ones(10, bool), terminal=np.ones(10, bool), reward=np.full(10, 3, np.float32))
+    *_, goals = run(make_method(View(return_to_go=True)), Hyper(), [8], data, reward=(2.0, 1.0))
+    assert goals == [pytest.approx(7.0)]
+
+
+@pytest.mark.parametrize("name", ["standardized", "limits"])
+def test_a_transform_reaches_updates_acting_and_checkpoints(name):
+    view = View(observation=name)
+    state, setup, program, goals = run(make_method(view), Hyper(), [40], ten_rows())
+    raw = run(make_method(View()), Hyper(), [40], ten_rows())[3]
+    transform = observation_transform(name, ten_rows())
+    assert goals[0] == pytest.approx(float(transform(jnp.float32(raw[0]))[0]), abs=1e-4)  # affine, so of the mean
+    np.testing.assert_array_equal(state.observation.center[0], transform.center)
+    observation = jnp.full((1, 3, 1), 2.0)
+    action = program.act(state, setup, jax.random.split(jax.random.key(1), (1, 3)), 0, observation)
+    np.testing.assert_allclose(action, np.full((1, 3, 1), float(transform(jnp.full(1, 2.0))[0])), rtol=1e-6)
+
+
+def labels(draws, spec, state, hyper, batch, end):
+    """The state itself, plus 10 on rows that end a trajectory, plus the draw."""
+    return {"value": state.actor.params + 10.0 * end + 0.0 * batch.reward + draws}
+
+
+@pytest.mark.parametrize(("interval", "relabelled"), [(0, 1), (4, 3)])
+def test_labels_are_made_anew_when_the_phase_says_so(interval, relabelled):
+    """12 steps in pieces of 3 and 9 or at once: the same to the bit, and made before steps 0, 4 and 8."""
+    made = Relabel(labels, lambda key, spec, hyper, rows: jax.random.uniform(key), lambda hyper: hyper.interval)
+    method, hyper = make_method(View(), made), Hyper(interval=interval)
+    check_method("test", method)
+    check_shapes("test", method, Spec(1, 1), hyper)
+    data = ten_rows()._replace(end=np.zeros(10, bool))
+    state, *_ = run(method, hyper, [12], data)
+    pieces, *_ = run(method, hyper, [3, 12], data)
+    jax.tree.map(np.testing.assert_array_equal, state, pieces)
+    values, counts = np.unique(state.labels["main"]["value"], return_counts=True)
+    assert counts.tolist() == [10]
+    seen = {float(values[0])}
+    for step in (1, 5, 9):
+        seen.add(float(run(method, hyper, [step], data)[0].labels["main"]["value"][0, 0]))
+    assert len(seen) == relabelled
+
+
+def test_labels_belong_to_rows():
+    made = Relabel(lambda draws, spec, state, hyper, batch, end: {"value": batch.observation[:, 0] + 100.0 * end})
+    *_, goals = run(make_method(View(), made), Hyper(), [400], ten_rows())
+    by_hand = np.mean([0, 1, 2, 4, 5, 106, 7, 8])
+    assert goals[0] == pytest.approx(by_hand, rel=0.1)
+    state = run(make_method(View(), made), Hyper(), [1], ten_rows())[0]
+    np.testing.assert_array_equal(state.labels["main"]["value"][0], np.arange(10) + 100 * ten_rows().end)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"hyper": State}, "flax.struct.dataclass"),
+        ({"phases": ()}, "phases is empty"),
+        ({"phases": (Phase("train", lambda *_: None),)}, "the last one must be 'main'"),
+        ({"phases": (Phase("main", lambda *_: None),) * 2}, "two phases share a name"),
+        ({"view": View(observation="normal")}, "not one of raw, standardized, limits"),
+        ({"view": View(horizon=0)}, "View.horizon is 0"),
+        ({"view": View(batches=0)}, "View.batches is 0"),
+    ],
+)
+def test_a_method_that_breaks_the_contract_is_told_how(change, words):
+    with pytest.raises(ValueError, match=words):
+        check_method("mine", make_method(View())._replace(**change))
+
+
+def test_required_fields_of_hyper_are_named():
+    @flax.struct.dataclass
+    class Bare:
+        batch_size: int = static(4)
+
+    with pytest.raises(ValueError, match="method mine: Bare has no field max_action; every method has one"):
+        check_method("mine", make_method(View())._replace(hyper=Bare))
+    with_max_action = flax.struct.dataclass(
+        type("Short", (Bare,), {"__annotations__": {"max_action": float}, "max_action": 1.0})
+    )
+    with pytest.raises(ValueError, match=r"View.return_to_go reads hyper.discount"):
+        check_method("mine", make_method(View(return_to_go=True))._replace(hyper=with_max_action))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"act": lambda draws, spec, state, hyper, observation: observation[0]}, r"act returns the shape \(\)"),
+        (
+            {"phases": (Phase("main", lambda d, s, state, h, b: (state, {"Loss": jnp.zeros(())})),)},
+            "metric 'Loss' is not called like critic/loss",
+        ),
+        (
+            {"phases": (Phase("main", lambda d, s, state, h, b: (state, {"a/b": jnp.zeros(())})),)},
+            "pass the metrics through weigh",
+        ),
+        ({"phases": (Phase("main", lambda d, s, state, h, b: (state, {})),)}, "reports no metric"),
+        (
+            {"phases": (Phase("main", lambda d, s, state, h, b: (state.actor, weigh({"a/b": 0.0}))),)},
+            "a state of other shapes",
+        ),
+    ],
+)
+def test_shapes_that_do_not_fit_are_said(change, words):
+    with pytest.raises(ValueError, match=words):
+        check_shapes("mine", make_method(View())._replace(**change), Spec(3, 2), Hyper())
+
+
+def test_a_metric_that_a_table_reads_is_asked_for():
+    with pytest.raises(ValueError, match="reports no metric actor/bc"):
+        check_shapes("mine", make_method(View()), Spec(3, 2), Hyper(), metrics=("actor/bc",))
