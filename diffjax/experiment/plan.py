@@ -24,6 +24,7 @@ from diffjax.experiment.settings import (
 )
 from diffjax.methods.base import Method, acting_values, without_acting
 from diffjax.methods.registry import get_method
+from diffjax.ranges import Range
 from diffjax.records.loggers import check_loggers
 from diffjax.tasks.registry import Task, get_task
 from diffjax.types import Spec
@@ -130,6 +131,8 @@ def plan(experiment: Experiment) -> Plan:
     task = get_task(experiment.task)
     method, variant = get_method(experiment.method, experiment.variant)
     check_loggers(experiment.log)
+    for seed in experiment.seeds:
+        Range(at_least=0).check("seed", seed, whole=True)
     common = dict(experiment.overrides)
     resolved: dict[str, Settings] = {}
     for setting in experiment.settings:
