@@ -23,6 +23,7 @@ from diffjax.data.observations import STANDARD_EPSILON
 from diffjax.data.rewards import dac_trajectory_ends, reward_affine
 from diffjax.experiment.settings import resolve
 from diffjax.methods import iql, rebrac, td3_bc
+from diffjax.methods.base import example_batches
 from diffjax.methods.registry import METHODS
 from diffjax.nn.learners import cosine_decay, learner
 from diffjax.training.batches import RunData, gather_batch, prepare
@@ -509,6 +510,22 @@ def test_every_recorded_number_is_checked(name: str) -> None:
     account(name, RECORDINGS[name], UNREAD)
 
 
+def test_steps_on_which_policies_move() -> None:
+    """TD3+BC's authors count from 1; ReBRAC's count from 0, anew every 1000 steps."""
+    spec = Spec(2, 1)
+
+    def moves(method: Any, steps: list[int]) -> list[int]:
+        hyper = method.hyper(policy_interval=3, hidden_dims=(2,), batch_size=2)
+        state, draws = (make(jax.random.key(0), spec, hyper) for make in (method.init, method.phases[0].draw))
+        batches = example_batches(method.view, spec, hyper.batch_size)
+        weight = lambda step: method.phases[0].update(draws, step, state, hyper, batches)[1]["actor/loss"].weight  # noqa: E731
+        return [step for step, moved in zip(steps, jax.jit(jax.vmap(weight))(jnp.array(steps)), strict=True) if moved]
+
+    steps = [0, 1, 2, 3, 4, 5, 998, 999, 1000, 1001, 1002, 1003]
+    assert moves(td3_bc.METHOD, steps) == [2, 5, 998, 1001]
+    assert moves(rebrac.METHOD, steps) == [0, 3, 999, 1000, 1003]
+
+
 def test_data_as_the_programs_see_them(tmp_path: pathlib.Path) -> None:
     """Transitions, next actions, rewards, clipped actions and observations of the authors' preprocessing."""
     golden = Golden("comparators_preprocessing")
@@ -558,6 +575,6 @@ def test_data_as_the_programs_see_them(tmp_path: pathlib.Path) -> None:
     golden.equal("corl/rewards_other", batch.reward)
     _, batch = seen("td3_bc", "antmaze-umaze-v2")
     golden.close("corl/rewards_antmaze", batch.reward)
-    # CORL cuts trajectories after 1000 transitions, wherever those begin; no method here has its locomotion or CQL scale.
+    # CORL cuts trajectories after 1000 transitions, wherever those begin; no method here has its scales.
     unread = ("corl_cql", "rewards_locomotion", "rewards_locomotion_short")
     assert golden.unused(unread) == []

@@ -322,6 +322,18 @@ def test_an_average_that_does_not_fire_stays_bit_for_bit(seed):
     np.testing.assert_array_equal(np.asarray(after).view(np.uint32), target.view(np.uint32))
 
 
+def test_gaussian_log_prob_sums_over_dimensions():
+    """Standard scores 1 and -2 at deviations 1 and 2: -(1 + 4) / 2 - log 2 - log(2 pi)."""
+    value = losses.gaussian_log_prob(jnp.array([[2.0, -3.0]]), jnp.array([[1.0, 1.0]]), jnp.log(jnp.array([1.0, 2.0])))
+    np.testing.assert_allclose(value, [-2.5 - math.log(2.0) - math.log(2 * math.pi)], rtol=1e-6)
+
+
+def test_smoothed_action_clips_the_noise_and_then_the_action():
+    """In units of the largest action, 2: noise 0.5 * (1, -4, 4) is clipped to (0.5, -0.75, 0.75)."""
+    action, noise = jnp.array([0.0, 0.0, 1.5]), jnp.array([1.0, -4.0, 4.0])
+    np.testing.assert_allclose(losses.smoothed_action(action, noise, 0.5, 0.75, 2.0), [1.0, -1.5, 2.0])
+
+
 def test_gradient_penalty_of_a_flat_discriminator_has_a_finite_gradient():
     """A saturated sigmoid sends gradient 0, and the norm has no derivative there."""
 

@@ -14,6 +14,7 @@ from diffjax.nn.networks import (
     GLOROT,
     MLP,
     ORTHOGONAL,
+    ORTHOGONAL_SQRT2,
     SMALL_UNIFORM,
     TORCH,
     Dense,
@@ -26,6 +27,7 @@ from diffjax.nn.networks import (
     leaky_relu,
     mish,
     sinusoidal,
+    uniform_initializer,
 )
 from diffjax.types import Spec
 
@@ -120,6 +122,25 @@ def test_orthogonal_law(rows, columns):
     key = jax.random.key(3)
     same = nn.initializers.orthogonal()(key, (rows, columns))
     np.testing.assert_allclose(ORTHOGONAL.kernel(key, (rows, columns)), same, atol=1e-5)
+
+
+def test_orthogonal_times_the_root_of_two():
+    kernel, bias = initial(ORTHOGONAL_SQRT2, (7,), 5)
+    np.testing.assert_allclose(kernel.T @ kernel, 2 * np.eye(5), atol=2e-6)
+    assert not bias.any()
+
+
+def test_uniform_law_of_kernel_and_bias():
+    kernel, bias = initial(uniform_initializer(3e-3), (20,), 4000)
+    assert_uniform(kernel, 3e-3)
+    assert_uniform(bias, 3e-3)
+
+
+def test_output_layer_may_start_by_a_law_of_its_own():
+    mlp = MLP((50,), 40, nn.relu, TORCH, output_initializer=SMALL_UNIFORM)
+    layers = init(mlp, jnp.zeros(30))["params"]
+    assert_uniform(layers["layer_0"]["kernel"], 1 / math.sqrt(30))
+    assert_uniform(layers["layer_1"]["kernel"], 0.01)
 
 
 def test_each_method_starts_by_its_own_law():
@@ -256,6 +277,29 @@ def test_layer_norm_divides_by_the_published_deviation():
     np.testing.assert_allclose(output, [math.sqrt(0.5)], rtol=1e-3)
 
 
+def test_layer_norm_behind_the_activation_and_its_own_epsilon():
+    """ReLU leaves (0, 4): mean 2, variance 4; with epsilon 5 both lie 2 / 3 from the mean."""
+    module = MLP((2,), 1, nn.relu, TORCH, layer_norm=True, norm_last=True, norm_epsilon=5.0)
+    params = init(module, jnp.zeros(1))["params"]
+    params["layer_0"] = {"kernel": jnp.array([[-1.0, 4.0]]), "bias": jnp.zeros(2)}
+    params["layer_1"] = {"kernel": jnp.array([[1.0], [10.0]]), "bias": jnp.zeros(1)}
+    output = module.apply({"params": params}, jnp.ones(1))
+    np.testing.assert_allclose(output, [-2 / 3 + 20 / 3], rtol=1e-6)
+
+
+def test_factors_multiply_what_hidden_layers_put_out():
+    module = MLP((2, 2), 1, nn.relu, TORCH)
+    params = init(module, jnp.zeros(1))["params"]
+    params["layer_0"] = {"kernel": jnp.array([[1.0, 2.0]]), "bias": jnp.zeros(2)}
+    params["layer_1"] = {"kernel": jnp.array([[1.0, 1.0], [1.0, -1.0]]), "bias": jnp.array([0.0, 5.0])}
+    params["layer_2"] = {"kernel": jnp.array([[1.0], [100.0]]), "bias": jnp.array([0.5])}
+    factors = (jnp.array([0.0, 3.0]), jnp.array([2.0, 1.0]))
+    # (1, 2) -> (0, 6) -> ReLU (6, 5 - 6) = (6, 0) -> (12, 0) -> 12.5
+    np.testing.assert_allclose(module.apply({"params": params}, jnp.ones(1), factors=factors), [12.5])
+    # (1, 2) -> (3, 5 - 1) = (3, 4) -> 403.5
+    np.testing.assert_allclose(module.apply({"params": params}, jnp.ones(1)), [403.5])
+
+
 def test_time_features_by_hand():
     """Dimension 4 has the frequencies 1 and 1e-4."""
     sin, cos = [0.1411200081, 2.999999955e-4], [-0.9899924966, 0.99999995500]
@@ -314,6 +358,17 @@ def test_gaussian_policy_bounds_its_deviation():
     mean, log_std = policy.apply(params, jnp.zeros(3))
     np.testing.assert_allclose(mean, [0.25, -7.0])
     np.testing.assert_allclose(log_std, [-5.0, 2.0])
+
+
+def test_gaussian_policy_with_a_free_deviation():
+    policy = GaussianPolicy(2, (4,), free_log_std=True)
+    params = init(policy, jnp.zeros(3))
+    assert not params["params"]["log_std"].any()
+    params["params"]["log_std"] = jnp.array([-7.0, 1.5])
+    params["params"]["trunk"]["layer_1"]["bias"] = jnp.array([0.25, -7.0])
+    mean, log_std = policy.apply(params, jnp.zeros(3))
+    np.testing.assert_allclose(mean, [0.25, -7.0])
+    np.testing.assert_allclose(log_std, [-5.0, 1.5])
 
 
 def test_discriminator_is_a_sigmoid_of_leaky_layers():

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from diffjax import losses
 from diffjax.methods.base import Method, Metrics, Phase, Scalars, View, every, static, traced, weigh
-from diffjax.methods.td3_bc import NUM_CRITICS, State, draw
+from diffjax.methods.td3_bc import NUM_CRITICS, State
 from diffjax.nn.learners import copies, learn, learner, polyak
 from diffjax.nn.networks import MLP, TORCH, Ensemble, Initializer, Params, uniform_initializer
 from diffjax.types import Batch, Spec
@@ -95,6 +95,11 @@ def init(key: jax.Array, spec: Spec, hyper: Hyper) -> State:
     critic = critics(hyper).init(critic_key, observation, action)
     actor = actor_network(hyper, spec.action_dim).init(actor_key, observation)
     return State(learner(actor), copies(actor), learner(critic), copies(critic))
+
+
+def draw(key: jax.Array, spec: Spec, hyper: Hyper) -> jax.Array:
+    """Standard normal noise of the target actions, ``(batch, action_dim)``."""
+    return jax.random.normal(key, (hyper.batch_size, spec.action_dim))
 
 
 def penalty(action: jax.Array, data: jax.Array) -> jax.Array:
