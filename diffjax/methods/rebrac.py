@@ -126,7 +126,8 @@ def critic_loss(critic: Params, target: jax.Array, hyper: Hyper, batch: Batch) -
     """``mse(Q_1, y) + mse(Q_2, y)``."""
     q = critics(hyper).apply(critic, batch.observation, batch.action)
     loss, low = jnp.sum(losses.squared_error(q, target)), jnp.mean(losses.ensemble_min(q))
-    return loss, {"critic/loss": loss, "critic/q_min": low, "critic/target_mean": jnp.mean(target)}
+    metrics = {"loss": loss, "q_mean": jnp.mean(q), "q_min": low, "target_mean": jnp.mean(target)}
+    return loss, {f"critic/{name}": value for name, value in metrics.items()}
 
 
 def actor_loss(actor: Params, critic: Params, hyper: Hyper, batch: Batch) -> tuple[jax.Array, Scalars]:
@@ -144,14 +145,14 @@ def update(
 ) -> tuple[State, Metrics]:
     """One gradient step of the critic and, where it is due, of actor and targets."""
     (batch,) = batches
-    target = critic_target(draws, state, hyper, batch)
-    critic, metrics = learn(critic_loss, state.critic, hyper.critic_lr, target, hyper, batch, name="critic")
+    data = (critic_target(draws, state, hyper, batch), hyper, batch)
+    critic, metrics = learn(critic_loss, state.critic, hyper.critic_lr, *data, name="critic")
 
     def update_policy(state: State) -> tuple[State, Scalars]:
-        actor, metrics = learn(actor_loss, state.actor, hyper.actor_lr, critic.params, hyper, batch, name="actor")
         target_actor = polyak(state.target_actor, state.actor.params, hyper.tau)  # the actor as it was
-        target_critic = polyak(state.target_critic, critic.params, hyper.tau)
-        return State(actor, target_actor, critic, target_critic), metrics
+        given = (hyper.actor_lr, critic.params, hyper, batch)
+        actor, metrics = learn(actor_loss, state.actor, *given, name="actor")
+        return State(actor, target_actor, critic, polyak(state.target_critic, critic.params, hyper.tau)), metrics
 
     state, policy_metrics = every(hyper.policy_interval, step % EPOCH, update_policy, state._replace(critic=critic))
     return state, weigh(metrics) | policy_metrics
