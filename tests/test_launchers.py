@@ -66,6 +66,7 @@ def test_train_writes_a_results_folder_and_resumes_bitwise(hopper_file, tmp_path
     assert config["method"] == "diffcps"
     assert config["tuning"] == "quick"
     assert config["dataset"]["transitions"] == 299
+    assert f"{hopper_file}: 'unlabelled', 299 transitions; 6 episodes; returns 1.7035" in run.stderr
     table = rows(whole)
     assert [(row["seed"], row["step"]) for row in table] == [(s, t) for t in "246" for s in "01"]
     assert {row["env"] for row in table} == {"Hopper-v4"}
