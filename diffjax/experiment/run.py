@@ -15,11 +15,11 @@ from diffjax.data.transitions import Dataset, Transitions
 from diffjax.envs.base import VectorSimulator
 from diffjax.experiment import rows
 from diffjax.experiment.plan import Experiment, Group, Plan, phase_lengths, plan
-from diffjax.experiment.provenance import describe
+from diffjax.experiment.provenance import describe, request
 from diffjax.methods.base import CLONING_LOSS
 from diffjax.methods.checks import check_shapes
 from diffjax.numerics import check_platform, pinned, random_key
-from diffjax.records.folder import ResultsFolder, Rows, open_folder, read_status
+from diffjax.records.folder import ResultsFolder, Rows, check_folder, open_folder, read_status
 from diffjax.records.loggers import Loggers
 from diffjax.records.schema import Config, RunId, RunStatus
 from diffjax.tasks.default_data import MakeData, default_dataset
@@ -64,7 +64,9 @@ def run_experiment(experiment: Experiment, progress: Progress, make_data: MakeDa
     """
     planned = plan(experiment)
     check_platform()
-    dataset = obtain_dataset(planned, make_data, progress.note)
+    check_folder(experiment.out, request(planned), experiment.resume)
+    about_data: list[str] = []  # said once nothing can be refused any more, so that a refusal is one line
+    dataset = obtain_dataset(planned, make_data, about_data.append)
     planned = planned._replace(task=with_references(planned.task, dataset, experiment.ref_scores))
     protocol = planned.protocol
     reward = reward_affine(protocol.reward, dataset.transitions)
@@ -75,6 +77,8 @@ def run_experiment(experiment: Experiment, progress: Progress, make_data: MakeDa
     simulator.close()
     check_networks(planned)
     folder = open_folder(experiment.out, config, experiment.resume)
+    for line in about_data:
+        progress.note(line)
     with jax.default_matmul_precision(experiment.matmul_precision):
         _Recorder(planned, dataset, data, folder, config, progress).train()
     return folder
