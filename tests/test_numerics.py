@@ -141,6 +141,8 @@ def test_a_platform_that_is_not_there_is_one_line(script, tmp_path, monkeypatch,
     run = launch(script, *LAUNCHERS[script], f"--out={tmp_path / 'out'}")
     refused(run, "JAX_PLATFORMS=cuda", "unset it, or set JAX_PLATFORMS=cpu")
     assert not (tmp_path / "out").exists()
+    options("jax_disable_jit", True)
+    refused(launch(script, *LAUNCHERS[script], f"--out={tmp_path / 'out'}"), "JAX_DISABLE_JIT", "unset it")
     assert jax.config.values["jax_platforms"] == "cuda"
 
 

@@ -15,11 +15,11 @@ from diffjax.data.transitions import Dataset, Transitions
 from diffjax.envs.base import VectorSimulator
 from diffjax.experiment import rows
 from diffjax.experiment.plan import Experiment, Group, Plan, phase_lengths, plan
-from diffjax.experiment.provenance import describe
+from diffjax.experiment.provenance import describe, request
 from diffjax.methods.base import CLONING_LOSS
 from diffjax.methods.checks import check_shapes
 from diffjax.numerics import check_platform, pinned, random_key
-from diffjax.records.folder import ResultsFolder, Rows, open_folder, read_status
+from diffjax.records.folder import ResultsFolder, Rows, check_folder, open_folder, read_status
 from diffjax.records.loggers import Loggers
 from diffjax.records.schema import Config, RunId, RunStatus
 from diffjax.tasks.default_data import MakeData, default_dataset
@@ -64,8 +64,9 @@ def run_experiment(experiment: Experiment, progress: Progress, make_data: MakeDa
     """
     planned = plan(experiment)
     check_platform()
-    read: list[str] = []  # shown once nothing is left to refuse: a refusal is one line
-    dataset = obtain_dataset(planned, make_data, read.append)
+    check_folder(experiment.out, request(planned), experiment.resume)
+    about_data: list[str] = []  # said once nothing can be refused any more, so that a refusal is one line
+    dataset = obtain_dataset(planned, make_data, about_data.append)
     planned = planned._replace(task=with_references(planned.task, dataset, experiment.ref_scores))
     protocol = planned.protocol
     reward = reward_affine(protocol.reward, dataset.transitions)
@@ -76,7 +77,7 @@ def run_experiment(experiment: Experiment, progress: Progress, make_data: MakeDa
     simulator.close()
     check_networks(planned)
     folder = open_folder(experiment.out, config, experiment.resume)
-    for line in read:
+    for line in about_data:
         progress.note(line)
     with jax.default_matmul_precision(experiment.matmul_precision):
         _Recorder(planned, dataset, data, folder, config, progress).train()
@@ -84,10 +85,12 @@ def run_experiment(experiment: Experiment, progress: Progress, make_data: MakeDa
 
 
 def check_networks(plan: Plan) -> None:
-    """That the method fits together with the hyper-parameters of every group; shapes only."""
+    """That the method fits together and the networks of every group can be made; shapes only."""
     metrics = (CLONING_LOSS,) if plan.protocol.selection == "offline" else ()
-    for group in plan.groups:
-        check_shapes(plan.experiment.method, plan.method, plan.spec, group.runs[0].hyper, metrics)
+    first, *others = (group.runs[0].hyper for group in plan.groups)
+    check_shapes(plan.experiment.method, plan.method, plan.spec, first, metrics)
+    for hyper in others:
+        jax.eval_shape(lambda hyper=hyper: plan.method.init(random_key(0), plan.spec, hyper))
 
 
 class _Group(NamedTuple):

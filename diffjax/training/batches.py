@@ -100,8 +100,8 @@ def usable_rows(transitions: Transitions, view: View) -> np.ndarray:
 def _ends_in_nothing(transitions: Transitions) -> np.ndarray:
     """Which rows are followed by no action of their trajectory though its value counts, ``(rows,)`` bool.
 
-    Those that end one without a terminal; and those before a row that only holds a last observation (no transition, zero
-    action and reward), which readers append where a file's last next observation is known.
+    Those that end one without a terminal, and those before a row that only holds a last observation (no transition,
+    zero action and reward), which readers append where a file's last next observation is known.
     """
     end = np.asarray(transitions.end)
     begins = np.zeros(len(end), bool)
