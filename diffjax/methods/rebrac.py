@@ -143,19 +143,19 @@ def actor_loss(actor: Params, critic: Params, hyper: Hyper, batch: Batch) -> tup
 def update(
     draws: jax.Array, step: jax.Array, state: State, hyper: Hyper, batches: tuple[Batch, ...]
 ) -> tuple[State, Metrics]:
-    """One gradient step of the critic and, where it is due, of actor and targets."""
+    """One gradient step of the critics; where it is due, one of the actor and one of both targets."""
     (batch,) = batches
-    data = (critic_target(draws, state, hyper, batch), hyper, batch)
-    critic, metrics = learn(critic_loss, state.critic, hyper.critic_lr, *data, name="critic")
+    given = (critic_target(draws, state, hyper, batch), hyper, batch)
+    critic, critic_metrics = learn(critic_loss, state.critic, hyper.critic_lr, *given, name="critic")
 
-    def update_policy(state: State) -> tuple[State, Scalars]:
-        target_actor = polyak(state.target_actor, state.actor.params, hyper.tau)  # the actor as it was
-        given = (hyper.actor_lr, critic.params, hyper, batch)
-        actor, metrics = learn(actor_loss, state.actor, *given, name="actor")
-        return State(actor, target_actor, critic, polyak(state.target_critic, critic.params, hyper.tau)), metrics
+    def update_policy(before: State) -> tuple[State, Scalars]:
+        target_actor = polyak(before.target_actor, before.actor.params, hyper.tau)  # the actor as it was
+        target_critic = polyak(before.target_critic, critic.params, hyper.tau)
+        actor, metrics = learn(actor_loss, before.actor, hyper.actor_lr, critic.params, hyper, batch, name="actor")
+        return State(actor, target_actor, critic, target_critic), metrics
 
-    state, policy_metrics = every(hyper.policy_interval, step % EPOCH, update_policy, state._replace(critic=critic))
-    return state, weigh(metrics) | policy_metrics
+    state, metrics = every(hyper.policy_interval, step % EPOCH, update_policy, state._replace(critic=critic))
+    return state, weigh(critic_metrics) | metrics
 
 
 def act(draws: None, spec: Spec, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
