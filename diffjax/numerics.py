@@ -91,11 +91,13 @@ def jax_options() -> dict[str, Any]:
 
 
 def check_platform() -> None:
-    """That JAX finds the platform that it was told to use; starts it.
+    """That JAX finds the platform that it was told to use, and may compile; starts it.
 
     Raises:
-      UserError: it does not.
+      UserError: it does not, or JAX_DISABLE_JIT is set.
     """
+    if jax.config.values["jax_disable_jit"]:
+        raise UserError("JAX_DISABLE_JIT runs every operation alone, far too slowly to train or measure; unset it")
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter for a platform whose plugin is not installed

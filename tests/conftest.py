@@ -1,6 +1,7 @@
 """What every test runs under: the CPU, exact float32 matmuls, a compilation cache, reproducible examples."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,20 @@ def pytest_configure(config: pytest.Config) -> None:
     import jax  # reads the variables above
 
     jax.config.update("jax_default_matmul_precision", "highest")
+
+
+# Compared with recordings to a few roundings, or long enough to be worth the compiler's time.
+OPTIMISED = ("test_golden_", "test_collect", "test_toys", "test_ablations", "test_benchmarks")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def unoptimised(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Most tests run a program once or twice: without most optimisations it compiles in two thirds of the time."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", not request.module.__name__.startswith(OPTIMISED))
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

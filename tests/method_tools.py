@@ -1,6 +1,7 @@
 """Small problems on which every method of the registry is tried."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -33,6 +34,19 @@ def tiny(name: str, variant: str, **changes: Any) -> tuple[Method, Any]:
     keep = {"candidates"} if getattr(hyper, "candidates", 0) == 1 else set()
     values = {key: value for key, value in TINY.items() if key in known - keep} | changes
     return method, dataclasses.replace(hyper, **values)
+
+
+@functools.cache
+def _initialiser(method: Method[Any, Any], spec: Spec) -> Any:
+    """A compiled start; without optimisation, for it runs once or twice."""
+    return jax.jit(
+        lambda key, hyper: method.init(key, spec, hyper), compiler_options={"xla_backend_optimization_level": 0}
+    )
+
+
+def fresh_state(method: Method[Any, Any], hyper: Any, seed: int = 0, spec: Spec = SPEC) -> Any:
+    """A fresh state of a method."""
+    return _initialiser(method, spec)(jax.random.key(seed), hyper)
 
 
 def random_batch(key: jax.Array, size: int, spec: Spec = SPEC, view: View = View()) -> Batch:  # noqa: B008

@@ -18,7 +18,7 @@ from diffjax.experiment.ablations import columns, default_tasks, get_ablation, p
 from diffjax.experiment.plan import Experiment, Plan, plan
 from diffjax.experiment.settings import PRESETS, check_overrides, parse_setting
 from diffjax.launch import cli
-from diffjax.results.beside import printed_scores
+from diffjax.results.published_columns import printed_scores
 from diffjax.tasks.registry import get_task
 
 NAMES = ablations.ablation_names()

@@ -64,6 +64,11 @@ def test_the_next_action_is_that_of_the_next_row():
     np.testing.assert_allclose(batch.next_action, data.action[[3, 5, 9]])
     limit = data._replace(row=np.arange(9, dtype=np.int32))
     assert usable_rows(limit, view).tolist() == [0, 1, 2, 4, 5, 6, 7, 8]  # row 3 ends without a terminal
+    nothing = np.isin(np.arange(10), (3, 9))  # rows that only hold a last observation, as Minari's episodes end
+    held = data._replace(
+        action=np.where(nothing[:, None], 0, data.action), reward=np.where(nothing, 0, data.reward).astype(np.float32)
+    )
+    assert usable_rows(held, view).tolist() == [0, 1, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize(("horizon", "starts"), [(1, [0, 1, 2, 4, 5, 6, 7, 8]), (2, [0, 1, 4, 5, 7]), (3, [0, 4])])

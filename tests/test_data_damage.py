@@ -1,7 +1,9 @@
 """Damaged data sets of every kind: each answers with one line that names the source and the defect."""
 
+import fcntl
 import json
 import os
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +144,10 @@ ARRAYS: dict[str, tuple[Callable[[Content], object], str]] = {
     "a next observation less": (
         changed("next_observations", np.zeros((ROWS - 1, 3))),
         "next_observations 11, terminals 12, timeouts 12); all must have the same",
+    ),
+    "next observations cut to whole numbers": (
+        lambda c: c.update(next_observations=c["observations"].astype(int)),  # type: ignore[attr-defined]
+        "'next_observations' has dtype int64; that of 'observations', float32, is needed",
     ),
     "next observations never filled in": (
         changed("next_observations", np.zeros((ROWS, 3))),
@@ -414,6 +420,58 @@ def test_no_permission_is_one_line(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Path, "open", refused)
             assert_one_line(source, "cannot be read (Permission denied); give a file that you may read")
+
+
+def test_a_file_open_elsewhere_is_not_damaged(tmp_path):
+    source = write_hdf5(tmp_path / "a.hdf5", dict(arrays()))
+    with open(source, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as HDF5 locks what it writes
+        assert_one_line(source, "another process has it open and may be writing (")
+        assert_one_line(source, "close it there, or set HDF5_USE_FILE_LOCKING=FALSE if nothing writes to it")
+    load_dataset(source, SPEC)
+
+
+def test_a_file_whose_writer_died_is_not_damaged(tmp_path):
+    source = str(tmp_path / "a.hdf5")
+    with h5py.File(source, "w", libver="latest") as file:
+        for key, value in arrays().items():
+            file[key] = value
+        file.flush()
+        copied = Path(source).read_bytes()
+    (tmp_path / "b.hdf5").write_bytes(copied)
+    assert_one_line(str(tmp_path / "b.hdf5"), "is being written, or its writer never closed it (")
+
+
+@pytest.mark.parametrize("version", ["0.4.2", None])
+def test_old_minari_data_sets_are_one_line_whichever_path_is_given(tmp_path, root, version):
+    data = root / "robot-v0" / "data"
+    data.mkdir(parents=True)
+    with h5py.File(data / "main_data.hdf5", "w") as file:
+        file.attrs.update({"total_episodes": 1, "total_steps": 2} | ({"minari_version": version} if version else {}))
+        file["episode_0/observations"] = np.zeros((3, 3))
+    name = f"Minari {version}" if version else "an old Minari"
+    for source in ("robot-v0", str(data.parent), str(data), str(data / "main_data.hdf5")):
+        assert_one_line(
+            source, f"was written by {name}, whose layout (no metadata.json) is not read; fetch the data set"
+        )
+
+
+def test_minaris_own_file_names_its_folder(root):
+    episode = Episode(np.zeros((3, 3)), np.zeros((2, 2)), np.ones(2), True)
+    folder = write_minari(MINARI_ID, [episode], env_id="Toy", algorithm="none", description="a test")
+    assert_one_line(str(folder / "data" / "main_data.hdf5"), f"give the data set's Minari id or its folder, {folder}")
+
+
+@pytest.mark.parametrize("storage", ["arrow", "parquet"])
+def test_storage_that_needs_a_package(storage, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "pyarrow" or name.endswith("arrow_storage")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # as if it were not installed
+    episode = Episode(np.zeros((3, 3)), np.zeros((2, 2)), np.ones(2), True)
+    folder = write_minari(MINARI_ID, [episode], env_id="Toy", algorithm="none", description="a test")
+    remark(data_format=storage)(folder / "data")
+    assert_one_line(MINARI_ID, "is stored in a format that needs pyarrow (")
+    assert_one_line(MINARI_ID, "install it with 'python -m pip install pyarrow'")
 
 
 def member(name: str, content: bytes, method: int = zipfile.ZIP_STORED) -> Damage:

@@ -272,6 +272,22 @@ def test_d4rl_by_name_keys_and_shapes(tmp_path):
     assert message == f"{source}: this is D4RL's file of hopper-medium-replay-v2, not of hopper-medium-v2"
 
 
+def test_a_file_named_like_d4rls_is_told_how_to_count_as_such(tmp_path):
+    source = write(tmp_path / "hopper_medium-v2.hdf5", hopper())
+    lines = []
+    assert load_dataset(source, task_id="hopper-medium-v2", report=lines.append).label == "unlabelled"
+    assert lines[-1] == (
+        f"note: {source}: agrees with D4RL's file of that name; if it is that file, say --dataset_source=d4rl (D4RL v2)"
+    )
+    lines.clear()
+    load_dataset(source, dataset_source="d4rl", report=lines.append)
+    assert [line[: len(source) + 11] for line in lines] == [f"{source}: 'D4RL v2'"]
+    content = hopper()
+    del content["infos/qpos"]
+    load_dataset(write(tmp_path / "walker2d_medium-v2.hdf5", content), report=lines.append)
+    assert lines[-1].endswith("is not D4RL's file of walker2d-medium-v2: it lacks 'infos/qpos'")
+
+
 @pytest.mark.parametrize(
     ("name", "change", "defect"),
     [

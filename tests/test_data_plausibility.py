@@ -100,6 +100,37 @@ def test_an_episode_longer_than_the_horizon(tmp_path):
     assert lines_of(tmp_path, walks(), horizon=10)[1:] == []
 
 
+def test_flags_on_first_rows_beside_next_observations(tmp_path):
+    content = walks()
+    following = np.roll(content["observations"], -1, axis=0)
+    following[content["timeouts"]] = content["observations"][content["timeouts"]] + np.float32(0.01)
+    content |= {"next_observations": following, "timeouts": np.roll(content["timeouts"], 1)}
+    summary, warning = lines_of(tmp_path, content)
+    assert "120 transitions" not in summary  # a marked time limit begins none
+    assert warning == (
+        "warning: 4 of 8 episodes are single rows; a flag on an episode's first row instead of its last does that: "
+        "numpy.roll(flags, -1) shifts flags by one"
+    )
+
+
+def test_time_limits_stored_as_terminals(tmp_path):
+    content = walks(4, 30, spread=0.0)
+    content["terminals"], content["timeouts"] = content["timeouts"], content["terminals"]
+    warning = (
+        "warning: 4 episodes end as terminal after exactly 30 steps, the task's horizon; if these are time limits, "
+        "store them in 'timeouts' and not in 'terminals'"
+    )
+    assert lines_of(tmp_path, content, horizon=30)[1:] == [warning]
+    assert lines_of(tmp_path, content, horizon=31)[1:] == []
+
+
+def test_one_row_after_the_last_episode(tmp_path):
+    content = walks()
+    for key in ("observations", "actions", "rewards", "timeouts"):
+        content[key][-1] = 0
+    assert "jumps as in a reset at 1 rows, first after row 118" in lines_of(tmp_path, content)[1]
+
+
 def test_masks_the_wrong_way_round(tmp_path):
     content = walks()
     content["terminals"], content["masks"] = content.pop("timeouts"), np.zeros(120)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,33 +11,25 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from launcher_tools import REPOSITORY, data_file, launch, refused
 
 from diffjax.records.folder import read_results
 from diffjax.records.schema import ReferenceRecord
 from diffjax.training.checkpoints import Checkpoints
 
-REPOSITORY = Path(__file__).parents[1]
 TINY = ["--set", "hidden_dims=8,8,8", "--set", "batch_size=8", "--preset=quick"]
 
 
 @pytest.fixture(scope="session")
 def hopper_file(tmp_path_factory):
     """A small file in D4RL's layout with Hopper's sizes."""
-    rng = np.random.default_rng(0)
-    rows = 300
-    path = tmp_path_factory.mktemp("data") / "hopper_tiny.hdf5"
-    with h5py.File(path, "w") as file:
-        file["observations"] = rng.normal(size=(rows, 11)).astype(np.float32)
-        file["actions"] = rng.uniform(-1, 1, (rows, 3)).astype(np.float32)
-        file["rewards"] = rng.normal(size=rows).astype(np.float32)
-        file["terminals"] = np.arange(rows) % 50 == 49
-        file["timeouts"] = np.zeros(rows, bool)
-    return path
+    return data_file(tmp_path_factory.mktemp("data") / "hopper_tiny.hdf5")
 
 
-def launch(program: str, *arguments: object, **options: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(REPOSITORY / "experiments" / program), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+def launch_apart(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A launcher in a process of its own, as a user starts it."""
+    command = [sys.executable, str(REPOSITORY / program), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def hopper(path: Path, out: Path, *more: object) -> list[object]:
@@ -50,13 +41,6 @@ def hopper(path: Path, out: Path, *more: object) -> list[object]:
         *TINY,
         *more,
     ]
-
-
-def one_line(run: subprocess.CompletedProcess, *words: str) -> None:
-    assert run.returncode == 2, run.stdout + run.stderr
-    lines = [line for line in run.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1, run.stderr
-    assert all(word in lines[0] for word in words), lines[0]
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -76,12 +60,13 @@ def test_train_writes_a_results_folder_and_resumes_bitwise(hopper_file, tmp_path
 
     arguments = ["--method=diffcps", "--steps=6", "--eval_interval=2", "--num_seeds=2"]
     whole = tmp_path / "whole"
-    run = launch("train.py", *hopper(hopper_file, whole, *arguments))
+    run = launch_apart("experiments/train.py", *hopper(hopper_file, whole, *arguments))
     assert run.returncode == 0, run.stderr
     config = json.loads((whole / "config.json").read_text())
     assert config["method"] == "diffcps"
     assert config["tuning"] == "quick"
     assert config["dataset"]["transitions"] == 299
+    assert f"{hopper_file}: 'unlabelled', 299 transitions; 6 episodes; returns 1.7035" in run.stderr
     table = rows(whole)
     assert [(row["seed"], row["step"]) for row in table] == [(s, t) for t in "246" for s in "01"]
     assert {row["env"] for row in table} == {"Hopper-v4"}
@@ -93,7 +78,7 @@ def test_train_writes_a_results_folder_and_resumes_bitwise(hopper_file, tmp_path
     # A twin that is stopped after its first or second checkpoint, and whose folder then gains rows that no
     # checkpoint vouches for.
     stopped = tmp_path / "stopped"
-    command = [sys.executable, str(REPOSITORY / "experiments" / "train.py")]
+    command = [sys.executable, str(REPOSITORY / "experiments/train.py")]
     process = subprocess.Popen(
         [*command, *map(str, hopper(hopper_file, stopped, *arguments))], stderr=subprocess.PIPE, text=True
     )
@@ -105,9 +90,9 @@ def test_train_writes_a_results_folder_and_resumes_bitwise(hopper_file, tmp_path
     process.communicate()
     with open(stopped / "evaluations.csv", "a") as file:
         file.write((stopped / "evaluations.csv").read_text().splitlines()[-1].replace(",2,2,", ",4,2,") + "\n")
-    again = launch("train.py", *hopper(hopper_file, stopped, *arguments))
-    one_line(again, "--resume")
-    resumed = launch("train.py", *hopper(hopper_file, stopped, *arguments, "--resume"))
+    again = launch_apart("experiments/train.py", *hopper(hopper_file, stopped, *arguments))
+    refused(again, "--resume")
+    resumed = launch_apart("experiments/train.py", *hopper(hopper_file, stopped, *arguments, "--resume"))
     assert resumed.returncode == 0, resumed.stderr
     assert (stopped / "evaluations.csv").read_bytes() == (whole / "evaluations.csv").read_bytes()
     assert (stopped / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
@@ -116,8 +101,10 @@ def test_train_writes_a_results_folder_and_resumes_bitwise(hopper_file, tmp_path
     assert first[0] == second[0] == 3
     assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), first[1], second[1]))
 
-    other = launch("train.py", *hopper(hopper_file, whole, "--method=bc", "--steps=6", "--eval_interval=2"))
-    one_line(other, "holds another experiment", "method")
+    other = launch_apart(
+        "experiments/train.py", *hopper(hopper_file, whole, "--method=bc", "--steps=6", "--eval_interval=2")
+    )
+    refused(other, "holds another experiment", "method")
     assert rows(whole) == table
 
 
@@ -127,43 +114,48 @@ def test_sweep_prints_and_writes_the_table(hopper_file, tmp_path):
         hopper_file, out, "--methods=bc,diffcps", "--steps=4", "--eval_interval=2", "--num_seeds=2", "--grid",
         "actor_lr=1e-3,1e-4",
     )  # fmt: skip
-    status = launch("sweep.py", *arguments, "--status")
+    status = launch("experiments/sweep.py", *arguments, "--status")
     assert status.returncode == 0
     assert status.stdout.count("not started") == 2
     assert not out.exists()
-    run = launch("sweep.py", *arguments)
+    run = launch("experiments/sweep.py", *arguments)
     assert run.returncode == 0, run.stderr
     assert "bc (actor_lr=1e-3)" in (out / "table.md").read_text()
     assert "hopper-medium-v2" in run.stdout
-    again = launch("sweep.py", *arguments, "--resume")
+    again = launch("experiments/sweep.py", *arguments, "--resume")
     assert again.returncode == 0, again.stderr
-    assert "4 complete" in launch("sweep.py", *arguments, "--status").stdout
-    shards = [launch("sweep.py", *arguments, "--status", f"--shard={part}/3").stdout.splitlines() for part in (1, 2, 3)]
+    assert "4 complete" in launch("experiments/sweep.py", *arguments, "--status").stdout
+    shards = [
+        launch("experiments/sweep.py", *arguments, "--status", f"--shard={part}/3").stdout.splitlines()
+        for part in (1, 2, 3)
+    ]
     assert [line.split(":")[0] for part in shards for line in part] == [
         str(out / "hopper-medium-v2" / name) for name in ("bc", "diffcps")
     ]
     assert [len(part) for part in shards] == [1, 1, 0]
     # What cannot be trained is refused before anything else is trained.
     other = [argument for argument in arguments if argument not in ("--methods=bc,diffcps", "--steps=4")]
-    run = launch("sweep.py", *other, "--methods=diffusion_bc,diffcps", "--steps=6", "--resume")
-    one_line(run, "holds another experiment", "steps is 4 there and 6 now")
+    run = launch("experiments/sweep.py", *other, "--methods=diffusion_bc,diffcps", "--steps=6", "--resume")
+    refused(run, "holds another experiment", "steps is 4 there and 6 now")
     assert not (out / "hopper-medium-v2" / "diffusion_bc").exists()
     (out / "hopper-medium-v2" / "bc" / "status.json").unlink()  # stopped between making a folder and its status
-    assert launch("sweep.py", *arguments, "--status").stdout.count("not started") == 1
+    assert launch("experiments/sweep.py", *arguments, "--status").stdout.count("not started") == 1
 
 
 def test_settings_that_only_act_differently_share_their_training(hopper_file, tmp_path):
     common = ["--method=dac", "--steps=4", "--eval_interval=2", "--num_seeds=2", "--set", "num_critics=2"]
     grid = ["--grid", "candidates=1,3", "--grid", "temperature=0,1", "--grid", "rho=0,1"]
     shared = tmp_path / "shared"
-    run = launch("train.py", *hopper(hopper_file, shared, *common, *grid))
+    run = launch("experiments/train.py", *hopper(hopper_file, shared, *common, *grid))
     assert run.returncode == 0, run.stderr
     assert "x 4 runs" in run.stderr  # two values of rho times two seeds
     table = rows(shared)
     assert len(table) == 2 * 2 * 8
     for setting, candidates in (("candidates=1;temperature=0;rho=1", "1"), ("candidates=3;temperature=1;rho=0", "3")):
         alone = tmp_path / setting
-        run = launch("train.py", *hopper(hopper_file, alone, *common, *[f"--set={s}" for s in setting.split(";")]))
+        run = launch(
+            "experiments/train.py", *hopper(hopper_file, alone, *common, *[f"--set={s}" for s in setting.split(";")])
+        )
         assert run.returncode == 0, run.stderr
         ours = [row for row in table if row["setting"] == setting]
         assert {row["candidates"] for row in ours} == {candidates}
@@ -173,7 +165,7 @@ def test_settings_that_only_act_differently_share_their_training(hopper_file, tm
 def test_failed_runs_are_reported_and_the_others_go_on(hopper_file, tmp_path):
     out = tmp_path / "failing"
     run = launch(
-        "train.py",
+        "experiments/train.py",
         *hopper(hopper_file, out, "--method=bc", "--steps=40", "--eval_interval=20", "--grid", "actor_lr=1e-3,1e38"),
     )
     assert run.returncode == 0, run.stderr
@@ -207,7 +199,7 @@ BAD_TRAIN = [
 @pytest.mark.parametrize(("arguments", "words"), BAD_TRAIN, ids=[" ".join(a) for a, _ in BAD_TRAIN])
 def test_bad_input_is_one_line_and_nothing_is_written(hopper_file, tmp_path, arguments, words):
     out = tmp_path / "out"
-    one_line(launch("train.py", *hopper(hopper_file, out), *arguments), *words)
+    refused(launch("experiments/train.py", *hopper(hopper_file, out), *arguments), *words)
     assert not out.exists()
 
 
@@ -234,11 +226,11 @@ def damaged(kind: str, source: Path, folder: Path) -> Path:
     ("kind", "words"),
     [("truncated", ["truncated"]), ("nan", ["observations", "nan"]), ("action", ["2", "3"]), ("missing", ["rewards"])],
 )
-def test_damaged_data_is_one_line(hopper_file, tmp_path, kind, words):
+def test_damaged_data_is_refused(hopper_file, tmp_path, kind, words):
     path = damaged(kind, hopper_file, tmp_path)
     out = tmp_path / "out"
-    run = launch("train.py", *hopper(path, out, "--method=bc"))
-    one_line(run, str(path), *words)
+    run = launch("experiments/train.py", *hopper(path, out, "--method=bc"))
+    refused(run, str(path), *words)
     assert not out.exists()
 
 
@@ -255,14 +247,14 @@ def test_damaged_data_is_one_line(hopper_file, tmp_path, kind, words):
 )
 def test_bad_sweeps(hopper_file, tmp_path, arguments, words):
     out = tmp_path / "out"
-    one_line(launch("sweep.py", *hopper(hopper_file, out), *arguments), *words)
+    refused(launch("experiments/sweep.py", *hopper(hopper_file, out), *arguments), *words)
     assert not out.exists()
 
 
-def test_data_that_cannot_be_fetched_are_named(tmp_path):
+def test_data_that_cannot_be_fetched_are_named(tmp_path, monkeypatch):
     away = f"--mirror={tmp_path / 'away'}"
-    here = os.environ | {"D4RL_DATASET_DIR": str(tmp_path / "cache")}
-    run = launch("train.py", "--method=bc", "--task=hopper-medium-v2", away, f"--out={tmp_path / 'out'}", env=here)
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "cache"))
+    run = launch("experiments/train.py", "--method=bc", "--task=hopper-medium-v2", away, f"--out={tmp_path / 'out'}")
     assert run.returncode == 2
     assert "Traceback" not in run.stderr
     last = run.stderr.splitlines()[-1]
@@ -272,13 +264,13 @@ def test_data_that_cannot_be_fetched_are_named(tmp_path):
 
 def test_a_task_without_references_is_refused(hopper_file, tmp_path):
     task = ["--task=mujoco/hopper/medium-v0", f"--dataset={hopper_file}", f"--out={tmp_path / 'out'}"]
-    run = launch("train.py", "--method=bc", *task, *TINY)
-    one_line(run, "mujoco/hopper/medium-v0", "no reference scores", hopper_file.name, "--ref_scores")
+    run = launch("experiments/train.py", "--method=bc", *task, *TINY)
+    refused(run, "mujoco/hopper/medium-v0", "no reference scores", hopper_file.name, "--ref_scores")
     for wrong in ("1", "3,1", "nan,2", "low,high", "1,2,3"):
-        run = launch("train.py", "--method=bc", *task, *TINY, f"--ref_scores={wrong}")
-        one_line(run, f"--ref_scores={wrong}", "MIN,MAX")
+        run = launch("experiments/train.py", "--method=bc", *task, *TINY, f"--ref_scores={wrong}")
+        refused(run, f"--ref_scores={wrong}", "MIN,MAX")
     assert not (tmp_path / "out").exists()
-    run = launch("train.py", "--method=bc", *task, *TINY, "--ref_scores=-20,3000")
+    run = launch("experiments/train.py", "--method=bc", *task, *TINY, "--ref_scores=-20,3000")
     assert run.returncode == 0, run.stderr
     reference = read_results(tmp_path / "out").config.reference
     assert reference == ReferenceRecord(min=-20.0, max=3000.0, source="given with --ref_scores", given=True)
@@ -286,27 +278,28 @@ def test_a_task_without_references_is_refused(hopper_file, tmp_path):
 
 def test_the_best_trajectories_only(hopper_file, tmp_path):
     more = ["--steps=4", "--eval_interval=4", "--top_percent=50"]
-    run = launch("train.py", "--method=bc", *hopper(hopper_file, tmp_path / "out", *more))
+    run = launch("experiments/train.py", "--method=bc", *hopper(hopper_file, tmp_path / "out", *more))
     assert run.returncode == 0, run.stderr
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["dataset"]["transitions"] == 150
     assert "top 50%" in config["dataset"]["label"]
 
 
-@pytest.mark.parametrize("program", ["train.py", "sweep.py"])
+@pytest.mark.parametrize("program", ["experiments/train.py", "experiments/sweep.py"])
 def test_help_is_a_page(program):
-    run = launch(program, "--help", env=os.environ | {"COLUMNS": "100"})
+    run = launch(program, "--help")
     assert run.returncode == 0
     assert "examples:" in run.stdout
     assert "resume" in run.stdout
 
 
-def test_tasks_are_listed_with_where_their_data_are(tmp_path):
+def test_tasks_are_listed_with_where_their_data_are(tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     cache.mkdir()
     (cache / "pen-human-v1.hdf5").write_bytes(b"")
-    here = os.environ | {"D4RL_DATASET_DIR": str(cache), "MINARI_DATASETS_PATH": str(tmp_path / "minari")}
-    listed = launch("tasks.py", env=here)
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(cache))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    listed = launch("experiments/tasks.py")
     assert listed.returncode == 0, listed.stderr
     lines = {line.split()[0]: line for line in listed.stdout.splitlines() if line.strip()}
     assert {"hopper-medium-v2", "antmaze-large-play-v0", "maze2d-umaze-local", "mujoco/ant/expert-v0"} <= set(lines)
@@ -314,13 +307,13 @@ def test_tasks_are_listed_with_where_their_data_are(tmp_path):
     assert "D4RL, to download" in lines["pen-cloned-v1"]
     assert "made on first use" in lines["hopper-medium-local"]
     assert "none" in lines["mujoco/ant/expert-v0"].split()
-    assert len(launch("tasks.py", "--suite=kitchen", env=here).stdout.splitlines()) == 6
+    assert len(launch("experiments/tasks.py", "--suite=kitchen").stdout.splitlines()) == 6
 
 
 def test_a_task_says_everything_about_itself():
-    described = launch("tasks.py", "--task=antmaze-umaze-v2").stdout
+    described = launch("experiments/tasks.py", "--task=antmaze-umaze-v2").stdout
     assert "success rule built anew from D4RL's definitions" in " ".join(described.split())
     assert "700 steps" in described
-    one_line(launch("tasks.py", "--task=antmaze-umaze-v3"), "antmaze-umaze-v2")
-    one_line(launch("tasks.py", "--suite=antmase"), "antmaze")
-    one_line(launch("tasks.py", "--suite=mini", "--task=x"), "either")
+    refused(launch("experiments/tasks.py", "--task=antmaze-umaze-v3"), "antmaze-umaze-v2")
+    refused(launch("experiments/tasks.py", "--suite=antmase"), "antmaze")
+    refused(launch("experiments/tasks.py", "--suite=mini", "--task=x"), "either")

@@ -20,6 +20,7 @@ import pytest
 from method_tools import ALL, tiny
 
 from diffjax.data.transitions import Transitions
+from diffjax.methods.base import MEAN_VALUE
 from diffjax.training.batches import prepare
 from diffjax.training.program import Program, RunSetup, mean_metrics, stack_setups
 from diffjax.types import Spec
@@ -30,7 +31,6 @@ ROWS = 400  # of each problem
 STEPS, LAST = 1200, 100  # updates, and those whose metrics are read
 DISCOUNT, MODE = 0.5, 0.5
 EPISODES = 64
-VALUE = "critic/q_mean"
 QUICK = {"discount": DISCOUNT, "tau": 0.02, "ema_start": 1, "lr_decay_steps": 0.0, "actor_lr": 1e-3}
 QUICK |= {"critic_lr": 3e-3, "value_lr": 3e-3}
 
@@ -90,7 +90,7 @@ def learned(name: str, variant: str) -> Learned:
     observation = jnp.linspace(-1, 1, EPISODES)[None, :, None].repeat(len(PROBLEMS), 0)
     action = np.asarray(program.act(state, setup, keys, 0, observation))[..., 0]
     by_problem = lambda values: dict(zip(PROBLEMS, values, strict=True))  # noqa: E731
-    return Learned(by_problem(metrics[VALUE].tolist()) if VALUE in metrics else None, by_problem(action))
+    return Learned(by_problem(metrics[MEAN_VALUE].tolist()) if MEAN_VALUE in metrics else None, by_problem(action))
 
 
 @pytest.mark.parametrize(("name", "variant"), ALL)

@@ -13,12 +13,14 @@ from diffjax.methods.base import check_hyper
 from diffjax.methods.registry import METHODS
 from diffjax.ranges import Range, check_fields
 
+# A mapping that the methods' phases fill has no default of its own; its range is tested below.
+FIELDS = lambda type_: [field for field in dataclasses.fields(type_) if field.default is not dataclasses.MISSING]  # noqa: E731
 TYPES = [Protocol, *{method.hyper: None for variants in METHODS.values() for method in variants.values()}]
 
 
 @pytest.mark.parametrize("type_", TYPES, ids=lambda type_: type_.__module__)
 def test_every_field_says_what_it_may_be_and_its_default_is(type_):
-    for field in dataclasses.fields(type_):
+    for field in FIELDS(type_):
         if isinstance(field.default, str):
             assert field.default in field.metadata["choices"], field.name
         elif not isinstance(field.default, bool):
@@ -28,7 +30,7 @@ def test_every_field_says_what_it_may_be_and_its_default_is(type_):
 
 @pytest.mark.parametrize("type_", TYPES, ids=lambda type_: type_.__module__)
 def test_nothing_takes_a_nan_and_only_what_is_infinite_by_default_an_infinity(type_):
-    for field in dataclasses.fields(type_):
+    for field in FIELDS(type_):
         if isinstance(field.default, float):
             for value in (math.nan, math.inf, -math.inf):
                 if value != field.default:

@@ -434,6 +434,22 @@ def test_only_tasks_that_all_share_count(tmp_path: Path) -> None:
     assert "nothing to compare" in section(parsed(build.render(apart, found)), "latency-and-score").text
 
 
+def test_published_speeds_stand_below_ours_where_published_numbers_are_shown(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", {(0, ""): [50.0]}, task="hopper-medium-v2", suite="locomotion", dataset="D4RL v2")
+    (tmp_path / "l.csv").write_text(LATENCIES + "dac,default,1,5,1,2.0\n")
+
+    def tables(**options: Any) -> list[Node]:
+        page = page_of(path, **options)
+        root = parsed(build.render(page, trade_off(page, read_latencies(tmp_path / "l.csv"))))
+        return section(root, "latency-and-score").all("table")
+
+    assert len(tables()) == 1
+    rows = cells(tables(published=True)[1])
+    assert rows[0] == ["method", "quantity", "setting", "value", "hardware", "source"]
+    assert ["dac", "one update", "T=5; 8 seeds at once", "2–2.3 ms", "not named"] in [row[:5] for row in rows]
+    assert {row[0] for row in rows[1:]} == {"dac"}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -578,13 +594,6 @@ def test_ticks_by_hand() -> None:
     assert charts.log_ticks(2.07, 4.65) == [3, 4]
     assert charts.log_ticks(3.2, 3.9) == [3.2, 3.4, 3.6, 3.8]
     assert [charts.short(value) for value in (0, 500, 20_000, 1_500_000, 0.05)] == ["0", "500", "20k", "1.5M", "0.05"]
-
-
-def test_markers_and_colours_are_never_alone() -> None:
-    columns = [Column(f"method{index}", "default", "paper", "", "") for index in range(20)]
-    found = list(charts.styles(columns).values())
-    assert len(set(found)) == 20
-    assert len({look.marker for look in found[:7]}) == 7
 
 
 def test_a_method_has_its_colour_in_every_figure() -> None:

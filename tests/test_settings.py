@@ -64,7 +64,12 @@ def test_protocols_follow_the_papers():
     )
     assert dac.action_clip == pytest.approx(1 - 1e-5, abs=1e-12)
     dtql = resolve("dtql", "antmaze-umaze-v0").protocol
-    assert (dtql.reward, dtql.pretrain_steps, dtql.steps, dtql.episodes) == ("iql_antmaze", 50_000, 500_000, 100)
+    assert (dtql.reward, dtql.phase_steps["pretrain"], dtql.steps, dtql.episodes) == (
+        "iql_antmaze",
+        50_000,
+        500_000,
+        100,
+    )
     assert resolve("diffcps", "hopper-medium-v2").protocol.selection == "best"
 
 

@@ -98,12 +98,8 @@ def read_layout(
     check_sizes(source, observation_dim, action_dim, spec)
     flags = read_flags({key: as_flags(source, key, arrays[key].read()) for key in arrays if key in FLAG_KEYS})
     observation = _read_floats(source, "observations", arrays)
-    following = _read_floats(source, NEXT, arrays) if NEXT in arrays else None
-    order = None
-    if following is not None:
-        precision = max(_precision(arrays[key].dtype) for key in ("observations", NEXT))
-        order = judge_order(source, observation, following, flags.end, precision)
-    if flags.timeout is None and order is None:
+    own_next = _own_next(source, arrays, observation, flags.end)
+    if flags.timeout is None and own_next is None:
         if horizon is None:
             raise UserError(
                 f"{source}: has no 'timeouts'; the horizon of its task is needed to know where episodes end"
@@ -123,15 +119,14 @@ def read_layout(
     _check_filled(source, transitions)
     locate: Callable[[int], str] = "row {}".format
     notes: tuple[str, ...] = ()
-    if order is not None:
-        assert following is not None
-        transitions, locate, notes = _in_order(transitions, following, order)
+    if own_next is not None:
+        transitions, locate, notes = _with_own_next(transitions, *own_next)
     return make_dataset(
         transitions,
         source=source,
         label=own_label(metadata),
         locate=locate,
-        is_finished=bool(flags.end[-1]) or isinstance(order, Borders),
+        is_finished=bool(flags.end[-1]) or own_next is not None,
         ref_min=_number(metadata("ref_min_score")),
         ref_max=_number(metadata("ref_max_score")),
         env_id=_text(metadata("env_id")),
@@ -197,7 +192,22 @@ def _stored(
     return arrays
 
 
-def _in_order(
+def _own_next(
+    source: str, arrays: Mapping[str, StoredArray], observation: np.ndarray, end: np.ndarray
+) -> tuple[np.ndarray, Borders | Unordered] | None:
+    """The file's next observations and where they differ from the following rows; None where nowhere."""
+    if NEXT not in arrays:
+        return None
+    stored, needed = arrays[NEXT].dtype, arrays["observations"].dtype
+    if stored.kind != "f" and needed.kind == "f":
+        raise UserError(f"{source}: {NEXT!r} has dtype {stored}; that of 'observations', {needed}, is needed")
+    following = _read_floats(source, NEXT, arrays)
+    precision = max(_precision(arrays[key].dtype) for key in ("observations", NEXT))
+    order = judge_order(source, observation, following, end, precision)
+    return None if order is None else (following, order)
+
+
+def _with_own_next(
     transitions: Transitions, following: np.ndarray, order: Borders | Unordered
 ) -> tuple[Transitions, Callable[[int], str], tuple[str, ...]]:
     """Transitions with their own next observations, words for each of their rows, and what was done."""

@@ -50,8 +50,9 @@ def load_dataset(
         for part in datasets:
             for line in implausible(part, horizon):
                 report(f"warning: {line}")
-        if label is None and (hint := hdf5.d4rl_hint(source, task_id)):
-            report(f"note: {hint}")
+        for path in parts if label is None else ():
+            if hint := hdf5.d4rl_hint(path, task_id):
+                report(f"note: {hint}")
     return dataset
 
 

@@ -20,6 +20,7 @@ _SAMPLE = 20_000
 _UNRELATED = 0.9  # of the distance to a random row's observation
 _MOST = 0.5
 _MANY_ZERO_ROWS = 2
+_HALF, _LONG = 0.25, 10  # about half of the episodes; rows of an episode that is no accident
 
 
 def summary(dataset: Dataset) -> str:
@@ -33,7 +34,7 @@ def summary(dataset: Dataset) -> str:
         parts += [
             f"{len(returns):,} episodes",
             f"returns {returns.mean():.5g} (min {returns.min():.5g}, max {returns.max():.5g})",
-            f"{int(terminal[data.row].sum()):,} terminals",
+            f"{int(terminal.sum()):,} terminals",
             f"{limits:,} time limits" if np.asarray(data.end)[:-1].any() else "no end before the last row",
         ]
     else:
@@ -75,20 +76,29 @@ def unmarked_jumps(transitions: Transitions) -> np.ndarray:
     found = [row[:0]]
     for begin in range(0, len(row), CHECK_ROWS):
         part = row[begin : begin + CHECK_ROWS]
-        following = observation[part + 1]
-        ratio = np.linalg.norm(following - observation[part], axis=1) / usual_length
-        is_home = np.linalg.norm(following - observation[0], axis=1) < HOME * usual_length
-        near = part[(ratio > JUMP) | ((ratio > 1) & is_home & (observation.shape[1] >= HOME_DIMS))]
-        typical = np.median(np.abs(observation[near + 1] - observation[near])[:, moves] / usual, axis=1)
-        near_home = is_home[np.searchsorted(part, near)]
-        found.append(near[typical > np.where(near_home & (observation.shape[1] >= HOME_DIMS), 1, JUMP)])
-    return np.concatenate(found)
+        ratio = np.linalg.norm(observation[part + 1] - observation[part], axis=1) / usual_length
+        least = np.where(_is_home(observation, part + 1, usual_length), 1, JUMP)
+        is_long = ratio > least
+        part, least = part[is_long], least[is_long]
+        typical = np.median(np.abs(observation[part + 1] - observation[part])[:, moves] / usual, axis=1)
+        found.append(part[typical > least])
+    jumps = np.concatenate(found)
+    # One way home alone may be the way to the file's own first row.
+    return (
+        jumps if len(jumps) > 1 or not len(jumps) or not _is_home(observation, jumps + 1, usual_length)[0] else row[:0]
+    )
+
+
+def _is_home(observation: np.ndarray, row: np.ndarray, usual_length: float) -> np.ndarray:
+    if observation.shape[1] < HOME_DIMS:
+        return np.zeros(len(row), bool)
+    return np.linalg.norm(observation[row] - observation[0], axis=1) < HOME * usual_length
 
 
 def _endings(data: Transitions, horizon: int | None) -> Iterator[str]:
     end = np.asarray(data.end)
     jumps = unmarked_jumps(data)
-    is_late = end[jumps + 1]
+    is_late = end[jumps + 1] & (jumps + 2 < len(end))  # the last row is an end, marked or not
     if is_late.any():
         yield (
             f"{int(is_late.sum())} marked ends stand on an episode's first row (the observation jumps before them, "
@@ -100,10 +110,24 @@ def _endings(data: Transitions, horizon: int | None) -> Iterator[str]:
             f"the observation jumps as in a reset at {len(jumps)} rows, first after row {jumps[0]}, where nothing "
             "marks an end; mark the row before each reset in 'timeouts'"
         )
-    first = np.concatenate([[0], np.flatnonzero(end)[:-1] + 1])
+    last = np.flatnonzero(end)
+    first = np.concatenate([[0], last[:-1] + 1])
+    rows = last - first + 1
+    single = (rows == 1).mean()
+    if abs(single - 0.5) < _HALF and np.median(rows[rows > 1]) >= _LONG:
+        yield (
+            f"{int((rows == 1).sum())} of {len(rows)} episodes are single rows; a flag on an episode's first row "
+            "instead of its last does that: numpy.roll(flags, -1) shifts flags by one"
+        )
     begins = np.zeros(len(end), np.int64)
     begins[data.row] = 1
     steps = np.add.reduceat(begins, first)
+    ended = np.asarray(data.terminal)[last]
+    if horizon is not None and (at_limit := int((ended & (rows == horizon)).sum())) > max(1, _MOST * ended.sum()):
+        yield (
+            f"{at_limit} episodes end as terminal after exactly {horizon} steps, the task's horizon; if these are time "
+            "limits, store them in 'timeouts' and not in 'terminals'"
+        )
     # Data may be recorded under a longer limit (D4RL's Maze2D); then most episodes are longer.
     if horizon is not None and steps.max() > horizon and (len(steps) == 1 or np.median(steps) <= horizon):
         yield (

@@ -140,7 +140,7 @@ def published_column(ablation: Ablation, task: str, preset: str = "paper") -> in
     """
     found = columns(ablation, task, preset)
     for index, column in enumerate(found):
-        if column[:2] != found[0][:2]:
+        if (column.method, column.variant) != (found[0].method, found[0].variant):
             break
         own = resolve(column.method, task, "paper", column.variant)
         varied = check_overrides(column.method, column.variant, parse_setting(column.setting))

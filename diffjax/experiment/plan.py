@@ -13,9 +13,18 @@ from typing import Any, NamedTuple
 import jax
 
 from diffjax.errors import UserError
-from diffjax.experiment.settings import Protocol, Settings, check_overrides, parse_setting, resolve
+from diffjax.experiment.settings import (
+    PROTOCOL_ENTRIES,
+    Protocol,
+    Settings,
+    check_overrides,
+    parse_setting,
+    phase_entries,
+    resolve,
+)
 from diffjax.methods.base import Method, acting_values, without_acting
 from diffjax.methods.registry import get_method
+from diffjax.ranges import Range
 from diffjax.records.loggers import check_loggers
 from diffjax.tasks.registry import Task, get_task
 from diffjax.types import Spec
@@ -103,7 +112,7 @@ class Plan(NamedTuple):
     """An experiment with everything looked up and checked, before anything is written."""
 
     experiment: Experiment
-    method: Method
+    method: Method[Any, Any]
     variant: str
     task: Task
     spec: Spec
@@ -122,6 +131,8 @@ def plan(experiment: Experiment) -> Plan:
     task = get_task(experiment.task)
     method, variant = get_method(experiment.method, experiment.variant)
     check_loggers(experiment.log)
+    for seed in experiment.seeds:
+        Range(at_least=0).check("seed", seed, whole=True)
     common = dict(experiment.overrides)
     resolved: dict[str, Settings] = {}
     for setting in experiment.settings:
@@ -129,15 +140,14 @@ def plan(experiment: Experiment) -> Plan:
         resolved[setting] = resolve(experiment.method, task.id, experiment.preset, variant, overrides)
     first = next(iter(resolved.values()))
     if any(settings.protocol != first.protocol for settings in resolved.values()):
-        names = ", ".join(field.name for field in dataclasses.fields(Protocol))
+        names = ", ".join((*PROTOCOL_ENTRIES, *phase_entries(method)))
         raise UserError(f"--grid takes hyper-parameters of {experiment.method}; these belong to --set: {names}")
     runs = [Run(seed, setting, settings.hyper) for setting, settings in resolved.items() for seed in experiment.seeds]
     spec = Spec(task.observation_dim, task.action_dim)
     return Plan(experiment, method, variant, task, spec, first.protocol, first.tuning, first.source, group_runs(runs))
 
 
-def phase_lengths(method: Method, protocol: Protocol) -> tuple[int, ...]:
+def phase_lengths(method: Method[Any, Any], protocol: Protocol) -> tuple[int, ...]:
     """Updates of each phase; the last one is the main phase."""
-    before = protocol.pretrain_steps
-    before = round(before * protocol.steps) if before < 1 else int(before)
-    return (*(before for _ in method.phases[:-1]), protocol.steps)
+    given = (protocol.phase_steps[phase.name] for phase in method.phases[:-1])
+    return (*(round(steps * protocol.steps) if steps < 1 else int(steps) for steps in given), protocol.steps)

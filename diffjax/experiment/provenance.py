@@ -56,7 +56,7 @@ def request(plan: Plan) -> Request:
         steps=protocol.steps,
         eval_interval=protocol.eval_interval,
         episodes=protocol.episodes,
-        protocol=plain(dataclasses.asdict(protocol)),
+        protocol=plain(protocol.entries),
         tuning=plan.tuning,
         source=plan.source,
         hyper={run.setting: plain(dataclasses.asdict(run.hyper)) for group in plan.groups for run in group.runs},

@@ -1,11 +1,11 @@
 """One experiment: a method on a task, all its runs, from data to evaluated and recorded results."""
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffjax.data.filters import top_percent
@@ -13,32 +13,23 @@ from diffjax.data.load import load_dataset
 from diffjax.data.rewards import reward_affine
 from diffjax.data.transitions import Dataset, Transitions
 from diffjax.envs.base import VectorSimulator
+from diffjax.experiment import rows
 from diffjax.experiment.plan import Experiment, Group, Plan, phase_lengths, plan
-from diffjax.experiment.provenance import describe
-from diffjax.methods.base import Metrics
+from diffjax.experiment.provenance import describe, request
+from diffjax.methods.base import CLONING_LOSS
+from diffjax.methods.checks import check_shapes
 from diffjax.numerics import check_platform, pinned, random_key
-from diffjax.records.folder import ResultsFolder, Rows, open_folder, read_status
+from diffjax.records.folder import ResultsFolder, Rows, check_folder, open_folder, read_status
 from diffjax.records.loggers import Loggers
-from diffjax.records.schema import Config, Evaluation, MetricsRecord, RunId, RunStatus
+from diffjax.records.schema import Config, RunId, RunStatus
 from diffjax.tasks.default_data import MakeData, default_dataset
-from diffjax.tasks.registry import make_simulator, normalized_score, with_references
+from diffjax.tasks.registry import make_simulator, with_references
 from diffjax.training.batches import Prepared, prepare
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.evaluation import Episodes, evaluate
-from diffjax.training.program import (
-    NEVER,
-    Program,
-    RunSetup,
-    TrainState,
-    add_metrics,
-    mean_metrics,
-    pieces,
-    run_sharding,
-    stack_setups,
-)
+from diffjax.training.loop import Interval, Position, bounds, intervals, updates_done
+from diffjax.training.program import Program, RunSetup, TrainState, run_sharding, stack_setups
 from diffjax.training.progress import Progress
-
-PIECES = 20  # calls of the program per evaluation interval: progress is shown and Ctrl-C heard between them
 
 
 def obtain_dataset(plan: Plan, make_data: MakeData, report: Callable[[str], None]) -> Dataset:
@@ -49,7 +40,7 @@ def obtain_dataset(plan: Plan, make_data: MakeData, report: Callable[[str], None
     """
     experiment = plan.experiment
     if experiment.dataset is None:
-        dataset = default_dataset(plan.task, make_data, report, mirror=experiment.mirror)
+        dataset = default_dataset(plan.task, make_data, mirror=experiment.mirror, report=report)
     else:
         dataset = load_dataset(
             experiment.dataset,
@@ -73,7 +64,9 @@ def run_experiment(experiment: Experiment, progress: Progress, make_data: MakeDa
     """
     planned = plan(experiment)
     check_platform()
-    dataset = obtain_dataset(planned, make_data, progress.note)
+    check_folder(experiment.out, request(planned), experiment.resume)
+    about_data: list[str] = []  # said once nothing can be refused any more, so that a refusal is one line
+    dataset = obtain_dataset(planned, make_data, about_data.append)
     planned = planned._replace(task=with_references(planned.task, dataset, experiment.ref_scores))
     protocol = planned.protocol
     reward = reward_affine(protocol.reward, dataset.transitions)
@@ -84,30 +77,27 @@ def run_experiment(experiment: Experiment, progress: Progress, make_data: MakeDa
     simulator.close()
     check_networks(planned)
     folder = open_folder(experiment.out, config, experiment.resume)
+    for line in about_data:
+        progress.note(line)
     with jax.default_matmul_precision(experiment.matmul_precision):
         _Recorder(planned, dataset, data, folder, config, progress).train()
     return folder
 
 
 def check_networks(plan: Plan) -> None:
-    """That the networks of every group can be made, by their shapes alone."""
-    for group in plan.groups:
-        hyper = group.runs[0].hyper
+    """That the method fits together and the networks of every group can be made; shapes only."""
+    metrics = (CLONING_LOSS,) if plan.protocol.selection == "offline" else ()
+    first, *others = (group.runs[0].hyper for group in plan.groups)
+    check_shapes(plan.experiment.method, plan.method, plan.spec, first, metrics)
+    for hyper in others:
         jax.eval_shape(lambda hyper=hyper: plan.method.init(random_key(0), plan.spec, hyper))
 
 
-class _Position(NamedTuple):
-    """How far a group has come: ``phase`` and ``step`` within it, the checkpoint's number, why trainings failed."""
+class _Group(NamedTuple):
+    """A group with everything that trains it and lets it act; ``acting`` has a setup per round."""
 
-    phase: int
-    step: int
-    number: int
-    failures: dict[int, str]
-
-
-class _Machine(NamedTuple):
-    """Everything that trains a group and lets it act; ``acting`` has a setup per round."""
-
+    group: Group
+    runs: tuple[RunId, ...]
     program: Program
     data: Transitions
     acting: tuple[RunSetup, ...]
@@ -118,11 +108,18 @@ class _Machine(NamedTuple):
         return self.acting[0]
 
 
+class _Saved(NamedTuple):
+    """What a checkpoint's record says: where training stands, its number, why trainings failed."""
+
+    position: Position = Position()
+    number: int = 0
+    failed: rows.Failures = MappingProxyType({})
+
+
 class _Recorder:
     """Trains the groups of an experiment in order and keeps its folder true.
 
-    Order at the end of each evaluation interval: evaluate, append rows, write status, save the checkpoint, which
-    records how many rows stand. What lies beyond the checkpoint is cut on resume.
+    What lies beyond the newest checkpoint, which records how many rows stand, is cut on resume.
     """
 
     def __init__(
@@ -148,46 +145,70 @@ class _Recorder:
         experiment = self.plan.experiment
         self.folder.truncate(self.committed_rows())
         for index, group in enumerate(self.plan.groups):
-            machine = self.assemble(group)
+            assembled = self.assemble(group)
             name = f"{self.plan.task.id} {experiment.method}"
             if experiment.variant:
                 name += f" ({self.plan.variant})"
             with self.checkpoints(index) as checkpoints:
-                state, position = self.begin(machine, checkpoints)
-                done = sum(self.lengths[: position.phase]) + position.step
+                state, saved = self.begin(assembled, checkpoints)
+                done = updates_done(self.lengths, saved.position)
                 self.progress.begin(name, len(group.trained), sum(self.lengths), done)
-                with self.loggers(group, done) as loggers:
-                    self.train_group(group, machine, state, position, checkpoints, loggers)
+                with self.loggers(assembled, done) as loggers:
+                    self.train_group(assembled, state, saved, checkpoints, loggers)
         self.progress.end()
 
-    def loggers(self, group: Group, done: int) -> Loggers:
-        """The loggers of a group; none for one that has nothing left to train."""
-        names = self.plan.experiment.log if done < sum(self.lengths) else ()
-        phases = dict(zip((phase.name for phase in self.plan.method.phases), self.lengths, strict=True))
-        return Loggers(names, self.folder, self.config, self.identities(group), phases)
+    def train_group(
+        self, assembled: _Group, state: TrainState, saved: _Saved, checkpoints: Checkpoints, loggers: Loggers
+    ) -> None:
+        """Runs a group to its end: evaluate, rows, log, status, checkpoint, again and again."""
+        group, runs, protocol = assembled.group, assembled.runs, self.plan.protocol
+        failed, number = saved.failed, saved.number
+        is_done = not bounds(self.lengths, protocol.eval_interval, saved.position)
+        self.write_status(rows.statuses(runs, group, failed, is_done))
+        if is_done or len(failed) == len(group.trained):
+            return
+        with closing(make_simulator(self.plan.task, len(group.trained) * protocol.episodes)) as simulator:
+            for interval in self.intervals(assembled, state, saved.position):
+                phase = self.plan.method.phases[interval.phase].name
+                found = rows.new_failures(phase, interval, failed)
+                self.say(group, found)
+                failed = {**failed, **found}
 
-    def identities(self, group: Group) -> tuple[RunId, ...]:
-        """Who the runs of a group are, in their order."""
-        return tuple(self.config.run(run.seed, run.setting) for run in group.runs)
+                metrics, evaluations = rows.metrics_record(phase, runs, group, interval), []
+                if interval.is_main:
+                    played = self.play(assembled, interval, simulator)
+                    scores = rows.scores_of(self.plan, group, played, failed)
+                    evaluations = rows.evaluation_rows(
+                        self.plan, self.dataset, simulator.version, group, interval.stop, played, scores
+                    )
+                self.folder.append_metrics([metrics])
+                if interval.is_main:
+                    self.folder.append_evaluations(evaluations)
+                    self.progress.evaluated(interval.stop, scores)
+                loggers.add(metrics, evaluations)
+                self.write_status(rows.statuses(runs, group, failed, interval.is_last))
+                number += 1
+                record = {
+                    "phase": interval.phase,
+                    "step": interval.stop,
+                    "rows": list(self.folder.rows()),
+                    "failures": {str(training): reason for training, reason in failed.items()},
+                }
+                checkpoints.save(number, interval.state, record)  # the commit point
+                if len(failed) == len(group.trained):
+                    break
 
-    def checkpoints(self, index: int) -> Checkpoints:
-        """The checkpoints of a group."""
-        return Checkpoints(self.folder.checkpoints / str(index))
+    def intervals(self, assembled: _Group, state: TrainState, position: Position) -> Iterator[Interval]:
+        """The intervals of a group still to come."""
+        interval, program = self.plan.protocol.eval_interval, assembled.program
+        return intervals(
+            program, state, assembled.setup, assembled.data, self.lengths, interval, position, self.progress
+        )
 
-    def committed_rows(self) -> Rows:
-        """Rows of the folder that stood when the newest checkpoint was made."""
-        rows = Rows(0, 0)
-        for index in range(len(self.plan.groups)):
-            with self.checkpoints(index) as checkpoints:
-                number = checkpoints.latest()
-                if number is not None:
-                    rows = Rows(*checkpoints.record(number)["rows"])
-        return rows
-
-    def assemble(self, group: Group) -> _Machine:
+    def assemble(self, group: Group) -> _Group:
         """Arrays and program of a group."""
-        planned, protocol = self.plan, self.plan.protocol
-        program = Program(planned.method, planned.spec, protocol.sampling, run_sharding(len(group.trained)))
+        planned = self.plan
+        program = Program(planned.method, planned.spec, planned.protocol.sampling, run_sharding(len(group.trained)))
 
         def setup(hypers: tuple[Any, ...]) -> RunSetup:
             runs = zip(group.trained, hypers, strict=True)
@@ -195,164 +216,60 @@ class _Recorder:
                 stack_setups([RunSetup(random_key(run.seed), self.data.part, hyper) for run, hyper in runs])
             )
 
+        runs = tuple(self.config.run(run.seed, run.setting) for run in group.runs)
         acting = tuple(setup(one.hyper) for one in group.rounds)
-        return _Machine(program, program.replicate(self.data.transitions), acting)
+        return _Group(group, runs, program, program.replicate(self.data.transitions), acting)
 
-    def begin(self, machine: _Machine, checkpoints: Checkpoints) -> tuple[TrainState, _Position]:
+    def begin(self, assembled: _Group, checkpoints: Checkpoints) -> tuple[TrainState, _Saved]:
         """A fresh state, or the newest checkpoint's."""
-        state = machine.program.init(machine.setup, machine.data)
+        state = assembled.program.init(assembled.setup, assembled.data)
         number = checkpoints.latest()
         if number is None:
-            return state, _Position(0, 0, 0, {})
+            return state, _Saved()
         state, record = checkpoints.restore(number, state)
-        failures = {int(number): reason for number, reason in record["failures"].items()}
-        return state, _Position(record["phase"], record["step"], number, failures)
+        failed = {int(training): reason for training, reason in record["failures"].items()}
+        return state, _Saved(Position(record["phase"], record["step"]), number, failed)
 
-    def train_group(
-        self,
-        group: Group,
-        machine: _Machine,
-        state: TrainState,
-        position: _Position,
-        checkpoints: Checkpoints,
-        loggers: Loggers,
-    ) -> None:
-        """Runs a group to its end."""
-        protocol = self.plan.protocol
-        last_phase = len(self.lengths) - 1
-        remaining = list(self.intervals(position))
-        self.update_status(group, position.failures, complete=not remaining)
-        simulator = make_simulator(self.plan.task, len(group.trained) * protocol.episodes)
-        try:
-            for phase, start, stop in remaining:
-                failed = position.failures
-                if len(failed) == len(group.trained):
-                    break
-                state, sums = self.advance(machine, phase, state, start, stop)
-                failed = failed | self.new_failures(group, phase, state, failed)
-                metrics, rows = self.append_metrics(group, phase, stop, sums), []
-                if phase == last_phase:
-                    played = self.play(group, machine, state, simulator, stop)
-                    rows = self.append_evaluations(group, stop, played, failed, simulator)
-                loggers.add(metrics, rows)
-                self.update_status(group, failed, phase == last_phase and stop == self.lengths[phase])
-                position = _Position(phase, stop, position.number + 1, failed)
-                record = {
-                    "phase": phase,
-                    "step": stop,
-                    "rows": list(self.folder.rows()),
-                    "failures": {str(number): reason for number, reason in failed.items()},
-                }
-                checkpoints.save(position.number, state, record)
-        finally:
-            simulator.close()
-
-    def intervals(self, position: _Position) -> Iterator[tuple[int, int, int]]:
-        """(phase, start, stop) of every evaluation interval still to come."""
-        interval = self.plan.protocol.eval_interval
-        for phase in range(position.phase, len(self.lengths)):
-            start = position.step if phase == position.phase else 0
-            stops = [*range(interval, self.lengths[phase], interval), self.lengths[phase]]
-            bounds = [start, *(stop for stop in stops if stop > start)]
-            yield from ((phase, first, last) for first, last in itertools.pairwise(bounds))
-
-    def advance(
-        self, machine: _Machine, phase: int, state: TrainState, start: int, stop: int
-    ) -> tuple[TrainState, Metrics]:
-        """One evaluation interval, in pieces between which progress is shown."""
-        state = state._replace(first_bad_step=jnp.full_like(state.first_bad_step, NEVER))
-        sums: Metrics | None = None
-        for first, last in pieces(start, stop, PIECES):
-            state, piece = machine.program.advance(phase, state, first, last, machine.setup, machine.data)
-            sums = add_metrics(sums, piece)
-            jax.block_until_ready(sums)
-            self.progress.advance(last - first)
-        assert sums is not None
-        return state, sums
-
-    def play(
-        self, group: Group, machine: _Machine, state: TrainState, simulator: VectorSimulator, step: int
-    ) -> Episodes:
+    def play(self, assembled: _Group, interval: Interval, simulator: VectorSimulator) -> Episodes:
         """Episodes of all runs, ``(runs, episodes)``: every training plays once for each way of acting."""
-        episodes = self.plan.protocol.episodes
+        group, episodes = assembled.group, self.plan.protocol.episodes
         returns = np.zeros((len(group.runs), episodes))
         lengths = np.zeros((len(group.runs), episodes), np.int64)
-        for acting, setup in zip(group.rounds, machine.acting, strict=True):
-            played = evaluate(machine.program, state, setup, simulator, step, episodes)
+        for acting, setup in zip(group.rounds, assembled.acting, strict=True):
+            played = evaluate(assembled.program, interval.state, setup, simulator, interval.stop, episodes)
             for run in acting.runs:
                 returns[run] = played.returns[group.training[run]]
                 lengths[run] = played.lengths[group.training[run]]
         return Episodes(returns, lengths)
 
-    def new_failures(self, group: Group, phase: int, state: TrainState, failed: dict[int, str]) -> dict[int, str]:
-        """Trainings that met a non-finite number in this interval, with the reason; each is said aloud."""
-        name = self.plan.method.phases[phase].name
-        failures = {}
-        for number, step in enumerate(np.asarray(state.first_bad_step).tolist()):
-            if number not in failed and step != NEVER:
-                failures[number] = f"non-finite loss or parameter at {name} step {step}"
-                run = group.trained[number]
-                setting = f" ({run.setting})" if run.setting else ""
-                self.progress.note(f"seed {run.seed}{setting} failed: {failures[number]}; the others go on")
-        return failures
+    def say(self, group: Group, failures: rows.Failures) -> None:
+        """Failures, aloud."""
+        for training, reason in failures.items():
+            run = group.trained[training]
+            setting = f" ({run.setting})" if run.setting else ""
+            self.progress.note(f"seed {run.seed}{setting} failed: {reason}; the others go on")
 
-    def append_metrics(self, group: Group, phase: int, step: int, sums: Metrics) -> MetricsRecord:
-        """One record per interval: means over its updates, one value per run."""
-        means = mean_metrics(sums)
-        metrics = {name: values[list(group.training)] for name, values in means.items()}
-        record = MetricsRecord(self.plan.method.phases[phase].name, step, self.identities(group), metrics)
-        self.folder.append_metrics([record])
-        return record
-
-    def append_evaluations(
-        self,
-        group: Group,
-        step: int,
-        played: Episodes,
-        failed: dict[int, str],
-        simulator: VectorSimulator,
-    ) -> list[Evaluation]:
-        """One row per run that has not failed."""
-        planned, experiment = self.plan, self.plan.experiment
-        scores = np.array([normalized_score(planned.task, value) for value in played.returns.mean(axis=1)])
-        rows = []
-        for index, run in enumerate(group.runs):
-            if group.training[index] in failed:
-                scores[index] = np.nan
-                continue
-            cost = planned.method.cost(run.hyper)
-            rows.append(
-                Evaluation(
-                    method=experiment.method,
-                    variant=planned.variant,
-                    preset=experiment.preset,
-                    tuning=planned.tuning,
-                    task=planned.task.id,
-                    dataset=self.dataset.label,
-                    dataset_fingerprint=self.dataset.fingerprint,
-                    env=planned.task.env_id,
-                    simulator=simulator.version,
-                    seed=run.seed,
-                    setting=run.setting,
-                    step=step,
-                    episodes=played.returns.shape[1],
-                    return_mean=float(played.returns[index].mean()),
-                    return_std=float(played.returns[index].std()),
-                    length_mean=float(played.lengths[index].mean()),
-                    score=float(scores[index]),
-                    candidates=cost.candidates,
-                    network_evaluations=cost.network_evaluations,
-                    selection=cost.selection,
-                )
-            )
-        self.folder.append_evaluations(rows)
-        self.progress.evaluated(step, scores)
-        return rows
-
-    def update_status(self, group: Group, failed: dict[int, str], complete: bool) -> None:
+    def write_status(self, changed: Mapping[RunId, str]) -> None:
         """Rewrites ``status.json``."""
-        for index, run in enumerate(self.identities(group)):
-            reason = failed.get(group.training[index])
-            status = f"failed: {reason}" if reason else ("complete" if complete else "running")
-            self.status[run] = status
-        self.folder.write_status(RunStatus(run, status) for run, status in self.status.items())
+        self.status |= changed
+        self.folder.write_status(RunStatus(run, state) for run, state in self.status.items())
+
+    def loggers(self, assembled: _Group, done: int) -> Loggers:
+        """The loggers of a group; none for one that has nothing left to train."""
+        names = self.plan.experiment.log if done < sum(self.lengths) else ()
+        phases = dict(zip((phase.name for phase in self.plan.method.phases), self.lengths, strict=True))
+        return Loggers(names, self.folder, self.config, assembled.runs, phases)
+
+    def checkpoints(self, index: int) -> Checkpoints:
+        """The checkpoints of a group."""
+        return Checkpoints(self.folder.checkpoints / str(index))
+
+    def committed_rows(self) -> Rows:
+        """Rows of the folder that stood when the newest checkpoint was made."""
+        committed = Rows(0, 0)
+        for index in range(len(self.plan.groups)):
+            with self.checkpoints(index) as checkpoints:
+                number = checkpoints.latest()
+                if number is not None:
+                    committed = Rows(*checkpoints.record(number)["rows"])
+        return committed

@@ -10,13 +10,13 @@ import importlib.resources
 import math
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from diffjax.data.rewards import REWARD_TRANSFORMS
 from diffjax.data.sampling import SAMPLINGS
 from diffjax.errors import UserError, unknown_name
-from diffjax.methods.base import check_hyper
+from diffjax.methods.base import Method, check_hyper
 from diffjax.methods.registry import get_method
 from diffjax.ranges import KINDS, Range, check_fields
 from diffjax.records.schema import SELECTION_RULES
@@ -38,11 +38,11 @@ def _entry(default: Any, choices: Iterable[str] = (), **bounds: Any) -> Any:
 class Protocol:
     """How a run is trained and judged; nothing of this enters a gradient step.
 
-    ``pretrain_steps`` below 1 is a share of ``steps``.
+    ``phase_steps`` has the updates of each phase before the main one, below 1 as a share of ``steps``; the entry of
+    phase ``NAME`` is called ``NAME_steps`` in tables and for ``--set``.
     """
 
     steps: int = _entry(1_000_000, at_least=1)  # updates of the main phase
-    pretrain_steps: float = _entry(0.0, at_least=0, at_most=1e9)  # before it, where a method has such a phase
     eval_interval: int = _entry(50_000, at_least=1)  # updates between evaluations
     episodes: int = _entry(10, at_least=1)  # per evaluation and run
     reward: str = _entry("raw", REWARD_TRANSFORMS)  # name of the affine reward transform
@@ -51,6 +51,26 @@ class Protocol:
     sampling: str = _entry("uniform", SAMPLINGS)  # uniform (with replacement) | shuffled (passes without)
     selection: str = _entry("last", SELECTION_RULES)  # the paper's own rule: last | last5 | best | offline
     offline_rank: int = _entry(0, at_least=0)  # offline: the k of top_k, evaluations before the end of the history
+    phase_steps: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def entries(self) -> dict[str, Any]:
+        """The entries by the names of tables and ``--set``; ``observation`` only where it is not the view's."""
+        values = {name: getattr(self, name) for name in PROTOCOL_ENTRIES if name != "observation" or self.observation}
+        return values | {_steps_entry(phase): steps for phase, steps in self.phase_steps.items()}
+
+
+PROTOCOL_ENTRIES = tuple(field.name for field in dataclasses.fields(Protocol) if field.name != "phase_steps")
+PHASE_STEPS = Range(at_least=0, at_most=1e9)
+
+
+def _steps_entry(phase: str) -> str:
+    return f"{phase}_steps"
+
+
+def phase_entries(method: Method[Any, Any]) -> dict[str, str]:
+    """The entries that hold the lengths of the phases before the main one, and these phases."""
+    return {_steps_entry(phase.name): phase.name for phase in method.phases[:-1]}
 
 
 class Settings(NamedTuple):
@@ -68,23 +88,47 @@ def load_tables(method: str) -> dict[str, Any]:
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
-def sisters(task: str) -> tuple[str, ...]:
+def stands_for(task: str) -> tuple[str, ...]:
     """The task, then the D4RL tasks it stands for."""
     return tuple(dict.fromkeys([task, *(re.sub(pattern, replacement, task) for pattern, replacement in ALIASES)]))
 
 
 def _row_name(tables: dict[str, Any], task: str) -> str | None:
-    return next((name for name in sisters(task) if name in tables.get("task", {})), None)
+    return next((name for name in stands_for(task) if name in tables.get("task", {})), None)
 
 
-def _matching(tables: dict[str, Any], section: str, task: str) -> dict[str, Any]:
+def _matching(tables: dict[str, Any], section: str, task: str, known: Collection[str]) -> dict[str, Any]:
+    """The rows of a section whose pattern fits a task, merged in order."""
     merged: dict[str, Any] = {}
     for pattern, row in tables.get(section, {}).items():
         if fnmatch.fnmatchcase(task, pattern):
             row = dict(row)
-            like = row.pop("like", None)
-            merged |= (tables["task"][like] if like else {}) | row
+            merged |= _like(row.pop("like", ""), tables, section, task, known) | row
     return merged
+
+
+def _like(name: str, tables: dict[str, Any], section: str, task: str, known: Collection[str]) -> dict[str, Any]:
+    """The row that ``like`` names: of a task, or ``METHOD/TASK``, ``*`` for what that method's table says of this task.
+
+    Of another method's row only the entries are taken that this method has: ``known``.
+    """
+    method, _, row = name.rpartition("/")
+    if not method:
+        return dict(tables["task"][row]) if row else {}
+    tables = load_tables(method)
+    if row != "*":
+        found = tables["task"][row]
+    elif section == "quick":
+        found = _matching(tables, section, task, known)
+    else:
+        found, _ = _own_row(tables, task, known)
+    return {entry: value for entry, value in found.items() if entry in known}
+
+
+def _own_row(tables: dict[str, Any], task: str, known: Collection[str]) -> tuple[dict[str, Any], bool]:
+    """What a table says of a task, and whether it is a published row."""
+    name = _row_name(tables, task)
+    return (dict(tables["task"][name]), True) if name else (_matching(tables, "untuned", task, known), False)
 
 
 def _convert(name: str, text: str, default: Any) -> Any:
@@ -118,9 +162,11 @@ def _integers(text: str) -> tuple[int, ...]:
 
 
 def _defaults(method: str, variant: str) -> dict[str, Any]:
-    hyper = get_method(method, variant)[0].hyper()
+    functions, _ = get_method(method, variant)
+    hyper, protocol = functions.hyper(), Protocol()
     fields = {field.name: getattr(hyper, field.name) for field in dataclasses.fields(hyper)}
-    return fields | dataclasses.asdict(Protocol())
+    fields |= {name: getattr(protocol, name) for name in PROTOCOL_ENTRIES}
+    return fields | dict.fromkeys(phase_entries(functions), 0.0)
 
 
 def parse_setting(setting: str) -> dict[str, str]:
@@ -153,38 +199,40 @@ def resolve(
     if preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
     tables = load_tables(method)
-    row = _row_name(tables, task)
-    values = dict(tables["common"])
-    values |= tables["task"][row] if row else _matching(tables, "untuned", task)
-    tuning = "published" if row else "untuned"
+    known = _defaults(method, variant)
+    row, is_published = _own_row(tables, task, known)
+    tuning = "published" if is_published else "untuned"
     if preset == "quick":
-        values |= _matching(tables, "quick", task)
+        row |= _matching(tables, "quick", task, known)
         tuning = "quick"
-    values |= tables.get("variant", {}).get(variant, {})
-    values |= overrides or {}
+    values = tables["common"] | row | tables.get("variant", {}).get(variant, {}) | (overrides or {})
     source = values.pop("source", "")
-    return Settings(*_build(functions.hyper, values), tuning, source)
+    return Settings(*_build(functions, values), tuning, source)
 
 
-def _build(hyper_type: type, values: dict[str, Any]) -> tuple[Any, Protocol]:
-    protocol_names = {field.name for field in dataclasses.fields(Protocol)}
-    hyper_fields = {field.name: field for field in dataclasses.fields(hyper_type)}
-    unknown = values.keys() - protocol_names - hyper_fields.keys()
-    if unknown:
-        raise ValueError(f"{hyper_type.__module__} has no hyper-parameter {', '.join(sorted(unknown))}")
-    hyper = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in values.items()
-        if name in hyper_fields
-    }
-    built = hyper_type(**hyper)
+def _build(method: Method[Any, Any], values: dict[str, Any]) -> tuple[Any, Protocol]:
+    lengths = phase_entries(method)
+    hyper_fields = {field.name for field in dataclasses.fields(method.hyper)}
+    where = method.hyper.__module__
+    if unknown := values.keys() - hyper_fields - lengths.keys() - set(PROTOCOL_ENTRIES):
+        raise ValueError(f"{where} has no hyper-parameter {', '.join(sorted(unknown))}")
+    if missing := lengths.keys() - values.keys():
+        raise ValueError(f"the table of {where} gives no {', '.join(sorted(missing))}, the length of a phase")
+    built = method.hyper(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+            if name in hyper_fields
+        }
+    )
     check_hyper(built)
-    return built, _checked(Protocol(**{name: value for name, value in values.items() if name in protocol_names}))
-
-
-def _checked(protocol: Protocol) -> Protocol:
+    protocol = Protocol(
+        **{name: values[name] for name in PROTOCOL_ENTRIES if name in values},
+        phase_steps={phase: values[name] for name, phase in lengths.items()},
+    )
     check_fields(protocol)
-    before = protocol.pretrain_steps
-    if before >= 1 and before != int(before):
-        raise UserError(f"pretrain_steps={before} is neither a whole number nor below 1, a share of steps")
-    return protocol
+    for name in lengths:
+        PHASE_STEPS.check(name, values[name])
+        if values[name] >= 1 and values[name] != int(values[name]):
+            raise UserError(f"{name}={values[name]} is neither a whole number nor below 1, a share of steps")
+    return built, protocol

@@ -179,7 +179,7 @@ def _parse(values: flags.FlagValues, arguments: Sequence[str], required: Sequenc
     if stray:
         raise UserError(f"unexpected argument {stray[0]!r}; flags are written --name=value (see --help)")
     for name in required:
-        if values[name].value is None:
+        if values[name].value in (None, ""):
             flag = values[name]
             raise UserError(f"missing --{name}={_placeholder(flag)}: {_split_help(flag)[1]}")
 

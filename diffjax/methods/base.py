@@ -90,6 +90,8 @@ MAIN = "main"
 """The name of every method's last phase, in which it is evaluated."""
 CLONING_LOSS = "actor/bc"
 """The metric by which the rule ``offline`` selects; reported by the main phase where a table names that rule."""
+MEAN_VALUE = "critic/q_mean"
+"""The metric that a method with a critic reports: the mean of its critics at the data's actions."""
 HYPER_FIELDS = ("batch_size", "max_action")
 """The fields that every ``Hyper`` has: the rows of a minibatch, and the size that an action never exceeds."""
 

@@ -127,11 +127,10 @@ def update(
     draws: Draws, step: jax.Array, state: State, hyper: Hyper, batches: tuple[Batch, ...]
 ) -> tuple[State, Metrics]:
     """One gradient step of critic, behaviour model, generator, fake model and target."""
-    (batch,) = batches
     decay = cosine_decay(step, hyper.lr_decay_steps)
+    rate, (batch,) = hyper.actor_lr * decay, batches
     critic, behavior, metrics = core.update_models(draws.behavior, decay, state, hyper, batch)
 
-    rate = hyper.actor_lr * decay
     given = (behavior.params, state.fake.params, critic.params, draws, hyper, batch)
     generator, generator_metrics = learn(generator_loss, state.generator, rate, *given, name="actor")
     action = generate(state.generator.params, draws.action, hyper, batch.observation)  # as the loss had them

@@ -42,11 +42,11 @@ class Hyper:
     critic_lr: float = traced(3e-4, above=0.0)
     lr_decay_steps: float = traced(1e6, at_least=0.0)  # cosine of the actor's rate to zero; 0: constant
     max_action: float = traced(1.0, above=0.0)
+    batch_size: int = static(256, at_least=1)
+    hidden_dims: tuple[int, ...] = static((256, 256), at_least=1)
     dropout: float = static(0.0, at_least=0.0, below=1.0)  # share of the actor's hidden units that are left out
     log_std_min: float = static(-5.0, below="log_std_max")
     log_std_max: float = static(2.0, above="log_std_min")
-    hidden_dims: tuple[int, ...] = static((256, 256), at_least=1)
-    batch_size: int = static(256, at_least=1)
 
 
 class State(NamedTuple):

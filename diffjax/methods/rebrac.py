@@ -125,9 +125,9 @@ def critic_target(noise: jax.Array, state: State, hyper: Hyper, batch: Batch) ->
 def critic_loss(critic: Params, target: jax.Array, hyper: Hyper, batch: Batch) -> tuple[jax.Array, Scalars]:
     """``mse(Q_1, y) + mse(Q_2, y)``."""
     q = critics(hyper).apply(critic, batch.observation, batch.action)
-    loss = jnp.sum(losses.squared_error(q, target))
-    means = {"q_mean": jnp.mean(q), "q_min": jnp.mean(losses.ensemble_min(q)), "target_mean": jnp.mean(target)}
-    return loss, {"critic/loss": loss} | {f"critic/{name}": mean for name, mean in means.items()}
+    loss, low = jnp.sum(losses.squared_error(q, target)), jnp.mean(losses.ensemble_min(q))
+    metrics = {"loss": loss, "q_mean": jnp.mean(q), "q_min": low, "target_mean": jnp.mean(target)}
+    return loss, {f"critic/{name}": value for name, value in metrics.items()}
 
 
 def actor_loss(actor: Params, critic: Params, hyper: Hyper, batch: Batch) -> tuple[jax.Array, Scalars]:

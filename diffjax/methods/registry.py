@@ -1,5 +1,7 @@
 """The methods by name and variant: the only place that knows their names."""
 
+from typing import Any
+
 from diffjax.errors import unknown_name
 from diffjax.methods import (
     bc,
@@ -16,24 +18,38 @@ from diffjax.methods import (
     td3_bc,
 )
 from diffjax.methods.base import Method
+from diffjax.methods.checks import check_method
 
-METHODS: dict[str, dict[str, Method]] = {
-    "dac": {"default": dac.METHOD},
-    "dtql": {"default": dtql.METHOD, "one_action": dtql.METHOD},
-    "diffcps": {"default": diffcps.METHOD},
-    "diffpogan": {"code": diffpogan.METHOD, "paper": diffpogan_paper.METHOD},
-    "dql": {"default": dql.METHOD},
-    "dtql_kl": {"default": dtql_kl.METHOD},
-    "diffusion_bc": {"default": diffusion_bc.METHOD},
-    "iql": {"default": iql.METHOD},
-    "td3_bc": {"default": td3_bc.METHOD},
-    "rebrac": {"default": rebrac.METHOD},
-    "bc": {"default": bc.METHOD},
-}
+Variants = dict[str, Method[Any, Any]]
+
+
+def _registered(methods: dict[str, Variants]) -> dict[str, Variants]:
+    """The methods, each of which provides what a method must."""
+    for name, variants in methods.items():
+        for method in variants.values():
+            check_method(name, method)
+    return methods
+
+
+METHODS = _registered(
+    {
+        "dac": {"default": dac.METHOD},
+        "dtql": {"default": dtql.METHOD, "one_action": dtql.METHOD},
+        "diffcps": {"default": diffcps.METHOD},
+        "diffpogan": {"code": diffpogan.METHOD, "paper": diffpogan_paper.METHOD},
+        "dql": {"default": dql.METHOD},
+        "dtql_kl": {"default": dtql_kl.METHOD},
+        "diffusion_bc": {"default": diffusion_bc.METHOD},
+        "iql": {"default": iql.METHOD},
+        "td3_bc": {"default": td3_bc.METHOD},
+        "rebrac": {"default": rebrac.METHOD},
+        "bc": {"default": bc.METHOD},
+    }
+)
 """Method name -> variant -> functions; the first variant is the default."""
 
 
-def get_method(name: str, variant: str = "") -> tuple[Method, str]:
+def get_method(name: str, variant: str = "") -> tuple[Method[Any, Any], str]:
     """The method and the variant's full name (the default one for an empty ``variant``).
 
     Raises:

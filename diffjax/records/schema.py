@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -195,6 +195,11 @@ class Config(Request):
                 f"{where}: format_version is {version!r}, this program reads 0 to {FORMAT_VERSION}; update diffjax"
             )
         config = from_entries(cls, content, where)
+        if version == 0:  # which gave a pretraining of no length to methods that have none
+            protocol = {
+                name: value for name, value in config.protocol.items() if (name, value) != ("pretrain_steps", 0)
+            }
+            config = replace(config, protocol=protocol)
         for name, values in (("seeds", config.seeds), ("settings", config.settings)):
             if not values or len(set(values)) < len(values):
                 raise UserError(f"{where}: {name} is {list(values)!r}, not a list without repeats of at least one")

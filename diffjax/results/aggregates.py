@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from diffjax.results.page import Block, Entry, Line, with_interval
-from diffjax.results.protocols import Protocol
+from diffjax.results.protocols import ReportingRule
 from diffjax.results.statistics import (
     METRICS,
     REPETITIONS,
@@ -24,7 +24,7 @@ AGGREGATES = {
 }
 
 
-def task_scores(table: Table, suite: str, protocol: Protocol) -> dict[Column, Scores]:
+def task_scores(table: Table, suite: str, protocol: ReportingRule) -> dict[Column, Scores]:
     """The numbers of each column with two seeds on a task of a suite, by task, of those where all of them have two."""
     rows, labels = table.suite_rows(suite), row_labels(table.rows)
     found = {
@@ -36,7 +36,7 @@ def task_scores(table: Table, suite: str, protocol: Protocol) -> dict[Column, Sc
     return {column: {names[row]: np.array(found[column][row]) for row in shared} for column in columns if shared}
 
 
-def aggregate_blocks(table: Table, suite: str, protocol: Protocol) -> Iterator[Block]:
+def aggregate_blocks(table: Table, suite: str, protocol: ReportingRule) -> Iterator[Block]:
     """A suite's aggregates over its tasks, and how probably a run of one column beats one of another."""
     scores = task_scores(table, suite, protocol)
     if not scores:

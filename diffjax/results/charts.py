@@ -22,7 +22,7 @@ _MARKED = 8  # points of a line that have a marker, about
 
 
 class Style(NamedTuple):
-    """How a column is drawn in every figure; no two columns of a page look alike, in colours or without."""
+    """How a column is drawn in every figure of a page: the number of its colour, its line, its marker."""
 
     color: int
     line: str
@@ -126,26 +126,32 @@ def shown_at_first(layer: Layer) -> bool:
 
 
 def styles(columns: Sequence[Column]) -> dict[Column, Style]:
-    """A style for each column: the first of a method has its method's, in whatever company.
+    """A style for each column, no two alike up to 196; the first of a method has its method's, whatever else is shown.
 
-    Two methods of one colour on a page: the later one of the registry gets a colour that is free, while there is one.
+    Where two methods of a page share a colour or a marker, the later one of the registry gets what is free.
     """
-    own = dict(zip(METHODS, _every_style(), strict=False))
+    own = dict(zip(METHODS, _EVERY_STYLE, strict=False))
     found: dict[Column, Style] = {}
+
+    def clashes(style: Style) -> int:
+        return sum((style.color == other.color) + (style.marker == other.marker) for other in found.values())
+
     for method, style in own.items():
         column = next((column for column in columns if column.method == method), None)
-        if column is not None and style.color not in {taken.color for taken in found.values()}:
+        if column is not None and not clashes(style):
             found[column] = style
-    colors = {style.color for style in found.values()}
-    free = sorted((style for style in _every_style() if style not in found.values()), key=lambda it: it.color in colors)
-    rest = itertools.cycle(free)
-    return {column: found[column] if column in found else next(rest) for column in columns}
+    for column in columns:
+        if column not in found:
+            free = [style for style in _EVERY_STYLE if style not in found.values()]
+            found[column] = min(free or _EVERY_STYLE, key=clashes)
+    return {column: found[column] for column in columns}
 
 
-def _every_style() -> list[Style]:
-    """196 styles; the first 49 differ in colour or marker, so that they are told apart where no line is."""
-    numbers = itertools.product(range(len(LINES) * len(MARKERS)), range(COLORS))
-    return [Style(color, LINES[turn % len(LINES)], MARKERS[(color + turn) % len(MARKERS)]) for turn, color in numbers]
+_EVERY_STYLE = tuple(
+    Style(color, LINES[turn % len(LINES)], MARKERS[(color + turn) % len(MARKERS)])
+    for turn, color in itertools.product(range(len(LINES) * len(MARKERS)), range(COLORS))
+)
+"""The first 28 differ in line or marker, seen without colours; the first 49 in colour or marker, as points."""
 
 
 def learning_curves(panel: Panel) -> Chart:

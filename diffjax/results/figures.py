@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffjax.experiment.settings import sisters
+from diffjax.experiment.settings import stands_for
 from diffjax.results import published
 from diffjax.results.aggregates import generator, task_scores
 from diffjax.results.page import D4RL, Page
@@ -129,7 +129,7 @@ def panels(table: Table) -> tuple[Panel, ...]:
 def _reference(row: Row, last: int) -> Reference | None:
     """DAC's published curve of the row's task, or of the D4RL task it stands for, up to the step ``last``."""
     curves = published.dac_curves()
-    task = next((task for task in sisters(row.task) if task in curves), None)
+    task = next((task for task in stands_for(row.task) if task in curves), None)
     if task is None:
         return None
     data = f"{D4RL} {task.rpartition('-')[2]}"

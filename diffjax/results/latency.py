@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from diffjax.errors import UserError
 from diffjax.results.page import OTHER, Page
-from diffjax.results.tables import Column, Row, Table, row_labels, table_labels, values_of
+from diffjax.results.tables import ActionCost, Column, Row, Table, row_labels, table_labels, values_of
 
 _NEEDED = ("method", "variant", "candidates", "network_evaluations", "batch", "p50_ms")
 
@@ -22,8 +22,7 @@ class Latency(NamedTuple):
 
     method: str
     variant: str
-    candidates: int
-    network_evaluations: int
+    cost: ActionCost
     p50_ms: float
 
 
@@ -74,13 +73,12 @@ def read_latencies(*paths: str | Path) -> Latencies:
             if old != new:
                 raise UserError(f"--latency: {name} is {old!r} in {files[0].file} and {new!r} in {other.file}")
     rows = tuple(row for file in files for row in file.rows)
-    (most, count), *_ = Counter(row[:4] for row in rows).most_common(1)
+    ((method, variant, cost), count), *_ = Counter((row.method, row.variant, row.cost) for row in rows).most_common(1)
     if count > 1:
-        method, variant, *cost = most
         where = ",".join(map(str, paths))
         raise UserError(
-            f"--latency={where} has {method} ({variant}) with {_cost(*cost)} at batch 1 twice; name files that have it "
-            "once"
+            f"--latency={where} has {method} ({variant}) with {_cost_text(cost)} at batch 1 twice; name files that "
+            "have it once"
         )
     return replace(files[0], file=", ".join(file.file for file in files), rows=rows)
 
@@ -117,8 +115,8 @@ def _latency(where: str, line: Mapping[str, str | None]) -> Latency | None:
     if not (math.isfinite(latency) and latency > 0):
         raise UserError(f"{where}: p50_ms is {latency:g}, not a positive time")
     batch, candidates, network_evaluations = numbers
-    row = Latency(line["method"] or "", line["variant"] or "", candidates, network_evaluations, latency)
-    return row if batch == 1 else None
+    cost = ActionCost(candidates, network_evaluations)
+    return Latency(line["method"] or "", line["variant"] or "", cost, latency) if batch == 1 else None
 
 
 def _facts(file: Path) -> Mapping[str, Any]:
@@ -165,7 +163,7 @@ def trade_off(page: Page, latencies: Latencies) -> TradeOff:
     remarks += [f"{names[column]}: no score yet." for column in matched if column not in scored]
     unused = [row for row in latencies.rows if row not in known.values()]
     remarks += [
-        f"{row.method} ({row.variant}) with {_cost(*row[2:4])}: measured, but no results of it." for row in unused
+        f"{row.method} ({row.variant}) with {_cost_text(row.cost)}: measured, but no results of it." for row in unused
     ]
     if scored and not shared:
         remarks.append("No task has a score of every method here, so there is nothing to compare on.")
@@ -179,9 +177,9 @@ def trade_off(page: Page, latencies: Latencies) -> TradeOff:
 
 def _latency_of(table: Table, column: Column, latencies: Latencies) -> Latency | None:
     """The latency of a column's method at the cost that its actions had, else at another cost."""
-    found = [row for row in latencies.rows if row[:2] == column[:2]]
+    found = [row for row in latencies.rows if (row.method, row.variant) == (column.method, column.variant)]
     costs = {cost for row in table.rows if (row, column) in table.cells for cost in table.cells[row, column].costs}
-    return next(iter([*(row for row in found if row[2:4] in costs), *found]), None)
+    return next(iter([*(row for row in found if row.cost in costs), *found]), None)
 
 
 def _unlike(table: Table, column: Column, rows: Iterable[Row], latency: Latency, preset: str) -> Iterator[str]:
@@ -189,11 +187,11 @@ def _unlike(table: Table, column: Column, rows: Iterable[Row], latency: Latency,
     if preset and column.preset != preset:
         yield f"latency of the networks of preset {preset}, scores of those of preset {column.preset}"
     costs = {cost for row in rows for cost in table.cells[row, column].costs}
-    measured = (latency.candidates, latency.network_evaluations)
-    if other := sorted(costs - {measured}):
-        yield f"latency with {_cost(*measured)}, scores with {' / '.join(_cost(*cost) for cost in other)}"
+    if other := sorted(costs - {latency.cost}):
+        yield f"latency with {_cost_text(latency.cost)}, scores with {' / '.join(map(_cost_text, other))}"
 
 
-def _cost(candidates: int, network_evaluations: int) -> str:
-    times = "evaluation" if network_evaluations == 1 else "evaluations"
-    return f"{candidates} {'candidate' if candidates == 1 else 'candidates'} of {network_evaluations} network {times}"
+def _cost_text(cost: ActionCost) -> str:
+    candidates = "1 candidate" if cost.candidates == 1 else f"{cost.candidates} candidates"
+    times = "evaluation" if cost.network_evaluations == 1 else "evaluations"
+    return f"{candidates} of {cost.network_evaluations} network {times}"

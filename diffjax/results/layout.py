@@ -8,16 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from diffjax.errors import UserError, unknown_name
-from diffjax.experiment.settings import sisters
+from diffjax.experiment.settings import stands_for
 from diffjax.results.aggregates import aggregate_blocks
-from diffjax.results.beside import (
-    chosen_baselines,
-    paper_groups,
-    published_average,
-    published_entry,
-    reported_lines,
-    with_published,
-)
 from diffjax.results.notes import caption, remarks
 from diffjax.results.page import (
     BOLD,
@@ -38,7 +30,15 @@ from diffjax.results.page import (
     number,
     with_spread,
 )
-from diffjax.results.protocols import PAPER, Protocol
+from diffjax.results.protocols import PAPER, ReportingRule
+from diffjax.results.published_columns import (
+    chosen_baselines,
+    paper_groups,
+    published_average,
+    published_entry,
+    reported_lines,
+    with_published,
+)
 from diffjax.results.statistics import near_best, significantly_worse, spread, t_interval
 from diffjax.results.tables import CLONING_LOSS, Cell, Column, Row, Table, average, row_labels, table_labels, values_of
 from diffjax.tasks.registry import tasks
@@ -72,7 +72,7 @@ def _check_published(table: Table, options: Options) -> None:
         raise UserError(f"published numbers stand in the block {PAPER}; add it to --protocol")
 
 
-def _block(table: Table, protocol: Protocol, options: Options) -> Block:
+def _block(table: Table, protocol: ReportingRule, options: Options) -> Block:
     columns: tuple[Column | PublishedColumn, ...] = table.columns
     if protocol.name == PAPER and options.shows_published and not table.ablation:
         columns = tuple(with_published(table.columns, options))
@@ -120,7 +120,7 @@ def _averages(suite: str, rows: Sequence[Row]) -> list[tuple[str, tuple[Row, ...
 
 def _family(task: str) -> str:
     """The family of a task, or of the D4RL task it stands for; empty if nobody knows it."""
-    known = [tasks()[name].family for name in sisters(task) if name in tasks()]
+    known = [tasks()[name].family for name in stands_for(task) if name in tasks()]
     return known[-1] if known else ""
 
 
@@ -128,7 +128,9 @@ def _data_labels(rows: Iterable[Row]) -> str:
     return " / ".join(dict.fromkeys(row.dataset for row in rows))
 
 
-def _entry(table: Table, row: Row, column: Column | PublishedColumn, protocol: Protocol, options: Options) -> Entry:
+def _entry(
+    table: Table, row: Row, column: Column | PublishedColumn, protocol: ReportingRule, options: Options
+) -> Entry:
     """What stands in a row's place: a number with its spread and marks, or why there is none."""
     if isinstance(column, PublishedColumn):
         return published_entry(row, column.method, options)
@@ -182,14 +184,15 @@ def _spread(values: Sequence[float], kind: str) -> float | None:
     return spread(values, kind)
 
 
-def _marks(table: Table, row: Row, column: Column, protocol: Protocol) -> str:
+def _marks(table: Table, row: Row, column: Column, protocol: ReportingRule) -> str:
     """The keys of ``LEGEND`` that a cell's number carries under a protocol."""
     cell = table.cells.get((row, column))
     if cell is None or not cell.histories:
         return ""
     standard = table.published_columns.get(row.task)
     found = {
-        STANDARD: standard is not None and (*standard[:2], standard.label) == (*column[:2], column.setting),
+        STANDARD: standard is not None
+        and (standard.method, standard.variant, standard.label) == (column.method, column.variant, column.setting),
         UNTUNED: "untuned" in cell.tunings,
         QUICK: "quick" in cell.tunings or column.preset == "quick",
         SHORT: any(len(history.scores) < protocol.needs(history) for history in cell.histories),
@@ -202,7 +205,7 @@ def _average(
     table: Table,
     rows: Sequence[Row],
     column: Column | PublishedColumn,
-    protocol: Protocol,
+    protocol: ReportingRule,
     options: Options,
 ) -> Entry:
     """The mean of the rows' means, or how many of them there are."""

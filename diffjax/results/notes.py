@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from diffjax.experiment import ablations
 from diffjax.records.schema import SELECTION_RULES
 from diffjax.results.aggregates import aggregate_notes
-from diffjax.results.beside import published_notes
 from diffjax.results.page import D4RL, SPREAD_LABELS, Block, Options, is_d4rl
 from diffjax.results.protocols import PAPER
+from diffjax.results.published_columns import published_notes
 from diffjax.results.tables import Column, Table, column_label, evaluation_rule, table_labels
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffjax.results import published
-from diffjax.results.protocols import DEFAULT, PAPER, Protocol, chosen_protocols
+from diffjax.results.protocols import DEFAULT, PAPER, ReportingRule, chosen_protocols
 from diffjax.results.statistics import SPREADS
 from diffjax.results.tables import Column, Row, Table
 
@@ -53,12 +53,12 @@ class Options:
     unverified: bool = False
     statistics: bool = False
 
-    def chosen(self) -> tuple[Protocol, ...]:
+    def chosen(self) -> tuple[ReportingRule, ...]:
         """The protocols of the page's blocks; the papers' own first where published numbers are shown."""
         return chosen_protocols(self.protocols or ((PAPER,) * self.shows_published + DEFAULT), self.last)
 
     @property
-    def headline(self) -> Protocol:
+    def headline(self) -> ReportingRule:
         """By which methods are compared: the first that reads all of them alike, if there is one."""
         chosen = self.chosen()
         return next((protocol for protocol in chosen if protocol.name != PAPER), chosen[0])
@@ -141,7 +141,7 @@ class Block:
     kind: BlockKind
 
     title: str
-    protocol: Protocol
+    protocol: ReportingRule
     columns: tuple[Column | PublishedColumn, ...]
     header: tuple[str, ...]
     lines: tuple[Line, ...]

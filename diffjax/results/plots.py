@@ -139,7 +139,7 @@ def _figure(found: list[Chart], table: Table, note: str) -> "Figure | None":
         assert chart.y is not None
         _draw(place, chart, names, looks)
         place.set_ylim(chart.y.low, chart.y.high)
-        place.set_yticks(chart.y.ticks(most=7))
+        place.set_yticks(chart.y.ticks(most=7), map(charts.short, chart.y.ticks(most=7)))
         place.set_xlabel(chart.x.label)
         place.set_title(chart.title, fontsize=11)
         place.grid(alpha=0.3)
@@ -156,8 +156,7 @@ def _draw(place: "Axes", chart: Chart, names: Mapping[Column, str], looks: Mappi
         log_scale(place, chart.x.low, chart.x.high)
     else:
         place.set_xlim(chart.x.low, chart.x.high)
-        marks = chart.x.ticks()
-        place.set_xticks(marks, [charts.short(value) for value in marks])
+        place.set_xticks(chart.x.ticks(), map(charts.short, chart.x.ticks()))
 
 
 def _draw_layer(place: "Axes", layer: Layer, names: Mapping[Column, str], looks: Mapping[Column, Style]) -> None:

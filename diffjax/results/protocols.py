@@ -31,8 +31,8 @@ class History(NamedTuple):
     offline_rank: int = 0
 
 
-class Protocol(NamedTuple):
-    """A rule: its name, what a table's title calls it, and the number it takes, or None where it cannot."""
+class ReportingRule(NamedTuple):
+    """What ``--protocol`` names: what a table's title calls it, and the number it takes, or None where it cannot."""
 
     name: str
     title: str
@@ -67,9 +67,9 @@ def _offline(history: History) -> float | None:
     return None if index is None else history.scores[index]
 
 
-def protocols(last: int = 5) -> dict[str, Protocol]:
+def protocols(last: int = 5) -> dict[str, ReportingRule]:
     """Every rule by name; the first is the headline. ``last`` is the k of the mean."""
-    mean = Protocol(
+    mean = ReportingRule(
         "mean",
         f"mean of last {last} evaluations" if last > 1 else "mean of the last evaluation",
         lambda history: last_mean(history.scores, last),
@@ -77,10 +77,10 @@ def protocols(last: int = 5) -> dict[str, Protocol]:
     )
     found = (
         mean,
-        Protocol("last", "last evaluation", lambda history: history.scores[-1]),
-        Protocol("best", "best over training (oracle)", lambda history: max(history.scores)),
-        Protocol("offline", "selected offline by the cloning loss (Diffusion-QL's rule)", _offline),
-        Protocol(
+        ReportingRule("last", "last evaluation", lambda history: history.scores[-1]),
+        ReportingRule("best", "best over training (oracle)", lambda history: max(history.scores)),
+        ReportingRule("offline", "selected offline by the cloning loss (Diffusion-QL's rule)", _offline),
+        ReportingRule(
             PAPER,
             "each paper's own rule",
             lambda history: _own(history).select(history),
@@ -90,12 +90,12 @@ def protocols(last: int = 5) -> dict[str, Protocol]:
     return {protocol.name: protocol for protocol in found}
 
 
-def _own(history: History) -> Protocol:
+def _own(history: History) -> ReportingRule:
     """The rule of the paper of a run's method; DAC's mean is of five, whatever a table's k."""
     return protocols(last=5)["mean" if history.own_rule == "last5" else history.own_rule]
 
 
-def chosen_protocols(names: Sequence[str], last: int) -> tuple[Protocol, ...]:
+def chosen_protocols(names: Sequence[str], last: int) -> tuple[ReportingRule, ...]:
     """The rules of those names, ``all`` for every one.
 
     Raises:

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 
 from diffjax.errors import UserError, unknown_name
-from diffjax.results import student
 
 Scores = Mapping[str, np.ndarray]  # task -> (..., seeds)
 Values = Sequence[float] | np.ndarray  # of one cell: (seeds,)
@@ -25,7 +24,7 @@ Metric = Callable[[Scores], np.ndarray]  # of (..., seeds) -> (...), or (..., th
 
 EXPERT = 100.0
 REPETITIONS = 2000
-"""Of a bootstrap, unless told otherwise."""
+"""Of a bootstrap, unless a caller says otherwise."""
 _BLOCK = 1000  # repetitions resampled at a time: what a processor's cache holds
 
 
@@ -123,11 +122,6 @@ def run_score_profile(scores: Scores, thresholds: np.ndarray) -> np.ndarray:
     return np.stack([(values[..., None] > thresholds).mean(axis=-2) for values in tasks]).mean(axis=0)
 
 
-def average_score_profile(scores: Scores, thresholds: np.ndarray) -> np.ndarray:
-    """The fraction of tasks with mean score > threshold, (..., thresholds)."""
-    return (_task_means(scores)[..., None] > thresholds).mean(axis=-2)
-
-
 def probability_of_improvement(x: Scores, y: Scores) -> np.ndarray:
     """P(X > Y) + P(X = Y) / 2 of a run of each, averaged over the tasks of both (Mann-Whitney's U / (n m) per task).
 
@@ -162,12 +156,13 @@ def profile_band(
     rng: np.random.Generator,
     scores: Scores,
     thresholds: np.ndarray,
-    profile: Callable[[Scores, np.ndarray], np.ndarray] = run_score_profile,
     confidence: float = 0.95,
     repetitions: int = REPETITIONS,
 ) -> Band:
     """A performance profile with its pointwise bootstrap band; raises as ``bootstrap_interval`` does."""
-    return Band(*_bootstrap(rng, lambda groups: profile(groups[0], thresholds), [scores], confidence, repetitions))
+    return Band(
+        *_bootstrap(rng, lambda groups: run_score_profile(groups[0], thresholds), [scores], confidence, repetitions)
+    )
 
 
 def improvement_interval(
@@ -182,28 +177,6 @@ def improvement_interval(
     return Comparison(Interval(*map(float, found)), tuple(x), left_out)
 
 
-def difference_interval(
-    rng: np.random.Generator,
-    x: Scores,
-    y: Scores,
-    metric: Metric = mean,
-    confidence: float = 0.95,
-    repetitions: int = REPETITIONS,
-) -> Comparison:
-    """metric(x) - metric(y) on the tasks of both with its interval; raises as ``improvement_interval`` does."""
-    x, y, left_out = _shared(x, y)
-    found = _bootstrap(rng, lambda groups: metric(groups[0]) - metric(groups[1]), [x, y], confidence, repetitions)
-    return Comparison(Interval(*map(float, found)), tuple(x), left_out)
-
-
-def percentile_interval(
-    rng: np.random.Generator, values: Values, confidence: float = 0.95, repetitions: int = REPETITIONS
-) -> Interval | None:
-    """The mean of a cell with its bootstrap interval (too narrow with few seeds); None of a single seed."""
-    cell = {"a cell": np.asarray(values, float)}
-    return None if len(values) == 1 else bootstrap_interval(rng, cell, mean, confidence, repetitions)
-
-
 def t_interval(values: Values, confidence: float = 0.95) -> Interval | None:
     """The mean of a cell ± Student's t quantile times the standard error; None of a single seed.
 
@@ -212,24 +185,25 @@ def t_interval(values: Values, confidence: float = 0.95) -> Interval | None:
     center, variance, seeds = _moments(values)
     if seeds == 1:
         return None
-    half = student.quantile((1 + _probability(confidence)) / 2, seeds - 1) * math.sqrt(variance / seeds)
+    from scipy import stats  # not at the top: a second or two that a table without intervals need not wait for
+
+    half = float(stats.t.ppf((1 + _probability(confidence)) / 2, seeds - 1)) * math.sqrt(variance / seeds)
     return Interval(center, center - half, center + half)
 
 
 def welch_p(x: Values, y: Values) -> float | None:
     """The two-sided p value of Welch's t-test that two cells have one mean; None if either has a single seed.
 
-    t = (mean x - mean y) / sqrt(sx² / n + sy² / m), with the degrees of freedom of Welch and Satterthwaite. Two cells
-    without any spread have p = 1 if they are equal and p = 0 if not.
+    Two cells without any spread have p = 1 if they are equal and p = 0 if not.
     """
     (mean_x, variance_x, n), (mean_y, variance_y, m) = _moments(x), _moments(y)
     if n == 1 or m == 1:
         return None
-    a, b = variance_x / n, variance_y / m
-    if a + b == 0:
+    if variance_x + variance_y == 0:
         return float(mean_x == mean_y)
-    a, b, t = a / (a + b), b / (a + b), (mean_x - mean_y) / math.sqrt(a + b)
-    return student.two_sided_p(t, 1 / (a * a / (n - 1) + b * b / (m - 1)))
+    from scipy import stats  # as above
+
+    return float(stats.ttest_ind(x, y, equal_var=False).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

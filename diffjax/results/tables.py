@@ -7,7 +7,7 @@ A cell keeps the evaluations of its runs; which number is taken from them is for
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, TypeVar
@@ -16,7 +16,7 @@ from diffjax.errors import UserError
 from diffjax.experiment import ablations
 from diffjax.records.folder import Results, first_difference
 from diffjax.records.schema import Config, Evaluation, MetricsRecord, RunId, RunStatus
-from diffjax.results.protocols import History, Protocol
+from diffjax.results.protocols import History, ReportingRule
 from diffjax.tasks.registry import tasks
 
 CLONING_LOSS = "actor/bc"  # the metric by which checkpoints are selected offline
@@ -108,13 +108,13 @@ class Table:
 _Named = TypeVar("_Named", Row, Column)
 
 
-def values_of(cell: Cell | None, protocol: Protocol) -> list[float]:
+def values_of(cell: Cell | None, protocol: ReportingRule) -> list[float]:
     """A cell's numbers by a protocol, one per run that has one."""
     found = [protocol.select(history) for history in cell.histories] if cell else []
     return [value for value in found if value is not None]
 
 
-def average(table: Table, rows: Iterable[Row], column: Column, protocol: Protocol) -> float | None:
+def average(table: Table, rows: Iterable[Row], column: Column, protocol: ReportingRule) -> float | None:
     """The mean of the rows' means, or None where one has none: other tasks, another average."""
     found = [values_of(table.cells.get((row, column)), protocol) for row in rows]
     return statistics.fmean(map(statistics.fmean, found)) if found and all(found) else None
@@ -145,9 +145,10 @@ def build_table(results: Iterable[Results]) -> Table:
     suites = list(dict.fromkeys(row.suite for row, _ in cells))
     places = {task: place for place, task in enumerate(tasks())}
     rows = _grouped(
-        sorted((row for row, _ in cells), key=lambda row: (suites.index(row.suite), places.get(row.task, len(places))))
+        sorted((row for row, _ in cells), key=lambda row: (suites.index(row.suite), places.get(row.task, len(places)))),
+        lambda row: (row.suite, row.task),
     )
-    columns = _grouped(column for _, column in cells)
+    columns = _grouped((column for _, column in cells), lambda column: (column.method, column.variant))
     return Table(rows, columns, cells, tuple(folders))
 
 
@@ -174,8 +175,11 @@ def column_labels(columns: Sequence[Column]) -> dict[Column, str]:
 
 def row_labels(rows: Sequence[Row]) -> dict[Row, str]:
     """The data label of each row, with its fingerprint where two data sets of a task share a label."""
-    sharing = Counter(row[:3] for row in rows)
-    return {row: f"{row.dataset} #{row.fingerprint[:8]}" if sharing[row[:3]] > 1 else row.dataset for row in rows}
+    sharing = Counter(row._replace(fingerprint="") for row in rows)
+    return {
+        row: f"{row.dataset} #{row.fingerprint[:8]}" if sharing[row._replace(fingerprint="")] > 1 else row.dataset
+        for row in rows
+    }
 
 
 def column_label(column: Column) -> str:
@@ -322,11 +326,12 @@ def _check_new_seeds(known: Cell, added: Cell, row: Row, column: Column, folder:
         )
 
 
-def _grouped(items: Iterable[_Named]) -> tuple[_Named, ...]:
-    """Items in order of appearance, but those that share the first one or two fields brought together."""
+def _grouped(items: Iterable[_Named], groups: Callable[[_Named], tuple[str, str]]) -> tuple[_Named, ...]:
+    """Items in order of appearance, but those of one group, and within it of one subgroup, brought together."""
     order = list(dict.fromkeys(items))
-    first: dict[tuple[str, ...], int] = {}
+    first: dict[str | tuple[str, str], int] = {}
     for index, item in enumerate(order):
-        first.setdefault(item[:1], index)
-        first.setdefault(item[:2], index)
-    return tuple(sorted(order, key=lambda item: (first[item[:1]], first[item[:2]])))
+        group, subgroup = groups(item)
+        first.setdefault(group, index)
+        first.setdefault((group, subgroup), index)
+    return tuple(sorted(order, key=lambda item: (first[groups(item)[0]], first[groups(item)])))

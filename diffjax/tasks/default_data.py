@@ -22,7 +22,13 @@ def to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def default_dataset(task: Task, make: MakeData, progress: Progress = to_stderr, mirror: str | None = None) -> Dataset:
+def default_dataset(
+    task: Task,
+    make: MakeData,
+    progress: Progress = to_stderr,
+    mirror: str | None = None,
+    report: Progress | None = None,
+) -> Dataset:
     """The task's data: made and stored on first use, D4RL's published file, or a Minari data set.
 
     D4RL's file is looked for in D4RL's own cache and else fetched, from ``mirror`` if one is given.
@@ -30,6 +36,7 @@ def default_dataset(task: Task, make: MakeData, progress: Progress = to_stderr, 
     Args:
       make: makes the data of a task that has its own (:func:`diffjax.studies.collect.store.store_dataset`).
       progress: takes a line of text now and then.
+      report: takes what :func:`diffjax.data.load.load_dataset` says of what was read.
 
     Raises:
       UserError: the data cannot be made, stored or fetched.
@@ -38,8 +45,8 @@ def default_dataset(task: Task, make: MakeData, progress: Progress = to_stderr, 
     if task.suite in OWN_DATA:
         if not minari_exists(task.data):
             make(task, progress)
-        return load_dataset(task.data, spec, task.suite, horizon=task.horizon, report=progress)
+        return load_dataset(task.data, spec, task.suite, horizon=task.horizon, report=report)
     if task.id in d4rl_files():
         path = str(obtain_d4rl(task.id, mirror))
-        return load_dataset(path, spec, horizon=task.horizon, dataset_source="d4rl", task_id=task.id, report=progress)
-    return load_dataset(task.data, spec, horizon=task.horizon, report=progress)
+        return load_dataset(path, spec, horizon=task.horizon, dataset_source="d4rl", task_id=task.id, report=report)
+    return load_dataset(task.data, spec, horizon=task.horizon, report=report)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.data.observations import ObservationTransform, observation_transform
-from diffjax.data.transitions import Transitions, next_observations
+from diffjax.data.transitions import Transitions, has_trajectories, next_observations
 from diffjax.errors import UserError
 from diffjax.methods.base import View
 from diffjax.types import Batch
@@ -74,13 +74,13 @@ def usable_rows(transitions: Transitions, view: View) -> np.ndarray:
     """
     row, end = np.asarray(transitions.row), np.asarray(transitions.end)
     needs_order = view.horizon > 1 or view.next_action or view.return_to_go
-    if needs_order and transitions.next_observation is not None:
+    if needs_order and not has_trajectories(transitions):
         raise UserError(
             "this method reads what comes after a transition (windows, next actions or returns), and the data hold "
             "transitions in no order; use data in the order in which they were recorded"
         )
     if view.next_action:
-        row = row[~end[row] | np.asarray(transitions.terminal)[row]]
+        row = row[~_ends_in_nothing(transitions)[row]]
         if row.size == 0:
             raise UserError("no transition is followed by another action; this method needs the data's next action")
     if view.horizon > 1 and row.size:
@@ -95,6 +95,20 @@ def usable_rows(transitions: Transitions, view: View) -> np.ndarray:
             )
         row = row[left >= view.horizon]
     return row.astype(np.int32)
+
+
+def _ends_in_nothing(transitions: Transitions) -> np.ndarray:
+    """Which rows are followed by no action of their trajectory though its value counts, ``(rows,)`` bool.
+
+    Those that end one without a terminal, and those before a row that only holds a last observation (no transition,
+    zero action and reward), which readers append where a file's last next observation is known.
+    """
+    end = np.asarray(transitions.end)
+    begins = np.zeros(len(end), bool)
+    begins[np.asarray(transitions.row)] = True
+    is_empty = ~np.asarray(transitions.action).any(axis=1) & (np.asarray(transitions.reward) == 0)
+    before_empty = np.append((end & ~begins & is_empty)[1:], False)
+    return (end | before_empty) & ~np.asarray(transitions.terminal)
 
 
 def return_to_go(reward: jax.Array, end: jax.Array, discount: jax.Array | float) -> jax.Array:

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 VERIFIED = ("yes", "mean only", "no")  # the surest first
+NOTHING_READ = "no score was found that could be verified"
 
 
 class Source(NamedTuple):
@@ -187,11 +188,14 @@ def groups() -> Mapping[tuple[str, str], tuple[str, ...]]:
 
 
 def reason(method: str, task: str = "*") -> str | None:
-    """Why a method has no score, on a task or (without one) on any; None where no reason is known."""
+    """Why a method has no score, on a task or (without one) on any; None where no reason is known.
+
+    A method of which nothing was read needs no line in ``reasons.csv``.
+    """
     for row in _rows("reasons.csv"):
         if row["method"] == method and fnmatch.fnmatchcase(task, row["tasks"]):
             return row["reason"]
-    return None
+    return None if any(score.method == method for score in scores()) else NOTHING_READ
 
 
 @cache

@@ -74,11 +74,11 @@ def _summary(page: Page) -> str:
     """How many runs there are and what is taken from each."""
     states = Counter(status.state for folder in page.table.folders for status in folder.runs)
     runs = sum(states.values())
-    told = ", ".join(f"{states[state]} {state}" for state in ("complete", "running", "failed") if states[state])
+    counts = ", ".join(f"{states[state]} {state}" for state in ("complete", "running", "failed") if states[state])
     methods = dict.fromkeys(column.method for column in page.table.columns)
     return (
         f"Normalised scores (0 random, 100 expert) of {', '.join(methods)} from {runs} "
-        f"{'run' if runs == 1 else 'runs'} ({told}), by {page.options.headline.title}."
+        f"{'run' if runs == 1 else 'runs'} ({counts}), by {page.options.headline.title}."
     )
 
 

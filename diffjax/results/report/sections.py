@@ -1,8 +1,8 @@
 """The figures of a page, each with its caption and, when asked for, its numbers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from diffjax.results import charts, figures
+from diffjax.results import charts, figures, published
 from diffjax.results.aggregates import no_intervals
 from diffjax.results.charts import Style, short, tasks_text
 from diffjax.results.figures import Metric, Panel, Profiles
@@ -201,7 +201,29 @@ def latency(found: TradeOff, page: Page, styles: Styles, names: Names) -> Markup
         parts.append(element("p", f"Tasks: {', '.join(found.rows)}."))
     if found.remarks:
         parts.append(bullets(found.remarks))
+    if page.options.published:
+        parts.append(_published_timings({column.method for column in page.table.columns}))
     return join(*parts)
+
+
+def _published_timings(methods: Collection[str]) -> Markup:
+    """What papers print of the methods' speed; nothing where they print none."""
+    rows = [
+        [
+            timing.method,
+            timing.quantity,
+            timing.setting,
+            "–".join(f"{value:g}" for value in (timing.value, timing.value_max) if value is not None)
+            + (f" {timing.unit}" if timing.unit else ""),
+            timing.hardware,
+            ". ".join(filter(None, (published.sources()[timing.table].source, timing.note))),
+        ]
+        for timing in published.timings()
+        if timing.method in methods
+    ]
+    header = ["method", "quantity", "setting", "value", "hardware", "source"]
+    title = "Published speeds, of other hardware and programs: for orientation only"
+    return details(title, table(title, header, rows, numbers=False)) if rows else Markup()
 
 
 def _front(point: Point) -> str:

@@ -1,7 +1,6 @@
 """Policies of soft actor-critic as small files: weights and the story of how they came about."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.errors import UserError
+from diffjax.files import whole_file
 from diffjax.studies.collect import sac
 
 LAYERS = 3
@@ -41,10 +41,8 @@ def save_policy(path: Path, policy: Policy) -> None:
         for part in ("kernel", "bias")
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
+    with whole_file(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, about=np.array(json.dumps(policy.about)), **arrays)
-    os.replace(temporary, path)
 
 
 def load_policy(path: Path) -> Policy:

@@ -6,7 +6,6 @@ goes on from the last snapshot ends bitwise where uninterrupted learning ends.
 """
 
 import csv
-import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +18,7 @@ import numpy as np
 
 from diffjax.envs.base import VectorSimulator
 from diffjax.errors import UserError
+from diffjax.files import whole_file
 from diffjax.numerics import random_key
 from diffjax.studies.collect import sac
 from diffjax.studies.collect.policies import Policy, act, save_policy
@@ -214,9 +214,7 @@ def _first_action(
 
 
 def _write_scores(out: Path, scores: list[Score]) -> None:
-    temporary = out / ".scores.csv"
-    with temporary.open("w", newline="") as file:
+    with whole_file(out / "scores.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(SCORES)
         writer.writerows([score.step, *(f"{value:.1f}" for value in score[1:])] for score in scores)
-    os.replace(temporary, out / "scores.csv")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from diffjax.experiment import ablations
-from diffjax.experiment.settings import sisters
+from diffjax.experiment.settings import stands_for
 from diffjax.records.schema import SELECTION_RULES
 from diffjax.results import published
 from diffjax.results.page import (
@@ -32,10 +32,10 @@ _ROUNDING = 0.06  # a mean as it is printed, against that of rounded numbers
 def with_published(columns: Sequence[Column], options: Options) -> Iterator[Column | PublishedColumn]:
     """Each method's own columns, then what is published of it; then the baselines."""
     shown = []
-    known, wanted = _known(options), chosen_baselines(options)
+    wanted = chosen_baselines(options)
     for method, own in itertools.groupby(columns, key=lambda column: column.method):
         yield from own
-        if options.published and (method in known or published.reason(method)):
+        if options.published:
             shown.append(method)
             yield PublishedColumn(method)
     yield from (PublishedColumn(method) for method in wanted if method not in shown)
@@ -56,7 +56,7 @@ def chosen_baselines(options: Options) -> tuple[str, ...]:
 
 def published_entry(row: Row, method: str, options: Options) -> Entry:
     """The published number of a row's task, or of the D4RL task it stands for, marked if its data are others."""
-    known = (published.preferred(method, task, options.unverified) for task in sisters(row.task))
+    known = (published.preferred(method, task, options.unverified) for task in stands_for(row.task))
     found = next(filter(None, known), None)
     if found is None:
         return Entry(remark="not published")

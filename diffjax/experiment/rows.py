@@ -1,0 +1,83 @@
+"""From arrays to records: the rows, metrics and states that a group of runs leaves after an interval."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from diffjax.data.transitions import Dataset
+from diffjax.experiment.plan import Group, Plan
+from diffjax.records.schema import Evaluation, MetricsRecord, RunId
+from diffjax.tasks.registry import normalized_score
+from diffjax.training.evaluation import Episodes
+from diffjax.training.loop import Interval
+from diffjax.training.program import NEVER, mean_metrics
+
+Failures = Mapping[int, str]
+"""Why trainings failed, by their number in the group."""
+
+
+def new_failures(phase: str, interval: Interval, failed: Failures) -> dict[int, str]:
+    """Trainings that met a non-finite number in an interval, with the reason."""
+    return {
+        number: f"non-finite loss or parameter at {phase} step {step}"
+        for number, step in enumerate(interval.bad_steps)
+        if number not in failed and step != NEVER
+    }
+
+
+def metrics_record(phase: str, runs: Sequence[RunId], group: Group, interval: Interval) -> MetricsRecord:
+    """Means over the updates of an interval, one value per run."""
+    means = mean_metrics(interval.sums)
+    return MetricsRecord(
+        phase, interval.stop, tuple(runs), {name: values[list(group.training)] for name, values in means.items()}
+    )
+
+
+def scores_of(plan: Plan, group: Group, played: Episodes, failed: Failures) -> np.ndarray:
+    """The runs' normalised scores ``(runs,)``; NaN of a run that failed."""
+    scores = np.array([normalized_score(plan.task, value) for value in played.returns.mean(axis=1)])
+    scores[[number in failed for number in group.training]] = np.nan
+    return scores
+
+
+def evaluation_rows(
+    plan: Plan, dataset: Dataset, simulator: str, group: Group, step: int, played: Episodes, scores: np.ndarray
+) -> list[Evaluation]:
+    """One row per run that has not failed."""
+    rows = []
+    for index, run in enumerate(group.runs):
+        if np.isnan(scores[index]):
+            continue
+        cost = plan.method.cost(run.hyper)
+        rows.append(
+            Evaluation(
+                method=plan.experiment.method,
+                variant=plan.variant,
+                preset=plan.experiment.preset,
+                tuning=plan.tuning,
+                task=plan.task.id,
+                dataset=dataset.label,
+                dataset_fingerprint=dataset.fingerprint,
+                env=plan.task.env_id,
+                simulator=simulator,
+                seed=run.seed,
+                setting=run.setting,
+                step=step,
+                episodes=played.returns.shape[1],
+                return_mean=float(played.returns[index].mean()),
+                return_std=float(played.returns[index].std()),
+                length_mean=float(played.lengths[index].mean()),
+                score=float(scores[index]),
+                candidates=cost.candidates,
+                network_evaluations=cost.network_evaluations,
+                selection=cost.selection,
+            )
+        )
+    return rows
+
+
+def statuses(runs: Sequence[RunId], group: Group, failed: Failures, complete: bool) -> dict[RunId, str]:
+    """Every run of a group: failed with its reason, complete, or running."""
+    state = "complete" if complete else "running"
+    reasons = [failed.get(number) for number in group.training]
+    return {run: f"failed: {reason}" if reason else state for run, reason in zip(runs, reasons, strict=True)}

@@ -1,0 +1,86 @@
+"""Training as a sequence of intervals: what stands at the end of each is the caller's to evaluate, record and keep."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.data.transitions import Transitions
+from diffjax.methods.base import Metrics
+from diffjax.training.program import NEVER, Program, RunSetup, TrainState, add_metrics, pieces
+from diffjax.training.progress import Progress
+
+PIECES = 20  # calls of the program per interval: progress is shown and Ctrl-C heard between them
+
+
+class Position(NamedTuple):
+    """How far training has come: ``step`` updates of a phase, all phases before it whole."""
+
+    phase: int = 0
+    step: int = 0
+
+
+class Interval(NamedTuple):
+    """What some updates of one phase left behind."""
+
+    phase: int
+    start: int  # updates of the phase before it
+    stop: int  # and after it
+    is_main: bool  # of the phase in which runs are evaluated
+    is_last: bool  # nothing is to come
+    state: TrainState
+    sums: Metrics  # sums with weights, (runs,) each
+
+    @property
+    def bad_steps(self) -> list[int]:
+        """Of each run the first step of this interval with a non-finite number, or ``NEVER``."""
+        return np.asarray(self.state.first_bad_step).tolist()
+
+
+def updates_done(lengths: Sequence[int], position: Position) -> int:
+    """Updates of all phases that stand at a position."""
+    return sum(lengths[: position.phase]) + position.step
+
+
+def bounds(lengths: Sequence[int], interval: int, position: Position = Position()) -> list[tuple[int, int, int]]:  # noqa: B008
+    """``(phase, start, stop)`` of every interval still to come; the last of a phase may be shorter."""
+    found = []
+    for phase in range(position.phase, len(lengths)):
+        start = position.step if phase == position.phase else 0
+        stops = [*range(interval, lengths[phase], interval), lengths[phase]]
+        edges = [start, *(stop for stop in stops if stop > start)]
+        found += [(phase, first, last) for first, last in itertools.pairwise(edges)]
+    return found
+
+
+def intervals(
+    program: Program,
+    state: TrainState,
+    setup: RunSetup,
+    data: Transitions,
+    lengths: Sequence[int],
+    interval: int,
+    position: Position,
+    progress: Progress,
+) -> Iterator[Interval]:
+    """Trains on from a position, an interval at a time; a state that was given out is consumed by the next one.
+
+    Args:
+      lengths: updates of each phase; the last one is the main phase.
+      interval: updates between evaluations.
+    """
+    remaining = bounds(lengths, interval, position)
+    for phase, start, stop in remaining:
+        state = state._replace(first_bad_step=jnp.full_like(state.first_bad_step, NEVER))
+        sums: Metrics | None = None
+        for first, last in pieces(start, stop, PIECES):
+            state, piece = program.advance(phase, state, first, last, setup, data)
+            sums = add_metrics(sums, piece)
+            jax.block_until_ready(sums)
+            progress.advance(last - first)
+        assert sums is not None
+        is_main = phase == len(lengths) - 1
+        yield Interval(phase, start, stop, is_main, is_main and stop == lengths[phase], state, sums)
