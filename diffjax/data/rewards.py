@@ -54,7 +54,7 @@ def cql_antmaze(transitions: Transitions) -> Affine:
 
 
 def iql_antmaze(transitions: Transitions) -> Affine:
-    """``r - 1``. AntMaze in DTQL."""
+    """``r - 1``. AntMaze in DTQL, IQL and CORL's TD3+BC."""
     return 1.0, -1.0
 
 
@@ -64,7 +64,7 @@ def antmaze(transitions: Transitions) -> Affine:
 
 
 def antmaze100(transitions: Transitions) -> Affine:
-    """``100 r``. Offered by DAC, used by no published table."""
+    """``100 r``. AntMaze in ReBRAC; offered by DAC."""
     return 100.0, 0.0
 
 
@@ -81,7 +81,7 @@ def iql_locomotion(transitions: Transitions) -> Affine:
 
 
 def dac_iql_locomotion(transitions: Transitions) -> Affine:
-    """``1000 r / (max R - min R)``, DAC: the transform of all its published rows, AntMaze included.
+    """``1000 r / (max R - min R)``: locomotion in IQL, and all published rows of DAC, AntMaze included.
 
     A trajectory ends as `dac_trajectory_ends` says; the last, perhaps unfinished one counts.
     """
