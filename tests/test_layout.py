@@ -64,8 +64,8 @@ def test_a_number_on_another_version_of_the_data_is_marked(tmp_path: Path, monke
 
 
 def test_an_unestablished_version_is_marked(tmp_path: Path) -> None:
-    page = page_of(hopper(tmp_path / "a"), baselines=("IQL", "SfBC"))
-    assert column(page, "IQL (published)")[0] == "66.3 ?"
+    page = page_of(hopper(tmp_path / "a"), baselines=("iql", "SfBC"))
+    assert column(page, "iql (published)")[0] == "66.3 ?"
     assert any(note.startswith("? version:") for note in page.notes)
     assert "dac (published)" not in block(page)[0]
 
@@ -85,8 +85,8 @@ def test_remembered_numbers_are_shown_on_request_only(tmp_path: Path) -> None:
 
 
 def test_unknown_baselines_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown baseline 'IQLL'; did you mean IQL"):
-        page_of(hopper(tmp_path / "a"), baselines=("IQLL",))
+    with pytest.raises(UserError, match="unknown baseline 'iqll'; did you mean iql"):
+        page_of(hopper(tmp_path / "a"), baselines=("iqll",))
     with pytest.raises(UserError, match="unknown spread 'sd'"):
         page_of(tmp_path / "a", spread="sd")
     with pytest.raises(UserError, match="unknown bold '1%'"):
@@ -96,12 +96,12 @@ def test_unknown_baselines_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"baselines": ("iql",)}, r"unknown baseline 'iql'; did you mean IQL\?"),
-        ({"baselines": ("all", "IQL")}, "--baselines=all names every baseline"),
+        ({"baselines": ("IQL",)}, r"unknown baseline 'IQL'; did you mean iql\?"),
+        ({"baselines": ("all", "iql")}, "--baselines=all names every baseline"),
         ({"protocols": ("all", "mean")}, "--protocol=all names every block"),
         ({"unverified": True}, "--unverified chooses among published numbers"),
         ({"published": True, "protocols": ("last",)}, "published numbers stand in the block paper"),
-        ({"baselines": ("IQL",), "protocols": ("last",)}, "published numbers stand in the block paper"),
+        ({"baselines": ("iql",), "protocols": ("last",)}, "published numbers stand in the block paper"),
         ({"baselines": ("nonsense",), "protocols": ("last",)}, "unknown baseline 'nonsense'"),
     ],
 )

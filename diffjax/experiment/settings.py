@@ -128,7 +128,10 @@ def _like(name: str, tables: dict[str, Any], section: str, task: str, known: Col
 def _own_row(tables: dict[str, Any], task: str, known: Collection[str]) -> tuple[dict[str, Any], bool]:
     """What a table says of a task, and whether it is a published row."""
     name = _row_name(tables, task)
-    return (dict(tables["task"][name]), True) if name else (_matching(tables, "untuned", task, known), False)
+    if name is None:
+        return _matching(tables, "untuned", task, known), False
+    row = dict(tables["task"][name])
+    return _like(row.pop("like", ""), tables, "task", task, known) | row, True
 
 
 def _convert(name: str, text: str, default: Any) -> Any:

@@ -40,7 +40,7 @@ class Case(NamedTuple):
 
     name: str
     variant: str
-    method: Method
+    method: Method[Any, Any]
     hyper: Any
     protocol: Protocol
 

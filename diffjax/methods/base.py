@@ -202,8 +202,9 @@ def every(
 ) -> tuple[State, Metrics]:
     """``update(state)`` on steps divisible by ``interval``, as a real branch; else the state as it was.
 
-    The predicate depends on ``step`` alone, so that mapping over runs leaves it a scalar and the branch a branch. A
-    skipped branch returns zero metrics with weight 0.
+    ``step`` counts from 0 and may be shifted where a program counts otherwise (``step + 1``, ``step % 1000``). The
+    predicate depends on it alone, so that mapping over runs leaves it a scalar and the branch a branch. A skipped
+    branch returns zero metrics with weight 0.
     """
     if interval == 1:
         state, metrics = update(state)

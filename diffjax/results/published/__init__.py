@@ -2,7 +2,7 @@
 
 This folder holds a line per number: ``scores.csv`` those that were read where they are printed or quoted,
 ``unverified.csv`` those that are only remembered, which nothing shows unless asked for. A method of this project has
-the project's name (``dac``, ``dql``, ``bc``), any other the name its table gives it (``IDQL-A``, ``TD3+BC``).
+the project's name (``dac``, ``dql``, ``bc``), any other the name its table gives it (``IDQL-A``, ``CQL``).
 
 A mean counts as read where another paper quotes it; a spread only where it was read itself. So ``dac`` and ``dtql``
 have no verified spread: DAC's README prints none, and the standard deviation of ``dac_curves`` is another number, of
