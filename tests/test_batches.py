@@ -11,7 +11,8 @@ import pytest
 from diffjax.data.observations import observation_transform
 from diffjax.data.transitions import Transitions
 from diffjax.errors import UserError
-from diffjax.methods.base import Method, Phase, Relabel, View, static, weigh
+from diffjax.methods import registry
+from diffjax.methods.base import Method, Phase, Relabel, View, static, traced, weigh
 from diffjax.methods.checks import check_method, check_shapes
 from diffjax.nn.learners import Learner, learn, learner
 from diffjax.training.batches import gather_batch, prepare, return_to_go, usable_rows
@@ -119,9 +120,9 @@ def test_observation_transforms_by_hand():
 
 @flax.struct.dataclass
 class Hyper:
-    actor_lr: float = 0.1
-    discount: float = 0.5
-    max_action: float = 1.0
+    actor_lr: float = traced(0.1, above=0.0)
+    discount: float = traced(0.5, at_least=0.0, at_most=1.0)
+    max_action: float = traced(1.0, above=0.0)
     batch_size: int = static(4, at_least=1)
     interval: int = static(0, at_least=0)
 
@@ -229,48 +230,94 @@ def test_labels_belong_to_rows():
     ],
 )
 def test_a_method_that_breaks_the_contract_is_told_how(change, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(UserError, match=words):
         check_method("mine", make_method(View())._replace(**change))
 
 
-def test_required_fields_of_hyper_are_named():
-    @flax.struct.dataclass
-    class Bare:
-        batch_size: int = static(4)
+def hyper_with(**fields: Any) -> Any:
+    """A class of hyper-parameters; a field is given by its default, or by what declares it."""
+    return flax.struct.dataclass(type("Mine", (), {"__annotations__": dict.fromkeys(fields, float), **fields}))
 
-    with pytest.raises(ValueError, match="method mine: Bare has no field max_action; every method has one"):
-        check_method("mine", make_method(View())._replace(hyper=Bare))
-    with_max_action = flax.struct.dataclass(
-        type("Short", (Bare,), {"__annotations__": {"max_action": float}, "max_action": 1.0})
-    )
-    with pytest.raises(ValueError, match=r"View.return_to_go reads hyper.discount"):
-        check_method("mine", make_method(View(return_to_go=True))._replace(hyper=with_max_action))
+
+@pytest.mark.parametrize(
+    ("fields", "view", "words"),
+    [
+        (
+            {"batch_size": static(4, at_least=1)},
+            View(),
+            "mine: Mine has no field max_action; every method has",
+        ),
+        (
+            {"max_action": traced(1.0, above=0.0), "batch_size": 4},
+            View(),
+            r"Mine.batch_size states no range",
+        ),
+        (
+            {"max_action": traced(1.0, above=0.0), "batch_size": static(4, at_least=1)},
+            View(return_to_go=True),
+            r"View.return_to_go reads hyper.discount, and Mine has no such field",
+        ),
+    ],
+)
+def test_what_is_missing_from_hyper_is_named(fields, view, words):
+    with pytest.raises(UserError, match=words):
+        check_method("mine", make_method(view)._replace(hyper=hyper_with(**fields)))
+
+
+def main_phase(update: Any, draw: Any = None) -> dict[str, Any]:
+    """A change of a method's only phase."""
+    return {"phases": (Phase("main", update) if draw is None else Phase("main", update, draw),)}
+
+
+def reports(**metrics: Any) -> Any:
+    """An update that only reports."""
+    named = {name.replace("__", "/"): value for name, value in metrics.items()}
+    return lambda draws, step, state, hyper, batches: (state, named)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"act": lambda draws, spec, state, hyper, observation: observation[0]}, r"act returns the shape \(\)"),
+        ({"act": lambda draws, spec, state, hyper, observation: observation[0]}, r"act returns the shape \(\) for one"),
         (
-            {"phases": (Phase("main", lambda d, s, state, h, b: (state, {"Loss": jnp.zeros(())})),)},
-            "metric 'Loss' is not called like critic/loss",
+            {"act": lambda draws, spec, state, hyper, observation: observation[0, 0]},
+            r"act fails on one observation",
         ),
+        (main_phase(reports(Loss=jnp.zeros(()))), "metric 'Loss' is not called like critic/loss"),
+        (main_phase(reports(actor__loss=jnp.zeros(()))), r"pass the metrics through weigh\(\)"),
+        (main_phase(reports()), "phase main reports no metric"),
+        (main_phase(reports(**weigh({"critic__loss": 0.0}))), "no phase reports critic/q_mean"),
+        (main_phase(lambda draws, step, state, hyper, batches: (state.actor, weigh({"a/b": 0.0}))), "of other shapes"),
+        (main_phase(lambda draws, *rest: draws.noise), r"draws None \(this Phase has no draw\): AttributeError"),
+        (main_phase(lambda *_: None, lambda key, spec: None), "draw of phase main fails: TypeError"),
         (
-            {"phases": (Phase("main", lambda d, s, state, h, b: (state, {"a/b": jnp.zeros(())})),)},
-            "pass the metrics through weigh",
-        ),
-        ({"phases": (Phase("main", lambda d, s, state, h, b: (state, {})),)}, "reports no metric"),
-        (
-            {"phases": (Phase("main", lambda d, s, state, h, b: (state.actor, weigh({"a/b": 0.0}))),)},
-            "a state of other shapes",
+            {"init": lambda key, spec, hyper: State(learner(x := jnp.float32(0.0))._replace(opt_state=(x, x)))},
+            "array",
         ),
     ],
 )
-def test_shapes_that_do_not_fit_are_said(change, words):
-    with pytest.raises(ValueError, match=words):
+def test_what_does_not_fit_together_is_said(change, words):
+    with pytest.raises(UserError, match=words):
         check_shapes("mine", make_method(View())._replace(**change), Spec(3, 2), Hyper())
 
 
+def test_a_critic_needs_a_discount():
+    without = hyper_with(max_action=traced(1.0, above=0.0), batch_size=static(4, at_least=1))
+    method = make_method(View())._replace(**main_phase(reports(**weigh({"critic__q_mean": 0.0}))))
+    with pytest.raises(UserError, match="Mine has no field discount, though there is a critic"):
+        check_shapes("mine", method, Spec(3, 2), without())
+
+
 def test_a_metric_that_a_table_reads_is_asked_for():
-    with pytest.raises(ValueError, match="reports no metric actor/bc"):
+    with pytest.raises(UserError, match="reports no metric actor/bc"):
         check_shapes("mine", make_method(View()), Spec(3, 2), Hyper(), metrics=("actor/bc",))
+
+
+def test_a_broken_method_is_named_where_it_is_used(monkeypatch):
+    broken = make_method(View())._replace(phases=())
+    problems: dict[str, UserError] = {}
+    monkeypatch.setattr(registry, "PROBLEMS", problems)
+    monkeypatch.setitem(registry.METHODS, "mine", registry._registered({"mine": {"default": broken}})["mine"])
+    with pytest.raises(UserError, match=r"method mine: Method\.phases is empty"):
+        registry.get_method("mine")
+    assert registry.get_method("bc")[1] == "default"

@@ -13,6 +13,11 @@ ROWS = [(method, task) for method in METHODS for task in load_tables(method).get
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_published_row_is_of_a_task_that_exists(method):
+    assert set(load_tables(method).get("task", {})) <= set(tasks())
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_every_pair_builds(method):
     rows = [*load_tables(method).get("task", {}), *tasks(), "door-expert-v1", "maze2d-large-v1", "kitchen-new-v0"]
     for task in rows:

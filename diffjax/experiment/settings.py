@@ -85,6 +85,8 @@ class Settings(NamedTuple):
 def load_tables(method: str) -> dict[str, Any]:
     """The parsed table file of a method."""
     path = importlib.resources.files("diffjax.methods") / f"{method}.toml"
+    if not path.is_file():
+        raise UserError(f"method {method} has no table; write diffjax/methods/{method}.toml")
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
@@ -218,9 +220,9 @@ def _build(method: Method[Any, Any], values: dict[str, Any]) -> tuple[Any, Proto
     hyper_fields = {field.name for field in dataclasses.fields(method.hyper)}
     where = method.hyper.__module__
     if unknown := values.keys() - hyper_fields - lengths.keys() - set(PROTOCOL_ENTRIES):
-        raise ValueError(f"{where} has no hyper-parameter {', '.join(sorted(unknown))}")
+        raise UserError(f"{where} has no hyper-parameter {', '.join(sorted(unknown))}, which its table names")
     if missing := lengths.keys() - values.keys():
-        raise ValueError(f"the table of {where} gives no {', '.join(sorted(missing))}, the length of a phase")
+        raise UserError(f"the table of {where} gives no {', '.join(sorted(missing))}, the length of a phase")
     built = method.hyper(
         **{
             name: tuple(value) if isinstance(value, list) else value

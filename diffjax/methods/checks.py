@@ -2,14 +2,15 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
-from diffjax.methods.base import HYPER_FIELDS, MAIN, Hyper, Method, State, Weighted, example_batches
-from diffjax.types import OBSERVATIONS, Spec
+from diffjax.errors import UserError
+from diffjax.methods.base import HYPER_FIELDS, MAIN, MEAN_VALUE, Hyper, Method, State, Weighted, example_batches
+from diffjax.types import OBSERVATIONS, Batch, Spec
 
 METRIC_NAME = re.compile(r"[a-z]+/[a-z_]+")
 
@@ -18,7 +19,7 @@ def example_labels(method: Method[State, Hyper], phase: int, spec: Spec, hyper: 
     """Shapes of the labels of one row that a phase's minibatches hold; None without any.
 
     Raises:
-      ValueError: the labels' leading axis is not that of the data.
+      UserError: the labels' leading axis is not that of the data.
     """
     makers = [one.relabel for one in method.phases[: phase + 1] if one.relabel is not None]
     if not makers:
@@ -34,7 +35,7 @@ def example_labels(method: Method[State, Hyper], phase: int, spec: Spec, hyper: 
     found = jax.eval_shape(labels)
     for leaf in jax.tree.leaves(found):
         if leaf.shape[:1] != (rows,):
-            raise ValueError(f"labels of shape {leaf.shape} for {rows} rows of data; their leading axis is the rows")
+            raise UserError(f"labels of shape {leaf.shape} for {rows} rows of data; their leading axis is the rows")
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), found)
 
 
@@ -42,31 +43,34 @@ def check_method(name: str, method: Method[State, Hyper]) -> None:
     """That a method is what the registry takes; looks at names only and computes nothing.
 
     Raises:
-      ValueError: it is not; says in words what is missing and where it belongs.
+      UserError: it is not; says in words what is missing and where it belongs.
     """
 
     def require(fact: bool, problem: str) -> None:
         if not fact:
-            raise ValueError(f"method {name}: {problem}")
+            raise UserError(f"method {name}: {problem}")
 
     require(dataclasses.is_dataclass(method.hyper), "Method.hyper must be a flax.struct.dataclass")
-    known = {field.name: field for field in dataclasses.fields(cast(Any, method.hyper))}
-    for name_needed in HYPER_FIELDS:
-        require(name_needed in known, f"{method.hyper.__name__} has no field {name_needed}; every method has one")
-    for field in known.values():
-        has_default = field.default is not dataclasses.MISSING
-        require(has_default, f"{method.hyper.__name__}.{field.name} has no default; give the published value")
+    hyper = method.hyper.__name__
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, method.hyper))}
+    for needed in HYPER_FIELDS:
+        require(needed in fields, f"{hyper} has no field {needed}; every method has one")
+    for field in fields.values():
+        where = f"{hyper}.{field.name}"
+        require(field.default is not dataclasses.MISSING, f"{where} has no default; give the published value")
+        states_range = isinstance(field.default, bool) or "range" in field.metadata or field.metadata.get("choices")
+        require(bool(states_range), f"{where} states no range; give traced(...) or static(...) its bounds")
     require(bool(method.phases), "Method.phases is empty; give at least Phase('main', update)")
     names = [phase.name for phase in method.phases]
-    require(names[-1] == MAIN, f"the last phase is called {names[-1]}; the last one must be {MAIN!r}")
+    require(names[-1] == MAIN, f"the last phase is called {names[-1]!r}; the last one must be {MAIN!r}")
     require(len(set(names)) == len(names), f"two phases share a name: {', '.join(names)}")
     view = method.view
     require(view.batches >= 1, f"View.batches is {view.batches}; at least 1")
     require(view.horizon >= 1, f"View.horizon is {view.horizon}; at least 1 (1: transitions)")
     problem = f"View.observation is {view.observation!r}, not one of {', '.join(OBSERVATIONS)}"
     require(view.observation in OBSERVATIONS, problem)
-    fits = not view.return_to_go or "discount" in known
-    require(fits, f"View.return_to_go reads hyper.discount, and {method.hyper.__name__} has no such field")
+    fits = not view.return_to_go or "discount" in fields
+    require(fits, f"View.return_to_go reads hyper.discount, and {hyper} has no such field")
 
 
 def check_shapes(
@@ -78,43 +82,84 @@ def check_shapes(
       metrics: names that the main phase must record.
 
     Raises:
-      ValueError: something does not; says what it is and what would be right.
+      UserError: something does not; says what it is and what would be right.
     """
+    key = jax.random.key(0)
 
-    def problem(text: str) -> ValueError:
-        return ValueError(f"method {name}: {text}")
+    def trace(what: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        """The shapes of a call's result; an error in it is said with what it was called on."""
+        try:
+            return jax.eval_shape(call, *arguments)
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise UserError(f"method {name}: {what}: {type(error).__name__}: {reason}") from error
+
+    def require(fact: bool, problem: str) -> None:
+        if not fact:
+            raise UserError(f"method {name}: {problem}")
 
     def shapes(tree: Any) -> list[Any]:
         return [(path, x.shape, jnp.dtype(x.dtype)) for path, x in jax.tree_util.tree_leaves_with_path(tree)]
 
-    key = jax.random.key(0)
-    state = jax.eval_shape(lambda: method.init(key, spec, hyper))
-    found: dict[str, Any] = {}
+    state = trace("init fails", lambda: method.init(key, spec, hyper))
+    _check_no_alias(name, method, spec, hyper)
+    reported: set[str] = set()
+    main: dict[str, Any] = {}
     for index, phase in enumerate(method.phases):
-        labels = example_labels(method, index, spec, hyper)
-        batches = example_batches(method.view, spec, cast(Any, hyper).batch_size, labels)
-        after, found = jax.eval_shape(
-            lambda state, batches, phase=phase: phase.update(
-                phase.draw(key, spec, hyper), jnp.int32(0), state, hyper, batches
-            ),
+        batches = example_batches(
+            method.view, spec, cast(Any, hyper).batch_size, example_labels(method, index, spec, hyper)
+        )
+        draws = trace(f"draw of phase {phase.name} fails", lambda phase=phase: phase.draw(key, spec, hyper))
+        what = f"update of phase {phase.name} fails on {_described(batches)}, draws {_drawn(draws)}"
+        after, main = trace(
+            what,
+            lambda draws, state, batches, phase=phase: phase.update(draws, jnp.int32(0), state, hyper, batches),
+            draws,
             state,
             batches,
         )
-        if shapes(after) != shapes(state):
-            raise problem(f"phase {phase.name} returns a state of other shapes than init made")
-        if not found:
-            raise problem(f"phase {phase.name} reports no metric")
-        for metric, value in found.items():
-            if not METRIC_NAME.fullmatch(metric):
-                raise problem(f"metric {metric!r} is not called like critic/loss: a part, a slash, a quantity")
-            if not isinstance(value, Weighted) or value.total.shape != () or value.weight.shape != ():
-                raise problem(f"metric {metric} is no weighted scalar; pass the metrics through weigh()")
+        require(shapes(after) == shapes(state), f"phase {phase.name} returns a state of other shapes than init made")
+        require(bool(main), f"phase {phase.name} reports no metric")
+        for metric, value in main.items():
+            right = "a part, a slash, a quantity, in small letters"
+            require(bool(METRIC_NAME.fullmatch(metric)), f"metric {metric!r} is not called like critic/loss: {right}")
+            is_weighted = isinstance(value, Weighted) and value.total.shape == value.weight.shape == ()
+            require(is_weighted, f"metric {metric} is no weighted scalar; pass the metrics through weigh()")
+        reported |= main.keys()
     for metric in metrics:
-        if metric not in found:
-            raise problem(f"the main phase reports no metric {metric}, which its table's selection rule reads")
+        require(metric in main, f"the main phase reports no metric {metric}, which its table's selection rule reads")
+    has_discount = hasattr(hyper, "discount")
+    has_critic = any(metric.startswith("critic/") for metric in reported)
+    require(has_discount or not has_critic, f"{type(hyper).__name__} has no field discount, though there is a critic")
+    require(MEAN_VALUE in reported or not has_critic, f"no phase reports {MEAN_VALUE}, the mean of its critics")
+
     observation = jnp.zeros(spec.observation_dim)
-    action = jax.eval_shape(
-        lambda state, observation: method.sample_action(key, spec, state, hyper, observation), state, observation
+    what = f"act fails on one observation of shape {observation.shape}"
+    action = trace(
+        what,
+        lambda state, observation: method.sample_action(key, spec, state, hyper, observation),
+        state,
+        observation,
     )
-    if action.shape != (spec.action_dim,):
-        raise problem(f"act returns the shape {action.shape} for one observation; ({spec.action_dim},) is right")
+    right = f"({spec.action_dim},) is right"
+    require(action.shape == (spec.action_dim,), f"act returns the shape {action.shape} for one observation; {right}")
+
+
+def _check_no_alias(name: str, method: Method[State, Hyper], spec: Spec, hyper: Hyper) -> None:
+    """That no two leaves of a fresh state are one array, which a program that consumes its state could not take."""
+    program, state = jax.make_jaxpr(lambda key: method.init(key, spec, hyper), return_shape=True)(jax.random.key(0))
+    first: dict[int, str] = {}
+    for output, (path, _) in zip(program.jaxpr.outvars, jax.tree_util.tree_leaves_with_path(state), strict=True):
+        where = jax.tree_util.keystr(path)
+        if id(output) in first:
+            raise UserError(f"method {name}: init makes {where} and {first[id(output)]} one array; use copies(...)")
+        first[id(output)] = where
+
+
+def _described(batches: tuple[Batch, ...]) -> str:
+    rows = batches[0].observation.shape[:-1]
+    return f"{len(batches)} minibatch{'es' if len(batches) > 1 else ''} with leading axes {rows}"
+
+
+def _drawn(draws: Any) -> str:
+    return "None (this Phase has no draw)" if draws is None else f"of type {type(draws).__name__}"

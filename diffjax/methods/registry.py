@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from diffjax.errors import unknown_name
+from diffjax.errors import UserError, unknown_name
 from diffjax.methods import (
     bc,
     dac,
@@ -23,11 +23,18 @@ from diffjax.methods.checks import check_method
 Variants = dict[str, Method[Any, Any]]
 
 
+PROBLEMS: dict[str, UserError] = {}
+"""Methods that do not provide what a method must, found where they are registered and said where one is used."""
+
+
 def _registered(methods: dict[str, Variants]) -> dict[str, Variants]:
-    """The methods, each of which provides what a method must."""
+    """The methods, each looked at once; a broken one is a matter of who uses it, not of all others."""
     for name, variants in methods.items():
         for method in variants.values():
-            check_method(name, method)
+            try:
+                check_method(name, method)
+            except UserError as problem:
+                PROBLEMS[name] = problem
     return methods
 
 
@@ -53,10 +60,12 @@ def get_method(name: str, variant: str = "") -> tuple[Method[Any, Any], str]:
     """The method and the variant's full name (the default one for an empty ``variant``).
 
     Raises:
-      UserError: for an unknown name or variant.
+      UserError: for an unknown name or variant, or a method that lacks what a method must provide.
     """
     if name not in METHODS:
         raise unknown_name("method", name, METHODS)
+    if name in PROBLEMS:
+        raise PROBLEMS[name]
     variants = METHODS[name]
     variant = variant or next(iter(variants))
     if variant not in variants:

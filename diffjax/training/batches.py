@@ -91,7 +91,7 @@ def usable_rows(transitions: Transitions, view: View) -> np.ndarray:
         if left.max() < view.horizon:
             raise UserError(
                 f"this method learns from windows of {view.horizon} steps, and the longest trajectory has {left.max()} "
-                "transitions; use longer trajectories or a smaller horizon"
+                "transitions; use longer trajectories, or a variant of the method with a smaller View.horizon"
             )
         row = row[left >= view.horizon]
     return row.astype(np.int32)
