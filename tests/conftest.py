@@ -1,8 +1,10 @@
 """What every test runs under: the CPU, exact float32 matmuls, a compilation cache, reproducible examples."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -30,6 +32,20 @@ def pytest_configure(config: pytest.Config) -> None:
     import jax  # reads the variables above
 
     jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests that share compiled programs or data run in one process: a file's, in some files a method's."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class BySharing(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            if Path(file).name.startswith(("test_methods", "test_learning", "test_golden_dql_family")):
+                return f"{file} {re.split('[-_]', test.partition('[')[2])[0]}"
+            return file
+
+    return BySharing(config, log)
 
 
 # Compared with recordings to a few roundings, or long enough to be worth the compiler's time.
