@@ -62,6 +62,17 @@ def unoptimised(request: pytest.FixtureRequest) -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture
+def optimised() -> Iterator[None]:
+    """A test that compares programs of different sizes to the bit: as users compile them."""
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="session")
 def goldens_dir() -> Path:
     """The recordings of the authors' programs: `tests/goldens`, or the folder named by `DIFFJAX_GOLDENS`."""

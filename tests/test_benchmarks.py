@@ -196,8 +196,8 @@ def test_training_benchmark(tmp_path: Path) -> None:
     (row,), content = read(out, "training")
     assert (row["method"], row["variant"], row["phase"], row["pairs"]) == ("bc", "default", "main", "2")
     assert (row["observation_dim"], row["batch_size"], row["runs"], row["devices"]) == ("11", "8", "2", "2")
-    # 50,001 rows of 11 + 6 + 1 floats and a flag, 50,000 row numbers.
-    data_mib = (50_001 * (18 * 4 + 1) + 50_000 * 4) / 2**20
+    # 50,001 rows of 11 + 6 + 1 floats and two flags, 50,000 row numbers.
+    data_mib = (50_001 * (18 * 4 + 2) + 50_000 * 4) / 2**20
     assert float(row["data_mib"]) == pytest.approx(data_mib)
     assert float(row["data_copies"]) == pytest.approx(1.0, abs=0.01)
     assert float(row["arguments_mib_1"]) > data_mib

