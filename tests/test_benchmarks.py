@@ -199,8 +199,9 @@ def test_training_benchmark(tmp_path: Path) -> None:
     # 50,001 rows of 11 + 6 + 1 floats and two flags, 50,000 row numbers.
     data_mib = (50_001 * (18 * 4 + 2) + 50_000 * 4) / 2**20
     assert float(row["data_mib"]) == pytest.approx(data_mib)
-    assert float(row["data_copies"]) == pytest.approx(1.0, abs=0.01)
-    assert float(row["arguments_mib_1"]) > data_mib
+    flag = 50_001 / 2**20  # the ends of trajectories, which this method's program does not read and so does not hold
+    assert float(row["data_copies"]) == pytest.approx(1.0 - flag / data_mib, abs=0.002)
+    assert float(row["arguments_mib_1"]) > data_mib - flag
     # Layers 11-16-16-16-6, counted as above.
     assert float(row["gflop_per_update"]) == pytest.approx((2 * 12_544 + 9_728) * 1e-9)
     for name in ("ms_per_update_1", "ms_per_update_all", "ratio", "updates_per_s_1", "ceiling_share_1"):

@@ -184,8 +184,8 @@ def test_every_learner_learns(name, variant):
     learners = [(before, after) for before, after in pairs if is_learner(before)]
     assert learners
     for before, after in learners:
-        for path, old in jax.tree_util.tree_leaves_with_path(before.params):
-            new = functools.reduce(lambda node, key: node[key.key], path, after.params)
+        moved = zip(jax.tree_util.tree_leaves_with_path(before.params), jax.tree.leaves(after.params), strict=True)
+        for (path, old), new in moved:
             where = jax.tree_util.keystr(path)
             assert old.ndim < 3 or np.any(np.asarray(old) != np.asarray(new)), f"{where} did not move"
 

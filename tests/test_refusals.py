@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from launcher_tools import data_file, launch, refused
 
+from diffjax.errors import UserError
 from diffjax.experiment import run as experiment_run
 from diffjax.experiment.plan import Experiment, plan
 from diffjax.experiment.run import run_experiment
@@ -147,7 +148,7 @@ def test_the_corrected_command_works_after_data_were_refused(tmp_path):
 
 
 def test_networks_that_cannot_be_made_leave_no_folder(hopper, tmp_path, monkeypatch):
-    """Shapes that do not fit are a bug of a method; even then the folder is not made before they are known."""
+    """Shapes that do not fit are said in a line, and the folder is not made before they are known."""
 
     def broken(key, spec, hyper):
         raise ValueError("shapes do not fit")
@@ -157,6 +158,6 @@ def test_networks_that_cannot_be_made_leave_no_folder(hopper, tmp_path, monkeypa
     monkeypatch.setattr(
         experiment_run, "plan", lambda experiment: good._replace(method=good.method._replace(init=broken))
     )
-    with pytest.raises(ValueError, match="shapes do not fit"):
+    with pytest.raises(UserError, match=r"^method bc: init fails: ValueError: shapes do not fit$"):
         run_experiment(request, None, None)
     assert not (tmp_path / "out").exists()
