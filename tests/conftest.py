@@ -48,8 +48,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return BySharing(config, log)
 
 
-# Compared with recordings to a few roundings, or long enough to be worth the compiler's time.
-OPTIMISED = ("test_golden_", "test_collect", "test_toys", "test_ablations", "test_benchmarks")
+# Compared with recordings to a few roundings, long enough to be worth the compiler's time, or about options themselves.
+OPTIMISED = ("test_golden_", "test_collect", "test_toys", "test_ablations", "test_benchmarks", "test_numerics")
 
 
 @pytest.fixture(autouse=True, scope="module")
