@@ -99,8 +99,8 @@ def check_fields(values: Any) -> None:
     """That every field of a dataclass is of the kind of its default, one of its choices, and within its range.
 
     Both stand in the field's metadata, as ``choices`` and ``range``; a field whose default a factory makes is left to
-    its owner. A tuple holds integers; only where the default is
-    empty may it be empty, and only where the default is infinite may a number be.
+    its owner. A tuple holds integers; only where the default is empty may it be empty, and only where the default is
+    infinite may a number be.
 
     Raises:
       UserError: for the first field that is not.

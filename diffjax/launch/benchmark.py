@@ -27,7 +27,7 @@ from diffjax.experiment.provenance import versions
 from diffjax.experiment.settings import PRESETS, Protocol, check_overrides, resolve
 from diffjax.files import writable, write_json, write_text
 from diffjax.launch import cli
-from diffjax.launch.flags import MATMUL_PRECISIONS
+from diffjax.launch.flags import define_matmul_precision
 from diffjax.methods.base import Method
 from diffjax.methods.registry import METHODS, get_method
 from diffjax.numerics import check_platform
@@ -80,13 +80,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "NAME=VALUE: Another value for one hyper-parameter, of all methods measured; repeatable.",
         flag_values=values,
     )
-    flags.DEFINE_enum(
-        "matmul_precision",
-        "highest",
-        list(MATMUL_PRECISIONS),
-        "Precision of matrix products on accelerators.",
-        flag_values=values,
-    )
+    define_matmul_precision(values)
 
 
 def task_spec(args: flags.FlagValues) -> Spec:

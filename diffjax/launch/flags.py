@@ -98,6 +98,12 @@ def define_training_flags(values: flags.FlagValues) -> None:
         "(Weights & Biases; obeys WANDB_MODE and WANDB_PROJECT).",
         flag_values=values,
     )
+    define_matmul_precision(values)
+    define_compilation_cache(values)
+
+
+def define_matmul_precision(values: flags.FlagValues) -> None:
+    """The flag of launchers and benchmarks."""
     flags.DEFINE_enum(
         "matmul_precision",
         "highest",
@@ -105,7 +111,6 @@ def define_training_flags(values: flags.FlagValues) -> None:
         "Precision of matrix products on accelerators.",
         flag_values=values,
     )
-    define_compilation_cache(values)
 
 
 def define_compilation_cache(values: flags.FlagValues) -> None:

@@ -189,6 +189,11 @@ class Method(NamedTuple, Generic[State, Hyper]):
         return self.act(self.draw_action(key, spec, hyper), spec, state, hyper, observation)
 
 
+def labelling_phase(method: Method[State, Hyper], phase: int) -> Phase[State, Hyper] | None:
+    """The phase whose labels the minibatches of ``phase`` hold: the last one up to it that makes any."""
+    return next((one for one in reversed(method.phases[: phase + 1]) if one.relabel is not None), None)
+
+
 def weigh(metrics: Scalars, weight: jax.Array | float = 1.0) -> Metrics:
     """Scalars of one update as weighted metrics."""
     return {

@@ -9,7 +9,17 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.errors import UserError
-from diffjax.methods.base import HYPER_FIELDS, MAIN, MEAN_VALUE, Hyper, Method, State, Weighted, example_batches
+from diffjax.methods.base import (
+    HYPER_FIELDS,
+    MAIN,
+    MEAN_VALUE,
+    Hyper,
+    Method,
+    State,
+    Weighted,
+    example_batches,
+    labelling_phase,
+)
 from diffjax.types import OBSERVATIONS, Batch, Spec
 
 METRIC_NAME = re.compile(r"[a-z]+/[a-z_]+")
@@ -21,16 +31,16 @@ def example_labels(method: Method[State, Hyper], phase: int, spec: Spec, hyper: 
     Raises:
       UserError: the labels' leading axis is not that of the data.
     """
-    makers = [one.relabel for one in method.phases[: phase + 1] if one.relabel is not None]
-    if not makers:
+    labelling = labelling_phase(method, phase)
+    if labelling is None or (relabel := labelling.relabel) is None:
         return None
-    maker, rows = makers[-1], 7
+    rows = 7
 
     def labels() -> Any:
         key = jax.random.key(0)
         (batch,) = example_batches(method.view._replace(batches=1, horizon=1), spec, rows)
         state = method.init(key, spec, hyper)
-        return maker.labels(maker.draw(key, spec, hyper, rows), spec, state, hyper, batch, jnp.zeros(rows, bool))
+        return relabel.labels(relabel.draw(key, spec, hyper, rows), spec, state, hyper, batch, jnp.zeros(rows, bool))
 
     found = jax.eval_shape(labels)
     for leaf in jax.tree.leaves(found):

@@ -72,8 +72,7 @@ def intervals(
       lengths: updates of each phase; the last one is the main phase.
       interval: updates between evaluations.
     """
-    remaining = bounds(lengths, interval, position)
-    for phase, start, stop in remaining:
+    for phase, start, stop in bounds(lengths, interval, position):
         state = state._replace(first_bad_step=jnp.full_like(state.first_bad_step, NEVER))
         sums: Metrics | None = None
         for first, last in pieces(start, stop, PIECES):

@@ -18,7 +18,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from diffjax.data.observations import ObservationTransform
 from diffjax.data.sampling import SAMPLINGS
 from diffjax.data.transitions import Transitions
-from diffjax.methods.base import Method, Metrics
+from diffjax.methods.base import Method, Metrics, labelling_phase
 from diffjax.methods.checks import example_labels
 from diffjax.training.batches import RunData, gather_batch, return_to_go, whole_data
 from diffjax.types import Spec
@@ -145,9 +145,11 @@ def _init(program: Program, rows: int, setup: RunSetup) -> TrainState:
 
     def init_run(run: RunSetup) -> tuple[Any, dict[str, Any]]:
         labels = {
-            phase.name: jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), shapes)
+            phase.name: jax.tree.map(
+                lambda x: jnp.zeros((rows, *x.shape), x.dtype), example_labels(method, number, spec, run.hyper)
+            )
             for number, phase in enumerate(method.phases)
-            if phase.relabel is not None and (shapes := example_labels(method, number, spec, run.hyper)) is not None
+            if phase.relabel is not None
         }
         return method.init(jax.random.fold_in(run.key, INIT_STREAM), spec, run.hyper), labels
 
@@ -182,8 +184,8 @@ def _relabel(
 
 def _current_labels(program: Program, phase: int, labels: dict[str, Any]) -> Any:
     """The labels that a phase's minibatches hold: those made last."""
-    makers = [one.name for one in program.method.phases[: phase + 1] if one.relabel is not None]
-    return labels[makers[-1]] if makers else None
+    labelling = labelling_phase(program.method, phase)
+    return None if labelling is None else labels[labelling.name]
 
 
 def _update_run(
