@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from diffjax.errors import UserError
 from diffjax.files import writable
 from diffjax.launch import benchmark, cli
 from diffjax.launch.benchmark import Case
@@ -63,12 +62,13 @@ class Latency(NamedTuple):
     p50_ms: float
     p95_ms: float | None
     actions_per_s: float
-    compile_s: float
+    compile_s: float | None  # None where programs were compiled side by side
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define this benchmark's flags."""
     benchmark.define_flags(values)
+    benchmark.define_haste_flags(values)
     flags.DEFINE_string("batch", "1,64,1024", "N,N,...: How many states one call decides on.", flag_values=values)
     flags.DEFINE_integer("calls", 200, "Calls that are timed, after warm-up.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(
@@ -87,16 +87,6 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     cli.define_path(values, "plot", "FILE: Draw the latencies as FILE.png, FILE.svg or FILE.pdf (needs matplotlib).")
-
-
-def batch_sizes(text: str) -> list[int]:
-    """The numbers of ``--batch``."""
-    sizes = []
-    for item in cli.parse_list("batch", text):
-        if not item.isdecimal() or int(item) < 1:
-            raise UserError(f"--batch={text}: {item} is not a positive integer; write --batch=1,64,1024")
-        sizes.append(int(item))
-    return sizes
 
 
 def states_at_once(batch: int, candidates: int, rows: int) -> int:
@@ -121,22 +111,34 @@ def act_program(case: Case, spec: Spec, batch: int, at_once: int) -> Any:
     return jax.jit(act)
 
 
-def measure(case: Case, spec: Spec, batch: int, calls: int, budget_s: float, rows: int) -> Latency:
-    """Compile, warm up, and time as many calls as asked for, or as the time allows."""
-    cost = case.method.cost(case.hyper)
-    at_once = states_at_once(batch, cost.candidates, rows)
-    hyper = jax.tree.map(jnp.asarray, case.hyper)
-    init_key, act_key = jax.random.split(random_key(0))
-    state = case.method.init(init_key, spec, hyper)
-    observation = np.random.default_rng(0).normal(size=(batch, spec.observation_dim)).astype(np.float32)
-    arguments = state, hyper, act_key, np.int32(0), observation
-    compiled, compile_s = benchmark.compile_program(act_program(case, spec, batch, at_once), *arguments)
+class Actor:
+    """A method with fresh parameters at one batch size, compiled."""
+
+    def __init__(self, case: Case, spec: Spec, batch: int, rows: int) -> None:
+        self.case, self.spec, self.batch = case, spec, batch
+        self.cost = case.method.cost(case.hyper)
+        self.at_once = states_at_once(batch, self.cost.candidates, rows)
+        hyper = jax.tree.map(jnp.asarray, case.hyper)
+        init_key, act_key = jax.random.split(random_key(0))
+        self.arguments = case.method.init(init_key, spec, hyper), hyper, act_key
+        self.observation = np.random.default_rng(0).normal(size=(batch, spec.observation_dim)).astype(np.float32)
+        self.compiled, self.compile_s = benchmark.compile_program(
+            act_program(case, spec, batch, self.at_once), *self.arguments, np.int32(0), self.observation
+        )
+
+    def act(self, number: int) -> np.ndarray:
+        """Actions in host memory, ``(batch, action_dim)``."""
+        return np.asarray(self.compiled(*self.arguments, np.int32(number), self.observation))
+
+
+def measure(actor: Actor, calls: int, budget_s: float) -> Latency:
+    """Warm up, and time as many calls as asked for, or as the time allows."""
 
     def timed(count: int) -> list[float]:
         times = []
         for number in range(count):
             start = time.perf_counter()
-            np.asarray(compiled(state, hyper, act_key, np.int32(number), observation))
+            actor.act(number)
             times.append(time.perf_counter() - start)
         return times
 
@@ -146,22 +148,22 @@ def measure(case: Case, spec: Spec, batch: int, calls: int, budget_s: float, row
     timed(calls // 10)
     times = np.array(timed(calls))
     return Latency(
-        case.name,
-        case.variant,
-        spec.observation_dim,
-        spec.action_dim,
-        *cost,
-        batch,
-        at_once,
+        actor.case.name,
+        actor.case.variant,
+        actor.spec.observation_dim,
+        actor.spec.action_dim,
+        *actor.cost,
+        actor.batch,
+        actor.at_once,
         calls,
         p50_ms=1e3 * float(np.median(times)),
         p95_ms=1e3 * float(np.percentile(times, 95)) if calls >= LEAST_CALLS_OF_P95 else None,
-        actions_per_s=batch * calls / float(times.sum()),
-        compile_s=compile_s,
+        actions_per_s=actor.batch * calls / float(times.sum()),
+        compile_s=actor.compile_s,
     )
 
 
-def print_tables(labels: Sequence[str], rows: Sequence[Latency]) -> None:
+def print_tables(labels: Sequence[str], rows: Sequence[Latency], notes: Sequence[str]) -> None:
     """The times; then what each method does for one action."""
     digits = benchmark.digits
     benchmark.print_table(
@@ -192,7 +194,7 @@ def print_tables(labels: Sequence[str], rows: Sequence[Latency]) -> None:
         rules.values(),
         text_columns=2,
     )
-    print("\n" + "\n".join(f"- {note}" for note in NOTES))
+    print("\n" + "\n".join(f"- {note}" for note in notes))
 
 
 def latency_figure(labels: Sequence[str], rows: Sequence[Latency]) -> "Figure":
@@ -230,7 +232,7 @@ def latency_figure(labels: Sequence[str], rows: Sequence[Latency]) -> "Figure":
 
 def main(args: flags.FlagValues) -> None:
     """Check everything, measure every method at every batch size, print, write."""
-    spec, batches = benchmark.task_spec(args), batch_sizes(args.batch)
+    spec, batches = benchmark.task_spec(args), benchmark.parse_numbers("batch", args.batch, "1,64,1024")
     cases = benchmark.chosen_cases(
         args, lambda case: (case.method.draw_action, case.method.act, case.method.cost(case.hyper))
     )
@@ -238,18 +240,26 @@ def main(args: flags.FlagValues) -> None:
         check_plot(args.plot)
     folder = benchmark.prepare(args, NAME)
     rows_at_once = args.rows or (ROWS_ON_CPU if jax.default_backend() == "cpu" else ROWS_ELSEWHERE)
-    labels, rows = [], []
-    with benchmark.Measuring(len(cases) * len(batches)) as measuring:
-        for case in cases:
-            for batch in batches:
-                measuring.begin(f"{case.label}, batch {batch}")
-                row = measure(case, spec, batch, args.calls, args.seconds, rows_at_once)
-                measuring.done(f"{case.label}, batch {batch}: {benchmark.digits(row.p50_ms)} ms")
-                labels.append(case.label)
-                rows.append(row)
-    print_tables(labels, rows)
     facts = {"preset": args.preset, "task": args.task, "matmul_precision": args.matmul_precision}
-    benchmark.write_results(folder, NAME, rows, cases, NOTES, facts)
+    labels: list[str] = []
+    rows: list[Latency] = []
+    asked = {f"{case.label}, batch {batch}": (case, batch) for case in cases for batch in batches}
+
+    def actor_of(chosen: tuple[Case, int]) -> Actor:
+        case, batch = chosen
+        return Actor(case, spec, batch, rows_at_once)
+
+    with benchmark.Measuring(len(asked), args.budget_s) as measuring:
+        for name, actor in benchmark.prepared(actor_of, asked, args.compile_jobs, measuring):
+            row = measure(actor, args.calls, args.seconds)
+            if args.compile_jobs > 1:
+                row = row._replace(compile_s=None)
+            measuring.done(f"{name}: {benchmark.digits(row.p50_ms)} ms")
+            labels.append(actor.case.label)
+            rows.append(row)
+            benchmark.write_results(folder, NAME, rows, cases, [*NOTES, *measuring.skipped], facts)
+    benchmark.write_results(folder, NAME, rows, cases, [*NOTES, *measuring.skipped], facts)
+    print_tables(labels, rows, [*NOTES, *measuring.skipped])
     if args.plot is not None:
         with style("plot"), writable(args.plot, "plot"):
             write_figure(latency_figure(labels, rows), args.plot)

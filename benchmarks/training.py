@@ -1,14 +1,15 @@
 """Measure what one update costs: time, matrix-product FLOPs and memory of every method, for one run and for several.
 
-The program is the one that trains: minibatches gathered from data on the device, random numbers, the update, for one
-run and for --runs runs mapped over seeds. Data are synthetic. Chunks of updates of both alternate in pairs; times and
-their ratio are medians over the pairs. FLOPs are those of the update's matrix products, and their share is of what the
-machine's best float32 product reaches. Copies of the data are counted in the compiled program of --runs runs.
-Writes OUT/training.csv and OUT/training.json.
+The program is the one that trains: minibatches gathered from data on the device, random numbers, the update, for each
+number of --runs mapped over seeds. Data are synthetic. Chunks of updates of all these numbers take turns, round by
+round; times and their ratios to the first number's are medians over the rounds. FLOPs are those of the update's matrix
+products, and their share is of what the machine's best float32 product reaches at the precision chosen. Copies of the
+data are counted in the compiled program of the most runs. Writes OUT/training.csv and OUT/training.json, anew after
+every method.
 
 examples:
   python benchmarks/training.py --out=runs/training
-  python benchmarks/training.py --out=runs/dac --methods=dac --runs=8 --pairs=9
+  python benchmarks/training.py --out=runs/dac --methods=dac --runs=1,8,64 --rounds=9
   python benchmarks/training.py --out=runs/small --preset=quick --task=pendulum-mixed
 """
 
@@ -34,12 +35,12 @@ from diffjax.types import Spec
 NAME = "training"
 FLOP_STEPS = 60  # over which FLOPs are counted: a multiple of every interval of delayed updates up to 6
 SMALLEST_PRODUCT, LARGEST_PRODUCT = 256, 16_384
-LONGEST_PRODUCT_S = 0.3
+LONGEST_PRODUCT_S = 0.05
 MIB = 2**20
 
 
 class Cost(NamedTuple):
-    """A phase of a method; ``_1`` is one run, ``_all`` are all runs side by side."""
+    """A phase of a method at one number of runs side by side."""
 
     method: str
     variant: str
@@ -50,32 +51,34 @@ class Cost(NamedTuple):
     runs: int
     devices: int  # that the runs are split over
     updates: int  # per chunk
-    pairs: int
-    ms_per_update_1: float
-    ms_per_update_all: float
-    ratio: float  # time of an update of all runs to that of one run
-    updates_per_s_1: float
-    updates_per_s_all: float  # of each run
+    rounds: int
+    ms_per_update: float  # of all runs
+    ratio: float  # to the time with the first number of runs
+    updates_per_s: float  # of each run
+    run_updates_per_s: float  # of all runs together
     gflop_per_update: float  # matrix products of one run, mean over delayed updates
-    ceiling_share_1: float
-    ceiling_share_all: float
-    compile_s_1: float
-    compile_s_all: float
+    ceiling_share: float
+    compile_s: float | None  # None where programs were compiled side by side
     data_mib: float
-    arguments_mib_1: float
-    arguments_mib_all: float
-    temporary_mib_1: float
-    temporary_mib_all: float
-    data_copies: float  # in the program of all runs, arguments and temporaries
+    arguments_mib: float
+    temporary_mib: float
+    data_copies: float | None  # arguments and temporaries; with the most runs
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define this benchmark's flags."""
     benchmark.define_flags(values)
-    flags.DEFINE_integer("runs", 4, "Runs side by side, compared with a single one.", lower_bound=2, flag_values=values)
-    flags.DEFINE_integer("pairs", 5, "Pairs of chunks that are timed.", lower_bound=1, flag_values=values)
+    benchmark.define_haste_flags(values)
+    flags.DEFINE_string("runs", "1,4", "N,N,...: Runs side by side, each compared with the first.", flag_values=values)
+    flags.DEFINE_integer(
+        "rounds", 5, "Rounds, in which each number of runs is timed once.", lower_bound=1, flag_values=values
+    )
     flags.DEFINE_float(
-        "seconds", 1.0, "Least time that a chunk of updates of a single run takes.", lower_bound=0.0, flag_values=values
+        "seconds",
+        1.0,
+        "Least time that a chunk of updates of the first number of runs takes.",
+        lower_bound=0.0,
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "transitions", 1_000_000, "Transitions of the synthetic data.", lower_bound=1, flag_values=values
@@ -142,8 +145,9 @@ def memory(compiled: Any) -> Memory:
 class Trainer:
     """A number of runs of one phase, compiled, that goes on by chunks."""
 
-    def __init__(self, case: Case, phase: int, spec: Spec, data: Transitions, runs: int) -> None:
+    def __init__(self, case: Case, phase: int, spec: Spec, data: Transitions, runs: int, copies: bool) -> None:
         self.phase = phase
+        self.runs = runs
         self.program = Program(case.method, spec, case.protocol.sampling, run_sharding(runs))
         prepared = prepare(data, case.method.view, case.protocol.observation, action_clip=case.protocol.action_clip)
         setups = [RunSetup(random_key(seed), prepared.part, case.hyper) for seed in range(runs)]
@@ -152,6 +156,12 @@ class Trainer:
         self.state = self.program.init(self.setup, self.data)
         self.step = 0
         self.compiled, self.compile_s = self.compile(self.data)
+        self.data_copies = self._data_copies() if copies else None
+
+    @property
+    def devices(self) -> int:
+        """That the runs are split over."""
+        return 1 if self.program.sharding is None else self.program.sharding.num_devices
 
     def compile(self, data: Any) -> tuple[Any, float]:
         """The program for this data, or data of these shapes."""
@@ -170,7 +180,7 @@ class Trainer:
         self.step += updates
         return taken
 
-    def data_copies(self) -> float:
+    def _data_copies(self) -> float:
         """How often the program holds the data: what its memory grows by when the data do, in units of the data."""
         sharding = None if self.program.sharding is None else jax.tree.leaves(self.data)[0].sharding
         doubled = jax.tree.map(
@@ -185,84 +195,83 @@ def num_bytes(data: Transitions) -> int:
     return sum(array.nbytes for array in jax.tree.leaves(data))
 
 
-def measure(case: Case, phase: int, spec: Spec, data: Transitions, ceiling: float, args: flags.FlagValues) -> Cost:
-    """Compile one run and all runs, warm up, and time them in alternation."""
+def measure(case: Case, trainers: Sequence[Trainer], ceiling: float, seconds: float, rounds: int) -> list[Cost]:
+    """Warm up, and time all numbers of runs of one phase in turns."""
+    first, *others = trainers
+    spec, phase = first.program.spec, first.phase
     flops = update_flops(case.method, phase, spec, case.hyper, FLOP_STEPS)
     mean_flops, cycle = sum(flops) / len(flops), period(flops)
-    single = Trainer(case, phase, spec, data, 1)
-    every = Trainer(case, phase, spec, data, args.runs)
-    single.train(cycle)
-    every.train(cycle)
+    for trainer in trainers:
+        trainer.train(cycle)
     updates = cycle
-    while (taken := single.train(updates)) < args.seconds:  # the next length aims above the least time
-        updates += cycle * max(1, int(min(1.2 * args.seconds / taken - 1.0, 9.0) * updates / cycle))
-    times = np.array([(single.train(updates), every.train(updates)) for _ in range(args.pairs)])
-    one, all_ = (float(median) for median in np.median(times, axis=0) / updates)
-    devices = 1 if every.program.sharding is None else every.program.sharding.num_devices
-    memory_1, memory_all = memory(single.compiled), memory(every.compiled)
-    return Cost(
-        case.name,
-        case.variant,
-        case.method.phases[phase].name,
-        spec.observation_dim,
-        spec.action_dim,
-        case.hyper.batch_size,
-        args.runs,
-        devices,
-        updates,
-        args.pairs,
-        ms_per_update_1=1e3 * one,
-        ms_per_update_all=1e3 * all_,
-        ratio=float(np.median(times[:, 1] / times[:, 0])),
-        updates_per_s_1=1 / one,
-        updates_per_s_all=1 / all_,
-        gflop_per_update=1e-9 * mean_flops,
-        ceiling_share_1=1e-9 * mean_flops / one / ceiling,
-        ceiling_share_all=1e-9 * mean_flops * args.runs / all_ / (ceiling * devices),
-        compile_s_1=single.compile_s,
-        compile_s_all=every.compile_s,
-        data_mib=num_bytes(data) / MIB,
-        arguments_mib_1=memory_1.arguments / MIB,
-        arguments_mib_all=memory_all.arguments / MIB,
-        temporary_mib_1=memory_1.temporary / MIB,
-        temporary_mib_all=memory_all.temporary / MIB,
-        data_copies=every.data_copies(),
-    )
+    while (taken := first.train(updates)) < seconds:  # the next length aims above the least time
+        updates += cycle * max(1, int(min(1.2 * seconds / taken - 1.0, 9.0) * updates / cycle))
+    for trainer in others:
+        trainer.train(cycle)
+    times = np.array([[trainer.train(updates) for trainer in trainers] for _ in range(rounds)]) / updates
+    rows = []
+    for number, trainer in enumerate(trainers):
+        taken = float(np.median(times[:, number]))
+        used = memory(trainer.compiled)
+        rows.append(
+            Cost(
+                case.name,
+                case.variant,
+                case.method.phases[phase].name,
+                spec.observation_dim,
+                spec.action_dim,
+                case.hyper.batch_size,
+                trainer.runs,
+                trainer.devices,
+                updates,
+                rounds,
+                ms_per_update=1e3 * taken,
+                ratio=float(np.median(times[:, number] / times[:, 0])),
+                updates_per_s=1 / taken,
+                run_updates_per_s=trainer.runs / taken,
+                gflop_per_update=1e-9 * mean_flops,
+                ceiling_share=1e-9 * mean_flops * trainer.runs / taken / (ceiling * trainer.devices),
+                compile_s=trainer.compile_s,
+                data_mib=num_bytes(trainer.data) / MIB,
+                arguments_mib=used.arguments / MIB,
+                temporary_mib=used.temporary / MIB,
+                data_copies=trainer.data_copies,
+            )
+        )
+    return rows
 
 
 def print_tables(labels: Sequence[str], rows: Sequence[Cost], notes: Sequence[str]) -> None:
-    """Time; then work and memory. Two numbers in a cell are those of one run and of all."""
+    """Time; then work and memory."""
     digits = benchmark.digits
-    runs = rows[0].runs
-
-    def both(one: float, all_: float) -> str:
-        return f"{digits(one)} / {digits(all_)}"
-
     benchmark.print_table(
-        f"Time of 1 run / {runs} runs side by side",
-        ("method", "ms per update", "updates/s", "ratio", "compile s"),
+        "Time of one update of all runs",
+        ("method", "runs", "ms", "ratio", "updates/s", "run-updates/s", "compile s"),
         [
             (
                 label,
-                both(row.ms_per_update_1, row.ms_per_update_all),
-                both(row.updates_per_s_1, row.updates_per_s_all),
+                str(row.runs),
+                digits(row.ms_per_update),
                 digits(row.ratio),
-                both(row.compile_s_1, row.compile_s_all),
+                digits(row.updates_per_s),
+                digits(row.run_updates_per_s),
+                digits(row.compile_s),
             )
             for label, row in zip(labels, rows, strict=True)
         ],
     )
     print()
     benchmark.print_table(
-        f"Work and memory (MiB) of 1 run / {runs} runs",
-        ("method", "GFLOP", "% of ceiling", "arguments", "temporaries", "copies"),
+        "Work and memory (MiB)",
+        ("method", "runs", "GFLOP", "% of ceiling", "arguments", "temporaries", "copies"),
         [
             (
                 label,
+                str(row.runs),
                 digits(row.gflop_per_update),
-                both(100 * row.ceiling_share_1, 100 * row.ceiling_share_all),
-                both(row.arguments_mib_1, row.arguments_mib_all),
-                both(row.temporary_mib_1, row.temporary_mib_all),
+                digits(100 * row.ceiling_share),
+                digits(row.arguments_mib),
+                digits(row.temporary_mib),
                 digits(row.data_copies),
             )
             for label, row in zip(labels, rows, strict=True)
@@ -273,38 +282,52 @@ def print_tables(labels: Sequence[str], rows: Sequence[Cost], notes: Sequence[st
 
 def main(args: flags.FlagValues) -> None:
     """Check everything, measure the ceiling and every phase of every method, print, write."""
-    spec = benchmark.task_spec(args)
+    spec, counts = benchmark.task_spec(args), benchmark.parse_numbers("runs", args.runs, "1,4")
     cases = benchmark.chosen_cases(args, lambda case: case.method.phases)
     folder = benchmark.prepare(args, NAME)
     data = synthetic_data(spec, args.transitions)
-    labels, rows = [], []
-    with benchmark.Measuring(1 + sum(len(case.method.phases) for case in cases)) as measuring:
-        measuring.begin("matrix products")
-        ceilings = matmul_ceiling(measuring)
-        ceiling = max(ceilings.values())
-        for case in cases:
-            for phase, (name, *_) in enumerate(case.method.phases):
-                label = case.label if len(case.method.phases) == 1 else f"{case.label} {name}"
-                measuring.begin(label)
-                row = measure(case, phase, spec, data, ceiling, args)
-                measuring.done(f"{label}: {benchmark.digits(row.ms_per_update_1)} ms per update")
-                labels.append(label)
-                rows.append(row)
-    notes = (
+    phases = {
+        case.label if len(case.method.phases) == 1 else f"{case.label} {name}": (case, phase)
+        for case in cases
+        for phase, (name, *_) in enumerate(case.method.phases)
+    }
+    notes = [
         f"synthetic data, {args.transitions:,} transitions of {spec.observation_dim} + {spec.action_dim} numbers, "
-        f"{num_bytes(data) / MIB:.1f} MiB; copies: how often the program of {args.runs} runs holds them",
-        f"GFLOP: matrix products of one update of one run; ceiling: {ceiling:,.0f} GFLOP/s, the best float32 product",
-        f"updates/s of {args.runs} runs: of each; ratio: median over {args.pairs} pairs of chunks",
-    )
-    print_tables(labels, rows, notes)
+        f"{num_bytes(data) / MIB:.1f} MiB; copies: how often the program of {max(counts)} runs holds them",
+        f"ratio: to the first number of runs, median over {args.rounds} rounds; updates/s: of each run",
+    ]
     facts = {
         "preset": args.preset,
         "task": args.task,
         "matmul_precision": args.matmul_precision,
         "transitions": args.transitions,
-        "matmul_gflop_per_s": ceilings,
     }
-    benchmark.write_results(folder, NAME, rows, cases, notes, facts)
+    labels: list[str] = []
+    rows: list[Cost] = []
+
+    def trainers_of(chosen: tuple[Case, int]) -> list[Trainer]:
+        case, phase = chosen
+        return [Trainer(case, phase, spec, data, runs, runs == max(counts)) for runs in counts]
+
+    with benchmark.Measuring(1 + len(phases), args.budget_s) as measuring:
+        measuring.begin("matrix products")
+        ceilings = matmul_ceiling(measuring)
+        notes.append(
+            f"GFLOP: matrix products of one update of one run; ceiling: {max(ceilings.values()):,.0f} GFLOP/s, "
+            f"the best float32 product at precision {args.matmul_precision}"
+        )
+        facts["matmul_gflop_per_s"] = ceilings
+        for label, trainers in benchmark.prepared(trainers_of, phases, args.compile_jobs, measuring):
+            found = measure(phases[label][0], trainers, max(ceilings.values()), args.seconds, args.rounds)
+            if args.compile_jobs > 1:
+                found = [row._replace(compile_s=None) for row in found]
+            times = ", ".join(f"{row.runs} runs {benchmark.digits(row.ms_per_update)}" for row in found)
+            measuring.done(f"{label}: ms per update: {times}")
+            labels += [label] * len(found)
+            rows += found
+            benchmark.write_results(folder, NAME, rows, cases, [*notes, *measuring.skipped], facts)
+    benchmark.write_results(folder, NAME, rows, cases, [*notes, *measuring.skipped], facts)
+    print_tables(labels, rows, [*notes, *measuring.skipped])
     print(f"written to {folder / NAME}.csv and .json")
 
 

@@ -185,30 +185,62 @@ def test_training_benchmark(tmp_path: Path) -> None:
         f"--out={out}",
         "--methods=bc",
         *TINY,
-        "--runs=2",
-        "--pairs=2",
+        "--runs=1,2",
+        "--rounds=2",
         "--seconds=0.01",
         "--transitions=50000",
         "--observation_dim=11",
         XLA_FLAGS="--xla_force_host_platform_device_count=2",
     )
     assert result.returncode == 0, result.stderr
-    (row,), content = read(out, "training")
-    assert (row["method"], row["variant"], row["phase"], row["pairs"]) == ("bc", "default", "main", "2")
-    assert (row["observation_dim"], row["batch_size"], row["runs"], row["devices"]) == ("11", "8", "2", "2")
+    rows, content = read(out, "training")
+    assert [(row["runs"], row["devices"]) for row in rows] == [("1", "1"), ("2", "2")]
     # 50,001 rows of 11 + 6 + 1 floats and two flags, 50,000 row numbers.
     data_mib = (50_001 * (18 * 4 + 2) + 50_000 * 4) / 2**20
-    assert float(row["data_mib"]) == pytest.approx(data_mib)
     flag = 50_001 / 2**20  # the ends of trajectories, which this method's program does not read and so does not hold
-    assert float(row["data_copies"]) == pytest.approx(1.0 - flag / data_mib, abs=0.002)
-    assert float(row["arguments_mib_1"]) > data_mib - flag
-    # Layers 11-16-16-16-6, counted as above.
-    assert float(row["gflop_per_update"]) == pytest.approx((2 * 12_544 + 9_728) * 1e-9)
-    for name in ("ms_per_update_1", "ms_per_update_all", "ratio", "updates_per_s_1", "ceiling_share_1"):
-        assert float(row[name]) > 0
+    for row in rows:
+        assert (row["method"], row["variant"], row["phase"], row["rounds"]) == ("bc", "default", "main", "2")
+        assert (row["observation_dim"], row["batch_size"]) == ("11", "8")
+        assert float(row["data_mib"]) == pytest.approx(data_mib)
+        assert float(row["arguments_mib"]) > data_mib - flag
+        # Layers 11-16-16-16-6, counted as above.
+        assert float(row["gflop_per_update"]) == pytest.approx((2 * 12_544 + 9_728) * 1e-9)
+        for name in ("ms_per_update", "ratio", "updates_per_s", "ceiling_share", "compile_s"):
+            assert float(row[name]) > 0
+        each, together = float(row["updates_per_s"]), float(row["run_updates_per_s"])
+        assert together == pytest.approx(int(row["runs"]) * each)
+    assert rows[0]["ratio"] == "1.0"
+    assert rows[0]["data_copies"] == ""
+    assert float(rows[1]["data_copies"]) == pytest.approx(1.0 - flag / data_mib, abs=0.002)
     assert max(content["matmul_gflop_per_s"].values()) > 0
     assert content["machine"]["devices"] == "2"
-    assert "2 runs side by side" in result.stdout
+    assert "run-updates/s" in result.stdout
+
+
+def test_programs_compiled_side_by_side_have_no_time_of_their_own(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    asked = ("--methods=bc,iql", "--set=hidden_dims=16", "--set=batch_size=8", "--batch=1", "--calls=3")
+    result = run("inference.py", f"--out={out}", *asked, "--compile_jobs=2")
+    assert result.returncode == 0, result.stderr
+    rows, content = read(out, "inference")
+    assert [(row["method"], row["compile_s"]) for row in rows] == [("bc", ""), ("iql", "")]
+    assert [each["compile_s"] for each in content["measurements"]] == [None, None]
+
+
+def test_what_there_is_no_time_for_is_named() -> None:
+    with benchmark.Measuring(3, budget_s=0.0) as measuring:
+        assert list(benchmark.prepared(str, {"one": 1, "two": 2}, 2, measuring)) == []
+    assert measuring.skipped == ("not measured within 0 s: one; two",)
+    with benchmark.Measuring(3) as measuring:
+        made = list(benchmark.prepared(str, {"one": 1, "two": 2, "three": 3}, 2, measuring))
+    assert (made, measuring.skipped) == ([("one", "1"), ("two", "2"), ("three", "3")], ())
+
+
+def test_a_budget_of_nothing_measures_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run("training.py", f"--out={out}", "--methods=bc", "--transitions=10", "--budget_s=0")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "not measured within 0 s: bc" in result.stderr.splitlines()[-1]
 
 
 def test_the_picture_of_latencies_depends_on_nothing_but_them(tmp_path: Path) -> None:
@@ -295,7 +327,7 @@ def test_a_difference_is_relative_above_one() -> None:
         ("inference.py", "--plot=no/where.png", "no does not exist"),
         ("training.py", "--set=width=3", "width"),
         ("training.py", "--preset=huge", "paper"),
-        ("training.py", "--runs=1", "--runs"),
+        ("training.py", "--runs=1,0", "1,4"),
         ("training.py", "--out=", "--out"),
         ("training.py", "stray", "stray"),
         ("simulators.py", "--simulators=Hoper-v4", "Hopper-v4"),

@@ -1,7 +1,7 @@
 """What the benchmarks share: which methods they measure, how time is taken, and what is written.
 
 A benchmark writes OUT/NAME.csv, a line per measurement, and OUT/NAME.json, the same with everything that the numbers
-depend on.
+depend on, anew after each so that what is measured is kept whatever ends it.
 """
 
 import csv
@@ -11,10 +11,11 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from absl import flags
@@ -33,6 +34,9 @@ from diffjax.methods.registry import METHODS, get_method
 from diffjax.numerics import check_platform
 from diffjax.tasks.registry import get_task
 from diffjax.types import Spec
+
+Item = TypeVar("Item")
+Program = TypeVar("Program")
 
 
 class Case(NamedTuple):
@@ -83,10 +87,39 @@ def define_flags(values: flags.FlagValues) -> None:
     define_matmul_precision(values)
 
 
+def define_haste_flags(values: flags.FlagValues) -> None:
+    """Flags of the benchmarks that compile programs, for machines that are at hand for minutes."""
+    flags.DEFINE_float(
+        "budget_s", None, "No measurement begins after so many seconds.", lower_bound=0.0, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "compile_jobs",
+        1,
+        "Measurements whose programs are compiled side by side, ahead of their timing; above 1 the times of "
+        "compilation are left out.",
+        lower_bound=1,
+        flag_values=values,
+    )
+
+
 def task_spec(args: flags.FlagValues) -> Spec:
     """The sizes that the flags ask for."""
     task = get_task(args.task)
     return Spec(args.observation_dim or task.observation_dim, args.action_dim or task.action_dim)
+
+
+def parse_numbers(flag: str, text: str, example: str) -> list[int]:
+    """The positive integers of a list.
+
+    Raises:
+      UserError: for anything else.
+    """
+    numbers = []
+    for item in cli.parse_list(flag, text):
+        if not item.isdecimal() or int(item) < 1:
+            raise UserError(f"--{flag}={text}: {item} is not a positive integer; write --{flag}={example}")
+        numbers.append(int(item))
+    return numbers
 
 
 def chosen_cases(args: flags.FlagValues, aspect: Callable[[Case], Any]) -> list[Case]:
@@ -159,9 +192,9 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 class Measuring:
-    """A bar with the time left, and a line per measurement, on stderr."""
+    """A bar with the time left, and a line per measurement, on stderr; ``skipped`` says what there was no time for."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, budget_s: float | None = None) -> None:
         console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -175,6 +208,24 @@ class Measuring:
             transient=True,
         )
         self._task = self._bar.add_task("", total=total)
+        self._budget_s = budget_s
+        self._start = time.perf_counter()
+        self._skipped: list[str] = []
+
+    def is_over(self) -> bool:
+        """Whether the budget is spent."""
+        return self._budget_s is not None and time.perf_counter() - self._start > self._budget_s
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """No note, or one."""
+        if not self._skipped:
+            return ()
+        return (f"not measured within {self._budget_s:g} s: {'; '.join(self._skipped)}",)
+
+    def skip(self, names: Iterable[str]) -> None:
+        """There is no time for these."""
+        self._skipped += names
 
     def __enter__(self) -> "Measuring":
         self._bar.start()
@@ -193,6 +244,27 @@ class Measuring:
         """One measurement is there."""
         self._bar.advance(self._task)
         self._bar.console.print(text, highlight=False, soft_wrap=True)
+
+
+def prepared(
+    make: Callable[[Item], Program], items: Mapping[str, Item], jobs: int, measuring: Measuring
+) -> Iterator[tuple[str, Program]]:
+    """What is made of each item, by name, ``jobs`` at once and always ahead of their use; stops with the budget."""
+    names = list(items)
+    with ThreadPoolExecutor(jobs) as pool:
+        for start in range(0, len(names), jobs):
+            chosen = names[start : start + jobs]
+            if measuring.is_over():
+                measuring.skip(names[start:])
+                return
+            measuring.begin(f"compiling {', '.join(chosen)}")
+            made = list(pool.map(make, [items[name] for name in chosen]))
+            for number, name in enumerate(chosen):
+                if measuring.is_over():
+                    measuring.skip(names[start + number :])
+                    return
+                measuring.begin(name)
+                yield name, made[number]
 
 
 def machine() -> dict[str, Any]:
@@ -218,8 +290,13 @@ def write_results(
 ) -> None:
     """Writes the measurements as CSV, and as JSON with ``facts``, notes, hyper-parameters, versions and flags.
 
-    ``rows`` are not empty and of one type, whose fields are the columns.
+    ``rows`` are of one type, whose fields are the columns.
+
+    Raises:
+      UserError: there are none.
     """
+    if not rows:
+        raise UserError(f"nothing was measured; {notes[-1]}")
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerows([rows[0]._fields, *rows])
