@@ -1,5 +1,6 @@
 """What every test runs under: the CPU, exact float32 matmuls, a compilation cache, reproducible examples."""
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -19,6 +20,15 @@ settings.register_profile(
 settings.load_profile("diffjax")
 
 
+QUICKLY = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+# Fused loops through MLIR take the compiler more than twice as long as through LLVM alone.
+PLAIN_FUSIONS = "--xla_cpu_use_fusion_emitters=false"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--optimised", action="store_true", help="compile every program as users do, which takes longer")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # Environment variables, so that launchers started by a test inherit them. A cache with a bound has a lock
     # too, and so is safe for several workers.
@@ -27,6 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
     os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(1 << 30))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    if not config.option.optimised:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {PLAIN_FUSIONS}".strip()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a Minari id that is not stored is answered at once
 
     import jax  # reads the variables above
@@ -48,29 +60,45 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return BySharing(config, log)
 
 
-# Compared with recordings to a few roundings, long enough to be worth the compiler's time, or about options themselves.
-OPTIMISED = ("test_golden_", "test_collect", "test_toys", "test_ablations", "test_benchmarks", "test_numerics")
+# Long enough to be worth the compiler's time.
+LONG = ("test_collect", "test_toys")
+
+
+@contextlib.contextmanager
+def compiled_quickly(quickly: bool) -> Iterator[None]:
+    """Without most optimisations, or with; launchers that a test starts follow."""
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    variable = os.environ.get(QUICKLY)
+    jax.config.update("jax_disable_most_optimizations", quickly)
+    os.environ[QUICKLY] = str(int(quickly))
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    os.environ.pop(QUICKLY, None)
+    if variable is not None:
+        os.environ[QUICKLY] = variable
 
 
 @pytest.fixture(autouse=True, scope="module")
 def unoptimised(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Most tests run a program once or twice: without most optimisations it compiles in two thirds of the time."""
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", not request.module.__name__.startswith(OPTIMISED))
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    """Most tests run a program once or twice, and it compiles in a third of the time without most optimisations."""
+    with compiled_quickly(not (request.config.option.optimised or request.module.__name__ in LONG)):
+        yield
 
 
 @pytest.fixture
 def optimised() -> Iterator[None]:
-    """A test that compares programs of different sizes to the bit: as users compile them."""
-    import jax
+    """A test that is about options: programs as users compile them."""
+    with compiled_quickly(False):
+        yield
 
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+
+@pytest.fixture
+def quickly(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A short test among long ones."""
+    with compiled_quickly(not request.config.option.optimised):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import numpy as np
 
 from diffjax.experiment.settings import resolve
 from diffjax.methods.base import Method, View
+from diffjax.methods.checks import example_labels
 from diffjax.methods.registry import METHODS
 from diffjax.types import Batch, Spec
 
@@ -37,7 +38,7 @@ def tiny(name: str, variant: str, **changes: Any) -> tuple[Method, Any]:
 
 
 @functools.cache
-def _initialiser(method: Method[Any, Any], spec: Spec) -> Any:
+def initialiser(method: Method[Any, Any], spec: Spec) -> Any:
     """A compiled start; without optimisation, for it runs once or twice."""
     return jax.jit(
         lambda key, hyper: method.init(key, spec, hyper), compiler_options={"xla_backend_optimization_level": 0}
@@ -46,7 +47,7 @@ def _initialiser(method: Method[Any, Any], spec: Spec) -> Any:
 
 def fresh_state(method: Method[Any, Any], hyper: Any, seed: int = 0, spec: Spec = SPEC) -> Any:
     """A fresh state of a method."""
-    return _initialiser(method, spec)(jax.random.key(seed), hyper)
+    return initialiser(method, spec)(jax.random.key(seed), hyper)
 
 
 def random_batch(key: jax.Array, size: int, spec: Spec = SPEC, view: View = View()) -> Batch:  # noqa: B008
@@ -65,10 +66,23 @@ def random_batch(key: jax.Array, size: int, spec: Spec = SPEC, view: View = View
     )
 
 
-def random_batches(method: Method, hyper: Any, seed: int = 0) -> tuple[Batch, ...]:
-    """As many minibatches as one update takes."""
-    keys = jax.random.split(jax.random.key(seed), method.view.batches)
-    return tuple(random_batch(key, hyper.batch_size, view=method.view) for key in keys)
+@functools.cache
+def shapes_of_labels(method: Method, phase: int, hyper: Any) -> Any:
+    """Shapes of the labels of one row; None without any."""
+    return example_labels(method, phase, SPEC, hyper)
+
+
+def random_batches(method: Method, hyper: Any, phase: int = -1, seed: int = 0) -> tuple[Batch, ...]:
+    """As many minibatches as one update takes; labels, where the phase has them, of their shapes."""
+    shapes = shapes_of_labels(method, phase % len(method.phases), hyper)
+
+    def random(key: jax.Array) -> Batch:
+        batch = random_batch(key, hyper.batch_size, view=method.view)
+        rows, label_key = batch.reward.shape, jax.random.fold_in(key, 1)
+        labels = jax.tree.map(lambda x: jax.random.normal(label_key, (*rows, *x.shape)).astype(x.dtype), shapes)
+        return batch._replace(labels=labels)
+
+    return tuple(map(random, jax.random.split(jax.random.key(seed), method.view.batches)))
 
 
 def largest_difference(first: Any, second: Any) -> float:

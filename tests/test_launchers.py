@@ -58,12 +58,12 @@ def final_state(folder: Path):
 def test_train_writes_a_results_folder_and_resumes_bitwise(hopper_file, tmp_path):
     import jax
 
-    arguments = ["--method=diffcps", "--steps=6", "--eval_interval=2", "--num_seeds=2"]
+    arguments = ["--method=td3_bc", "--steps=6", "--eval_interval=2", "--num_seeds=2"]
     whole = tmp_path / "whole"
     run = launch_apart("experiments/train.py", *hopper(hopper_file, whole, *arguments))
     assert run.returncode == 0, run.stderr
     config = json.loads((whole / "config.json").read_text())
-    assert config["method"] == "diffcps"
+    assert config["method"] == "td3_bc"
     assert config["tuning"] == "quick"
     assert config["dataset"]["transitions"] == 299
     assert f"{hopper_file}: 'unlabelled', 299 transitions; 6 episodes; returns " in run.stderr
@@ -142,7 +142,10 @@ def test_sweep_prints_and_writes_the_table(hopper_file, tmp_path):
     assert launch("experiments/sweep.py", *arguments, "--status").stdout.count("not started") == 1
 
 
-def test_settings_that_only_act_differently_share_their_training(hopper_file, tmp_path, optimised):
+ROUNDED = ("return_mean", "return_std", "score")
+
+
+def test_settings_that_only_act_differently_share_their_training(hopper_file, tmp_path):
     common = ["--method=dac", "--steps=4", "--eval_interval=2", "--num_seeds=2", "--set", "num_critics=2"]
     grid = ["--grid", "candidates=1,3", "--grid", "temperature=0,1", "--grid", "rho=0,1"]
     shared = tmp_path / "shared"
@@ -159,7 +162,12 @@ def test_settings_that_only_act_differently_share_their_training(hopper_file, tm
         assert run.returncode == 0, run.stderr
         ours = [row for row in table if row["setting"] == setting]
         assert {row["candidates"] for row in ours} == {candidates}
-        assert [row | {"setting": ""} for row in ours] == rows(alone)
+        # Two programs of different sizes may round differently.
+        for row, apart in zip(ours, rows(alone), strict=True):
+            assert row.keys() == apart.keys()
+            for name in row.keys() - {"setting"}:
+                same = pytest.approx(float(apart[name]), rel=1e-4) if name in ROUNDED else apart[name]
+                assert (float(row[name]) if name in ROUNDED else row[name]) == same, name
 
 
 def test_failed_runs_are_reported_and_the_others_go_on(hopper_file, tmp_path):

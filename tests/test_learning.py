@@ -31,7 +31,7 @@ from diffjax.types import Spec
 SPEC = Spec(observation_dim=1, action_dim=1)
 PROBLEMS = ("endless", "terminal", "chain", "modes")
 ROWS = 400  # of each problem
-STEPS, LAST = 800, 100  # updates, and those whose metrics are read
+STEPS, LAST = 500, 100  # updates, and those whose metrics are read
 DISCOUNT, MODE, BEST = 0.5, 0.5, 10.0
 EPISODES = 64
 QUICK = {"discount": DISCOUNT, "tau": 0.02, "ema_start": 1, "lr_decay_steps": 0.0, "actor_lr": 1e-3}

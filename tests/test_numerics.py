@@ -95,7 +95,7 @@ def test_an_option_that_counts_is_recorded_and_makes_another_experiment(tmp_path
     refused(train(tmp_path, "bc", "fast", "--resume"), "jax_options.jax_random_seed_offset")
 
 
-def test_what_is_recorded(options, monkeypatch):
+def test_what_is_recorded(options, monkeypatch, optimised):
     for name in [name for name in os.environ if name.startswith(("JAX_", "XLA_"))]:
         monkeypatch.delenv(name)
     assert jax_options() == {}

@@ -154,6 +154,7 @@ def trained(name: str, method: str, problem: str, steps: int, preset: str = "qui
     return judging.judge(figure, panel.problem, method, steps, preset, 0, panel.samples), panel
 
 
+@pytest.mark.slow
 def test_dac_soft_guidance_stays_nearer_to_the_data_than_hard():
     soft, panel = trained("dac", "soft", "two", 2500, diffusion_steps=10)
     hard, _ = trained("dac", "hard", "two", 2500, diffusion_steps=10)
@@ -165,6 +166,7 @@ def test_dac_soft_guidance_stays_nearer_to_the_data_than_hard():
     assert training.grid_axis()[column] > 0
 
 
+@pytest.mark.slow
 def test_diffusion_covers_the_corners_that_a_gaussian_smears():
     single, _ = trained("dql", "Gaussian BC", "corners", 1000)
     diffusion, _ = trained("dql", "diffusion BC", "corners", 2500)
@@ -274,7 +276,7 @@ def without_matplotlib(folder: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(REPOSITORY)])}
 
 
-def test_launcher_writes_numbers_samples_and_pictures(tmp_path):
+def test_launcher_writes_numbers_samples_and_pictures(tmp_path, quickly):
     out = tmp_path / "new" / "toys"
     asked = ("--figure=dql", "--preset=quick", "--steps=3", "--samples=40", f"--out={out}")
     run = launch(*asked, "--format=png,svg")

@@ -79,21 +79,21 @@ def test_pieces_do_not_matter():
 
 
 def test_a_run_is_the_same_whatever_runs_beside_it():
-    method, hyper = tiny("dql", "default")
+    method, hyper = tiny("td3_bc", "default")
     program = Program(method, SPEC, "shuffled")
-    other = dataclasses.replace(hyper, eta=3.0)
+    other = dataclasses.replace(hyper, alpha=3.0)
     alone, _ = train(program, stack_setups([setup_of(hyper, 4)]), 10)
     beside, _ = train(program, stack_setups([setup_of(other, 1), setup_of(hyper, 4)]), 10)
     assert largest_difference(jax.tree.map(lambda x: x[1:], beside), alone) < 1e-5
 
 
 def test_a_bad_run_is_found_and_the_others_go_on():
-    method, hyper = tiny("dql", "default")
-    bad = dataclasses.replace(hyper, eta=float("inf"))
+    method, hyper = tiny("td3_bc", "default")
+    bad = dataclasses.replace(hyper, alpha=float("inf"))
     setup = stack_setups([setup_of(hyper, 0), setup_of(bad, 1), setup_of(hyper, 2)])
     program = Program(method, SPEC, "uniform")
     state, sums = train(program, setup, 6)
-    assert np.asarray(state.first_bad_step).tolist() == [NEVER, 0, NEVER]
+    assert np.asarray(state.first_bad_step).tolist() == [NEVER, 1, NEVER]  # the policy moves on every second step
     assert np.isfinite(mean_metrics(sums)["critic/loss"][[0, 2]]).all()
     alone, _ = train(program, stack_setups([setup_of(hyper, 2)]), 6)
     good = jax.tree.map(lambda x: x[2:], state.method)
@@ -151,24 +151,23 @@ assert jax.local_device_count() == 4
 shares = {runs: run_sharding(runs) for runs in (1, 3, 5, 6, 8)}
 sizes = {runs: found and found.mesh.size for runs, found in shares.items()}
 assert sizes == {1: None, 3: 3, 5: None, 6: 3, 8: 4}, sizes
-worst = 0.0
-for name in ("diffcps", "dac"):
-    method, hyper = tiny(name, "default")
-    setup = stack_setups([setup_of(hyper, seed) for seed in range(4)])
-    whole, _ = train(Program(method, SPEC, "uniform"), setup, 50)
-    sharding = run_sharding(4)
-    program = Program(method, SPEC, "uniform", sharding)
-    split, _ = train(program, program.place(setup), 50)
-    kernels = [leaf for leaf in jax.tree.leaves(split.method) if leaf.ndim > 1]
-    assert all(len(leaf.sharding.device_set) == 4 for leaf in kernels)
-    worst = max(worst, largest_difference(whole, split))
+method, hyper = tiny("diffcps", "default")
+setup = stack_setups([setup_of(hyper, seed) for seed in range(4)])
+whole, _ = train(Program(method, SPEC, "uniform"), setup, 50)
+program = Program(method, SPEC, "uniform", run_sharding(4))
+split, _ = train(program, program.place(setup), 50)
+kernels = [leaf for leaf in jax.tree.leaves(split.method) if leaf.ndim > 1]
+assert all(len(leaf.sharding.device_set) == 4 for leaf in kernels)
+worst = largest_difference(whole, split)
 print("largest difference", worst)
 assert worst < 1e-5
 """
 
 
 def test_four_devices_equal_one():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    environment = os.environ | {
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    }
     folder = Path(__file__).parent
     run = subprocess.run(
         [sys.executable, "-c", SHARDED, str(folder)],

@@ -230,6 +230,7 @@ def _advance(
         end = jnp.asarray(data.end)
         returns = jax.vmap(lambda run: return_to_go(whole_data(data, run.data).reward, end, run.hyper.discount))(setup)
 
+    @jax.jit  # traced once for both of its uses below
     def update(step: jax.Array, state: Any) -> tuple[Any, Metrics]:
         return update_runs(step, state, setup, returns, labels)
 
