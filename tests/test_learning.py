@@ -31,7 +31,7 @@ from diffjax.types import Spec
 SPEC = Spec(observation_dim=1, action_dim=1)
 PROBLEMS = ("endless", "terminal", "chain", "modes")
 ROWS = 400  # of each problem
-STEPS, LAST = 500, 100  # updates, and those whose metrics are read
+STEPS, LAST = 700, 100  # updates, and those whose metrics are read
 DISCOUNT, MODE, BEST = 0.5, 0.5, 10.0
 EPISODES = 64
 QUICK = {"discount": DISCOUNT, "tau": 0.02, "ema_start": 1, "lr_decay_steps": 0.0, "actor_lr": 1e-3}
@@ -102,7 +102,7 @@ def trained(method: Method[Any, Any], hyper: Any) -> Trained:
 @functools.cache
 def learned(name: str, variant: str) -> Learned:
     """What a method made of the problems; variants that only act differently are trained once."""
-    method, hyper = tiny(name, variant, hidden_dims=(32, 32, 32), batch_size=64)
+    method, hyper = tiny(name, variant, hidden_dims=(32, 32), batch_size=32)
     known = {field.name for field in dataclasses.fields(hyper)}
     hyper = dataclasses.replace(hyper, **{key: value for key, value in QUICK.items() if key in known})
     found = trained(method, without_acting(hyper))
