@@ -21,7 +21,7 @@ settings.load_profile("diffjax")
 
 
 QUICKLY = "JAX_DISABLE_MOST_OPTIMIZATIONS"
-# Fused loops through MLIR take the compiler twice as long as through LLVM alone; a little optimisation is as good as much.
+# Fused loops through MLIR take the compiler twice as long as through LLVM alone; a little optimisation is enough.
 COMPILER = (
     "--xla_cpu_use_fusion_emitters=false",
     "--xla_backend_optimization_level=1",

@@ -14,7 +14,7 @@ import numpy as np
 REPOSITORY = Path(__file__).parents[1]
 
 
-def launch(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def launch(script: str | Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     """What ``python SCRIPT ARGUMENTS`` prints and its exit status, ``script`` as in ``"experiments/train.py"``."""
     command = [str(REPOSITORY / script), *map(str, arguments)]
     out, errors = io.StringIO(), io.StringIO()

@@ -11,12 +11,12 @@ import pytest
 from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
+from launcher_tools import REPOSITORY, launch
 
 from diffjax.errors import UserError, unknown_name
 from diffjax.experiment.settings import parse_setting
 from diffjax.launch import cli
 
-REPOSITORY = Path(__file__).parents[1]
 LAUNCHER = '''
 """A launcher for tests.
 
@@ -65,7 +65,8 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return script
 
 
-def run(script: Path, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+def run_apart(script: Path, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, whose streams are files."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     pipes: dict = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.run([sys.executable, str(script), *arguments], env=environment, text=True, check=False, **pipes)
@@ -79,28 +80,30 @@ def complaint(result: subprocess.CompletedProcess[str], status: int = 2) -> str:
 
 
 def test_flags_reach_main(launcher: Path) -> None:
-    result = run(launcher, "--out=a", "--steps", "7", "--preset=quick", "--resume", "--set", "eta=1,2", "--set=rho=0")
+    result = launch(
+        launcher, "--out=a", "--steps", "7", "--preset=quick", "--resume", "--set", "eta=1,2", "--set=rho=0"
+    )
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == "a 7 0.5 quick True {'eta': '1,2', 'rho': '0'}\n"
 
 
 def test_a_path_may_begin_at_home(launcher: Path) -> None:
-    assert run(launcher, "--out=~/a/~b").stdout.split()[0] == os.path.expanduser("~") + "/a/~b"
+    assert launch(launcher, "--out=~/a/~b").stdout.split()[0] == os.path.expanduser("~") + "/a/~b"
 
 
 def test_warnings_of_libraries_are_not_shown(launcher: Path) -> None:
-    result = run(launcher, "--out=a", "--fault=library")
+    result = run_apart(launcher, "--out=a", "--fault=library")
     assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_flags_from_a_file(launcher: Path, tmp_path: Path) -> None:
     (tmp_path / "flags").write_text("--out=b\n--steps=3\n")
-    result = run(launcher, f"--flagfile={tmp_path / 'flags'}")
+    result = launch(launcher, f"--flagfile={tmp_path / 'flags'}")
     assert result.stdout == "b 3 0.5 paper False {}\n"
 
 
 def test_help_is_a_page(launcher: Path) -> None:
-    result = run(launcher, "--help")
+    result = launch(launcher, "--help")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith(f"usage: python {launcher} --out=DIR [flags]\n\nA launcher for tests.\n")
     assert "examples:\n  python launcher.py --out=DIR\n" in result.stdout
@@ -120,7 +123,7 @@ def test_help_is_a_page(launcher: Path) -> None:
 
 @pytest.mark.parametrize("flag", ["-h", "-help", "--help"])
 def test_help_wins_over_mistakes(launcher: Path, flag: str) -> None:
-    assert run(launcher, "--bogus", flag).returncode == 0
+    assert launch(launcher, "--bogus", flag).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -149,26 +152,26 @@ def test_help_wins_over_mistakes(launcher: Path, flag: str) -> None:
     ],
 )
 def test_a_mistake_is_one_line(launcher: Path, arguments: list[str], message: str) -> None:
-    result = run(launcher, *arguments)
+    result = launch(launcher, *arguments)
     assert complaint(result) == f"launcher.py: {message}"
     assert result.stdout == ""
 
 
 def test_missing_flagfile(launcher: Path, tmp_path: Path) -> None:
-    message = complaint(run(launcher, f"--flagfile={tmp_path / 'none'}"))
+    message = complaint(launch(launcher, f"--flagfile={tmp_path / 'none'}"))
     assert str(tmp_path / "none") in message
     assert message.startswith("launcher.py: Unable to open flagfile")
 
 
 @pytest.mark.parametrize("fault", ["disk", "store"])
 def test_full_disk_names_the_folder(launcher: Path, tmp_path: Path, fault: str) -> None:
-    result = run(launcher, f"--out={tmp_path}", f"--fault={fault}")
+    result = run_apart(launcher, f"--out={tmp_path}", f"--fault={fault}")
     assert complaint(result) == f"launcher.py: no space left in {tmp_path}; free some and run it again"
 
 
 def test_full_disk_behind_stdout(launcher: Path) -> None:
     with open("/dev/full", "w") as full:
-        result = run(launcher, "--out=a", stdout=full)
+        result = run_apart(launcher, "--out=a", stdout=full)
     assert complaint(result).startswith("launcher.py: no space left in ")
 
 
@@ -176,12 +179,12 @@ def test_a_closed_pipe_is_silent(launcher: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as pipe:
-        result = run(launcher, "--out=a", stdout=pipe)
+        result = run_apart(launcher, "--out=a", stdout=pipe)
     assert (result.returncode, result.stderr) == (1, "")
 
 
 def test_a_bug_is_a_traceback(launcher: Path) -> None:
-    result = run(launcher, "--out=a", "--fault=bug")
+    result = run_apart(launcher, "--out=a", "--fault=bug")
     assert result.returncode == 1
     assert result.stderr.startswith("Traceback")
     assert result.stderr.endswith("RuntimeError: a bug\n")

@@ -26,12 +26,6 @@ def hopper_file(tmp_path_factory):
     return data_file(tmp_path_factory.mktemp("data") / "hopper_tiny.hdf5")
 
 
-def launch_apart(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """A launcher in a process of its own, as a user starts it."""
-    command = [sys.executable, str(REPOSITORY / program), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def hopper(path: Path, out: Path, *more: object) -> list[object]:
     return [
         "--task=hopper-medium-v2",
@@ -60,7 +54,7 @@ def test_train_writes_a_results_folder_and_resumes_bitwise(hopper_file, tmp_path
 
     arguments = ["--method=td3_bc", "--steps=6", "--eval_interval=2", "--num_seeds=2"]
     whole = tmp_path / "whole"
-    run = launch_apart("experiments/train.py", *hopper(hopper_file, whole, *arguments))
+    run = launch("experiments/train.py", *hopper(hopper_file, whole, *arguments))
     assert run.returncode == 0, run.stderr
     config = json.loads((whole / "config.json").read_text())
     assert config["method"] == "td3_bc"
@@ -90,9 +84,9 @@ def test_train_writes_a_results_folder_and_resumes_bitwise(hopper_file, tmp_path
     process.communicate()
     with open(stopped / "evaluations.csv", "a") as file:
         file.write((stopped / "evaluations.csv").read_text().splitlines()[-1].replace(",2,2,", ",4,2,") + "\n")
-    again = launch_apart("experiments/train.py", *hopper(hopper_file, stopped, *arguments))
+    again = launch("experiments/train.py", *hopper(hopper_file, stopped, *arguments))
     refused(again, "--resume")
-    resumed = launch_apart("experiments/train.py", *hopper(hopper_file, stopped, *arguments, "--resume"))
+    resumed = launch("experiments/train.py", *hopper(hopper_file, stopped, *arguments, "--resume"))
     assert resumed.returncode == 0, resumed.stderr
     assert (stopped / "evaluations.csv").read_bytes() == (whole / "evaluations.csv").read_bytes()
     assert (stopped / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
@@ -101,9 +95,7 @@ def test_train_writes_a_results_folder_and_resumes_bitwise(hopper_file, tmp_path
     assert first[0] == second[0] == 3
     assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), first[1], second[1]))
 
-    other = launch_apart(
-        "experiments/train.py", *hopper(hopper_file, whole, "--method=bc", "--steps=6", "--eval_interval=2")
-    )
+    other = launch("experiments/train.py", *hopper(hopper_file, whole, "--method=bc", "--steps=6", "--eval_interval=2"))
     refused(other, "holds another experiment", "method")
     assert rows(whole) == table
 

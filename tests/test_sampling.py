@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from diffjax.data.sampling import permute, shuffled_positions, uniform_positions
 
-
 LARGEST = 300
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from launcher_tools import launch
 from rich.console import Console
 
 from diffjax.errors import UserError
@@ -36,7 +37,6 @@ from diffjax.results.tables import (
     values_of,
 )
 
-REPOSITORY = Path(__file__).parents[1]
 COMPLETE = "complete"
 
 
@@ -597,27 +597,25 @@ def test_curves_refuse(two_tasks: list[Path], tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "a.png").exists()
 
 
-def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, str(REPOSITORY / "experiments" / "tables.py"), *arguments]
-    return subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
+def tables(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return launch("experiments/tables.py", *arguments)
 
 
 def test_launcher_prints_or_writes(two_tasks: list[Path], tmp_path: Path) -> None:
     folders = sorted(two_tasks)  # the order in which they are found below one folder
     runs = ",".join(map(str, folders))
-    printed = launch(f"--runs={runs}", "--format=csv", "--last=1")
+    printed = tables(f"--runs={runs}", "--format=csv", "--last=1")
     assert (printed.returncode, printed.stderr) == (0, "")
     assert printed.stdout == render(page_of(*folders, last=1, bold="5%"), "csv")
     out, plot = tmp_path / "table.csv", tmp_path / "curves.svg"
-    written = launch(f"--runs={tmp_path}", "--format=csv", "--last=1", f"--out={out}", f"--plot={plot}")
+    written = tables(f"--runs={tmp_path}", "--format=csv", "--last=1", f"--out={out}", f"--plot={plot}")
     assert (written.returncode, written.stdout, written.stderr) == (0, "", "")
     assert out.read_text() == printed.stdout
     assert plot.is_file()
 
 
 def test_launcher_help_names_flags_and_choices() -> None:
-    result = launch("--help")
+    result = tables("--help")
     assert (result.returncode, result.stderr) == (0, "")
     for expected in ("--runs=DIR[,DIR]", f"--format={'|'.join(FORMATS)}|html", "default: markdown", "examples:"):
         assert expected in result.stdout
@@ -656,7 +654,7 @@ def test_launcher_mistakes(tmp_path: Path, arguments: list[str], message: str) -
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{")
     (tmp_path / "old.md").write_text("old")
-    result = launch(*(argument.format(**names) for argument in arguments))
+    result = tables(*(argument.format(**names) for argument in arguments))
     assert (result.returncode, result.stdout) == (2, "")
     assert len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith("tables.py: " + message.format(**names))

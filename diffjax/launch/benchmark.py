@@ -154,10 +154,11 @@ def chosen_cases(args: flags.FlagValues, aspect: Callable[[Case], Any]) -> list[
 def prepare(args: flags.FlagValues, name: str) -> Path:
     """Settings of the process, and the folder that results go to; see :func:`results_folder`."""
     check_platform()
+    folder = results_folder(args.out, (f"{name}.csv", f"{name}.json"))
     # A program taken from the cache would be reported as compiled in no time.
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_default_matmul_precision", args.matmul_precision)
-    return results_folder(args.out, (f"{name}.csv", f"{name}.json"))
+    return folder
 
 
 def results_folder(out: str, names: Iterable[str]) -> Path:
