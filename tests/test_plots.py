@@ -9,7 +9,8 @@ from pathlib import Path
 
 import matplotlib
 import pytest
-from test_tables import REPOSITORY, THREE_SEEDS, page_of, table_of, write
+from launcher_tools import REPOSITORY
+from test_tables import THREE_SEEDS, page_of, table_of, write
 
 from diffjax.methods.registry import METHODS
 from diffjax.results import charts, plots

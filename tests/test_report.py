@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from launcher_tools import REPOSITORY
 from test_layout import ablated
-from test_tables import REPOSITORY, THREE_SEEDS, table_of, write
+from test_tables import THREE_SEEDS, table_of, write
 
 from diffjax.errors import UserError
 from diffjax.launch import cli
