@@ -17,6 +17,7 @@ ROOMS = (
     "training",
     "records",
     "experiment",
+    "policy",
     "results",
     "studies",
     "launch",

@@ -29,6 +29,9 @@ from diffjax.records.loggers import check_loggers
 from diffjax.tasks.registry import Task, get_task
 from diffjax.types import Spec
 
+KEEP = ("last", "best", "all")
+"""Which checkpoints stay: the newest two; with each run's best evaluation; of every evaluation."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -49,6 +52,7 @@ class Experiment:
     ref_scores: tuple[float, float] | None = None
     resume: bool = False
     matmul_precision: str = "highest"
+    keep: str = "last"  # which checkpoints stay: one of ``KEEP``
     log: tuple[str, ...] = ()  # loggers beside the results folder
     ablation: str = ""  # name of the ablation that ``settings`` are part of, for its table
     flags: tuple[str, ...] = ()

@@ -1,6 +1,7 @@
 """From arrays to records: the rows, metrics and states that a group of runs leaves after an interval."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,27 @@ from diffjax.training.program import NEVER, mean_metrics
 
 Failures = Mapping[int, str]
 """Why trainings failed, by their number in the group."""
+
+
+class BestEvaluation(NamedTuple):
+    """The best score of a run so far, the first of equal ones, and the number of the checkpoint beside it."""
+
+    score: float
+    checkpoint: int
+
+
+Best = Mapping[int, BestEvaluation]
+"""The best evaluations of runs, by their place in the group."""
+
+
+def best_evaluations(before: Best, scores: np.ndarray, checkpoint: int) -> Best:
+    """The best after another evaluation; a run that failed keeps what it had."""
+    better = {
+        run: BestEvaluation(float(score), checkpoint)
+        for run, score in enumerate(scores)
+        if not np.isnan(score) and (run not in before or score > before[run].score)
+    }
+    return {**before, **better}
 
 
 def new_failures(phase: str, interval: Interval, failed: Failures) -> dict[int, str]:

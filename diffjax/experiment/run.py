@@ -25,7 +25,7 @@ from diffjax.records.schema import Config, RunId, RunStatus
 from diffjax.tasks.default_data import MakeData, default_dataset
 from diffjax.tasks.registry import make_simulator, with_references
 from diffjax.training.batches import Prepared, prepare
-from diffjax.training.checkpoints import Checkpoints
+from diffjax.training.checkpoints import KEPT, Checkpoints
 from diffjax.training.evaluation import Episodes, evaluate
 from diffjax.training.loop import Interval, Position, bounds, intervals, updates_done
 from diffjax.training.program import Program, RunSetup, TrainState, run_sharding, stack_setups
@@ -109,11 +109,12 @@ class _Group(NamedTuple):
 
 
 class _Saved(NamedTuple):
-    """What a checkpoint's record says: where training stands, its number, why trainings failed."""
+    """What a checkpoint's record says: where training stands, its number, failures, the best evaluations."""
 
     position: Position = Position()
     number: int = 0
     failed: rows.Failures = MappingProxyType({})
+    best: rows.Best = MappingProxyType({})
 
 
 class _Recorder:
@@ -162,11 +163,12 @@ class _Recorder:
     ) -> None:
         """Runs a group to its end: evaluate, rows, log, status, checkpoint, again and again."""
         group, runs, protocol = assembled.group, assembled.runs, self.plan.protocol
-        failed, number = saved.failed, saved.number
+        failed, number, best = saved.failed, saved.number, saved.best
         is_done = not bounds(self.lengths, protocol.eval_interval, saved.position)
         self.write_status(rows.statuses(runs, group, failed, is_done))
         if is_done or len(failed) == len(group.trained):
             return
+        self.say_what_is_kept(state, len(runs))
         with closing(make_simulator(self.plan.task, len(group.trained) * protocol.episodes)) as simulator:
             for interval in self.intervals(assembled, state, saved.position):
                 phase = self.plan.method.phases[interval.phase].name
@@ -188,13 +190,16 @@ class _Recorder:
                 loggers.add(metrics, evaluations)
                 self.write_status(rows.statuses(runs, group, failed, interval.is_last))
                 number += 1
+                if interval.is_main:
+                    best = rows.best_evaluations(best, scores, number)
                 record = {
                     "phase": interval.phase,
                     "step": interval.stop,
                     "rows": list(self.folder.rows()),
                     "failures": {str(training): reason for training, reason in failed.items()},
+                    "best": {str(run): list(one) for run, one in best.items()},
                 }
-                checkpoints.save(number, interval.state, record)  # the commit point
+                checkpoints.save(number, interval.state, record, self.kept(best))  # the commit point
                 if len(failed) == len(group.trained):
                     break
 
@@ -228,7 +233,8 @@ class _Recorder:
             return state, _Saved()
         state, record = checkpoints.restore(number, state)
         failed = {int(training): reason for training, reason in record["failures"].items()}
-        return state, _Saved(Position(record["phase"], record["step"]), number, failed)
+        best = {int(run): rows.BestEvaluation(*one) for run, one in record.get("best", {}).items()}
+        return state, _Saved(Position(record["phase"], record["step"]), number, failed, best)
 
     def play(self, assembled: _Group, interval: Interval, simulator: VectorSimulator) -> Episodes:
         """Episodes of all runs, ``(runs, episodes)``: every training plays once for each way of acting."""
@@ -241,6 +247,24 @@ class _Recorder:
                 returns[run] = played.returns[group.training[run]]
                 lengths[run] = played.lengths[group.training[run]]
         return Episodes(returns, lengths)
+
+    def kept(self, best: rows.Best) -> set[int] | None:
+        """The checkpoints to keep beside the newest two; None for all."""
+        if self.plan.experiment.keep == "all":
+            return None
+        return {one.checkpoint for one in best.values()} if self.plan.experiment.keep == "best" else set()
+
+    def say_what_is_kept(self, state: TrainState, runs: int) -> None:
+        """The room that checkpoints take, where more than two are kept."""
+        keep, intervals = self.plan.experiment.keep, len(bounds(self.lengths, self.plan.protocol.eval_interval))
+        if keep == "last":
+            return
+        count = intervals if keep == "all" else min(intervals, KEPT + runs)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 2**20
+        most = "" if keep == "all" else "up to "
+        self.progress.note(
+            f"--keep={keep}: {most}{count} checkpoints of {size:,.1f} MiB, {count * size:,.1f} MiB on disk"
+        )
 
     def say(self, group: Group, failures: rows.Failures) -> None:
         """Failures, aloud."""

@@ -10,7 +10,7 @@ from absl import flags
 
 from diffjax.errors import UserError
 from diffjax.experiment.ablations import Ablation, settings_of
-from diffjax.experiment.plan import Experiment
+from diffjax.experiment.plan import KEEP, Experiment
 from diffjax.experiment.settings import PRESETS
 from diffjax.launch import cli
 from diffjax.numerics import check_platform
@@ -91,6 +91,14 @@ def define_training_flags(values: flags.FlagValues) -> None:
     )
     cli.define_path(values, "out", "DIR: Folder for the results.")
     flags.DEFINE_bool("resume", False, "Go on where an interrupted experiment in --out stopped.", flag_values=values)
+    flags.DEFINE_enum(
+        "keep",
+        "last",
+        list(KEEP),
+        "Which checkpoints stay, for policies to be read from: the last two; with them the one of each run's best "
+        "evaluation; or all.",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "log",
         None,
@@ -173,6 +181,7 @@ def experiment_from_flags(
         ref_scores=reference_scores(args.ref_scores),
         resume=args.resume,
         matmul_precision=args.matmul_precision,
+        keep=args.keep,
         log=cli.parse_list("log", args.log, PACKAGES) if args.log else (),
         ablation=ablation.name if ablation else "",
         flags=tuple(sys.argv[1:]),

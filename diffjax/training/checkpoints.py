@@ -1,10 +1,14 @@
 """Checkpoints of all runs: the one place that speaks to Orbax."""
 
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 
 from diffjax.errors import UserError
 
@@ -12,14 +16,14 @@ KEPT = 2
 
 
 class Checkpoints:
-    """Checkpoints in one folder, numbered upwards; the newest two are kept.
+    """Checkpoints in one folder, numbered upwards; the newest two are kept, and what :meth:`save` is told to.
 
     A checkpoint holds a tree of arrays and a small JSON record. It appears whole or not at all.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=True)
+        options = ocp.CheckpointManagerOptions(create=True)
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -29,11 +33,15 @@ class Checkpoints:
         self._manager.wait_until_finished()
         self._manager.close()
 
-    def save(self, number: int, state: Any, record: dict[str, Any]) -> None:
-        """Writes checkpoint ``number``; returns once it stands."""
+    def save(self, number: int, state: Any, record: dict[str, Any], keep: Collection[int] | None = ()) -> None:
+        """Writes checkpoint ``number``, and once it stands deletes older ones but those of ``keep`` (None: all)."""
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
         self._manager.save(number, args=arguments, force=True)
         self._manager.wait_until_finished()
+        if keep is not None:
+            for old in sorted(self._manager.all_steps())[:-KEPT]:
+                if old not in keep:
+                    self._manager.delete(old)
 
     def latest(self) -> int | None:
         """Number of the newest checkpoint."""
@@ -57,8 +65,63 @@ class Checkpoints:
         try:
             return self._manager.restore(number, args=ocp.args.Composite(**arguments))
         except (ValueError, KeyError, OSError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"{self._folder}: checkpoint {number} cannot be read ({reason}); delete its folder to fall back to "
-                "the one before"
+                f"{self._folder}: checkpoint {number} cannot be read ({_first_line(error)}); delete its folder to fall "
+                "back to the one before"
             ) from error
+
+
+class StoredCheckpoints:
+    """Checkpoints that somebody else made, to look into; nothing is changed, and no device of theirs is needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        handlers = {"state": ocp.PyTreeCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
+        options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity(logging.ERROR)  # it warns that what is opened for reading is opened for reading
+        try:
+            self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
+        finally:
+            logging.set_verbosity(verbosity)
+
+    def __enter__(self) -> "StoredCheckpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def numbers(self) -> list[int]:
+        """The numbers of those that stand, upwards."""
+        return sorted(self._manager.all_steps())
+
+    def record(self, number: int) -> dict[str, Any]:
+        """The JSON record of checkpoint ``number``."""
+        with self._readable(number):
+            return self._manager.restore(number, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
+
+    def parts(self, number: int, names: Iterable[str]) -> dict[str, Any]:
+        """The parts of the state of these names that there are: dictionaries and lists of arrays of NumPy."""
+        with self._readable(number):
+            stored = self._manager.item_metadata(number)["state"].tree
+            wanted = {
+                name: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored[name])
+                for name in names
+                if name in stored
+            }
+            on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+            arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=on_host, partial_restore=True)
+            return self._manager.restore(number, args=ocp.args.Composite(state=arguments))["state"]
+
+    @contextmanager
+    def _readable(self, number: int) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            raise UserError(
+                f"{self._folder}: checkpoint {number} cannot be read ({_first_line(error)}); choose another step"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
