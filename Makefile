@@ -21,7 +21,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/python -m mypy
 
 slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --optimised
 
 browser: $(VENV)/.installed-browser
 	$(BIN)/python -m pytest -m browser

@@ -479,10 +479,14 @@ def test_an_interruption_keeps_what_has_arrived(server, cache, monkeypatch):
 
 def test_progress_shows_size_and_time_left(server, cache, monkeypatch):
     monkeypatch.setattr(download, "_LINE_S", 0.0)
-    shown = io.StringIO()
-    get(server, cache, progress=Console(file=shown, width=200))
-    assert re.search(rf"{NAME}: \d\.\d MB of 0\.1 MB, about \d+ s left", shown.getvalue())
-    (cache / NAME).unlink()
+    line = re.compile(rf"{NAME}: \d\.\d MB of 0\.1 MB, about \d+ s left")
+    for terminal in (False, True):  # a terminal that cannot go back in a line gets lines too
+        monkeypatch.setenv("TERM", "dumb")
+        shown = io.StringIO()
+        get(server, cache, progress=Console(file=shown, width=200, force_terminal=terminal, color_system=None))
+        assert line.search(shown.getvalue())
+        (cache / NAME).unlink()
+    monkeypatch.setenv("TERM", "xterm")
     terminal = io.StringIO()
     get(server, cache, progress=Console(file=terminal, width=200, force_terminal=True, color_system=None))
     assert "left" in terminal.getvalue()

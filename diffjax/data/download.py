@@ -313,7 +313,7 @@ class _Bar:
             TextColumn("left"),
             TimeRemainingColumn(compact=True),
             console=console,
-            disable=not console.is_terminal,
+            disable=not console.is_interactive,
             transient=True,
         )
         self._task = self._bar.add_task(name, total=None)
@@ -336,7 +336,7 @@ class _Bar:
     def update(self, done: int) -> None:
         self._bar.update(self._task, completed=done)
         now = time.monotonic()
-        if self._console.is_terminal or now - self._shown < _LINE_S:
+        if self._console.is_interactive or now - self._shown < _LINE_S:
             return
         self._shown = now
         rate = (done - self._before) / max(now - self._begun, 1e-9)

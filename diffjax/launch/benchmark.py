@@ -205,7 +205,7 @@ class Measuring:
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
             console=console,
-            disable=not console.is_terminal,
+            disable=not console.is_interactive,
             transient=True,
         )
         self._task = self._bar.add_task("", total=total)

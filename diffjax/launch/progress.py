@@ -22,7 +22,7 @@ class TrainingProgress:
             TextColumn("left"),
             TimeRemainingColumn(compact=True, elapsed_when_finished=False),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not self.console.is_interactive,
             transient=True,
         )
         self._task: TaskID | None = None
