@@ -250,7 +250,7 @@ def main(args: flags.FlagValues) -> None:
         return Actor(case, spec, batch, rows_at_once)
 
     with benchmark.Measuring(len(asked), args.budget_s) as measuring:
-        for name, actor in benchmark.prepared(actor_of, asked, args.compile_jobs, measuring):
+        for name, actor in benchmark.compiled_ahead(actor_of, asked, args.compile_jobs, measuring):
             row = measure(actor, args.calls, args.seconds)
             if args.compile_jobs > 1:
                 row = row._replace(compile_s=None)

@@ -317,7 +317,7 @@ def main(args: flags.FlagValues) -> None:
             f"the best float32 product at precision {args.matmul_precision}"
         )
         facts["matmul_gflop_per_s"] = ceilings
-        for label, trainers in benchmark.prepared(trainers_of, phases, args.compile_jobs, measuring):
+        for label, trainers in benchmark.compiled_ahead(trainers_of, phases, args.compile_jobs, measuring):
             found = measure(phases[label][0], trainers, max(ceilings.values()), args.seconds, args.rounds)
             if args.compile_jobs > 1:
                 found = [row._replace(compile_s=None) for row in found]

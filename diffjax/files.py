@@ -5,6 +5,8 @@ import json
 import math
 import os
 import stat
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from diffjax.errors import UserError
+from diffjax.errors import UserError, first_line
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -91,6 +93,37 @@ def _flush(stream: TextIO) -> None:
     stream.flush()
     if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         os.fsync(stream.fileno())
+
+
+def write_arrays(path: str | Path, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a whole ``.npz`` file of arrays and a JSON object about them, without pickles."""
+    named: dict[str, Any] = {"about": np.array(json.dumps(plain(about))), **arrays}
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **named)
+
+
+def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The object and the arrays of a file of :func:`write_arrays`; nothing pickled is loaded.
+
+    Raises:
+      FileNotFoundError: there is no file.
+      ValueError: it is another file, or a damaged one; one line.
+    """
+    try:
+        with open(path, "rb") as stream:
+            if not zipfile.is_zipfile(stream):
+                raise ValueError("not an .npz file")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                arrays = dict(file)
+        about = json.loads(str(arrays.pop("about")))
+    except FileNotFoundError:
+        raise
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(first_line(error)) from error
+    if not isinstance(about, dict):
+        raise ValueError("'about' is no object")
+    return about, arrays
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:

@@ -7,9 +7,6 @@ device, whatever it was trained on.
 
 import dataclasses
 import functools
-import json
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -20,10 +17,10 @@ import numpy as np
 from jax.extend.core import Literal
 
 from diffjax.data.observations import ObservationTransform
-from diffjax.errors import UserError, unknown_name
+from diffjax.errors import UserError, first_line, unknown_name
 from diffjax.experiment.plan import Run, group_runs
 from diffjax.experiment.settings import check_overrides
-from diffjax.files import check_parent, plain, whole_file, writable
+from diffjax.files import check_parent, plain, read_arrays, writable, write_arrays
 from diffjax.methods.base import Method, acting_values, check_hyper, no_draws
 from diffjax.methods.registry import get_method
 from diffjax.numerics import pinned, random_key
@@ -137,12 +134,12 @@ class Policy:
           UserError: the file's folder does not exist or cannot be written.
         """
         check_parent("out", path)
-        read = read_leaves(self)
+        read = _leaves_read(self)
         arrays = {name: np.asarray(leaf) for name, leaf in _named(self.acting.state).items() if name in read}
         arrays |= {f"observation/{name}": np.asarray(leaf) for name, leaf in self.acting.observation._asdict().items()}
         content = {"format_version": FORMAT_VERSION, **to_entries(self.about)}
-        with writable(path), whole_file(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **{"about": np.array(json.dumps(content))} | arrays)  # type: ignore[arg-type]
+        with writable(path):
+            write_arrays(path, content, arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -167,7 +164,7 @@ def _named(state: Any) -> dict[str, Any]:
     return {"state/" + jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def read_leaves(policy: Policy) -> set[str]:
+def _leaves_read(policy: Policy) -> set[str]:
     """The names of the state's leaves that acting reads: no moments of optimisers, no networks of training alone."""
     names = list(_named(policy.acting.state))
 
@@ -226,13 +223,8 @@ def _from_folder(folder: Path, seed: int | None, setting: str | None, step: int 
     spec = Spec(task.observation_dim, task.action_dim)
     raw = {"center": np.zeros(spec.observation_dim, np.float32), "scale": np.ones(spec.observation_dim, np.float32)}
     transform = ObservationTransform(**parts.get("observation", raw))
-    found = _named(parts["method"])
-    state = _filled(method, spec, hyper, found)
-    if missing := _named(_shapes(method, spec, hyper)).keys() - found.keys():
-        raise UserError(
-            f"{checkpoints}: the state of {config.method} has other parts there (no {min(missing)}); read it with the "
-            f"version of diffjax that made it, {config.versions.get('diffjax', 'an older one')}"
-        )
+    made_by = config.versions.get("diffjax", "an older one")
+    state = _state(method, spec, hyper, _named(parts["method"]), True, checkpoints, made_by)
     evaluation = evaluations.get(step)
     about = About(
         method=config.method,
@@ -306,37 +298,41 @@ def _hyper(method: Method[Any, Any], values: Mapping[str, Any], where: str) -> A
     fields = {field.name: field.default for field in dataclasses.fields(method.hyper)}
     if unknown := values.keys() - fields.keys():
         raise UserError(f"{where}: {method.hyper.__module__} has no hyper-parameter {min(unknown)}; update diffjax")
-    kinds = {name: type(default) for name, default in fields.items()}
-    convert = {tuple: tuple, float: float}  # JSON has lists, and texts for what is not finite
-    hyper = method.hyper(**{name: convert.get(kinds[name], lambda x: x)(value) for name, value in values.items()})
+    kinds: dict[str, Any] = {name: type(default) for name, default in fields.items()}
+    # JSON has lists, and texts for floats that are not finite.
+    typed = {name: kinds[name](value) if kinds[name] in (tuple, float) else value for name, value in values.items()}
+    hyper = method.hyper(**typed)
     check_hyper(hyper)
     return hyper
 
 
-def _shapes(method: Method[Any, Any], spec: Spec, hyper: Any) -> Any:
-    return jax.eval_shape(lambda: method.init(random_key(0), spec, hyper))
+def _state(
+    method: Method[Any, Any], spec: Spec, hyper: Any, arrays: Mapping[str, Any], whole: bool, where: Path, made_by: str
+) -> Any:
+    """A state of these leaves; but where it is to be whole, those that are not among them are zeros.
 
-
-def _filled(method: Method[Any, Any], spec: Spec, hyper: Any, arrays: Mapping[str, Any]) -> Any:
-    """A state of these leaves; those that are not among them, which acting does not read, are zeros."""
-    shapes = _shapes(method, spec, hyper)
-    leaves = [
-        arrays.get(name, np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)) for name, leaf in _named(shapes).items()
-    ]
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+    Raises:
+      UserError: the method's state has other leaves.
+    """
+    shapes = jax.eval_shape(lambda: method.init(random_key(0), spec, hyper))
+    leaves = _named(shapes)
+    other = sorted(name for name, array in arrays.items() if name not in leaves or leaves[name].shape != array.shape)
+    if other or (whole and (other := sorted(leaves.keys() - arrays.keys()))):
+        raise UserError(
+            f"{where}: the state of {method.hyper.__module__} is another there (see {other[0]}); read it with the "
+            f"version of diffjax that made it, {made_by}"
+        )
+    nothing = lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)  # noqa: E731
+    found = [arrays[name] if name in arrays else nothing(leaf) for name, leaf in leaves.items()]
+    return jax.tree.unflatten(jax.tree.structure(shapes), found)
 
 
 def _from_file(path: Path) -> Policy:
     try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("not an .npz file")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        content = json.loads(str(arrays.pop("about")))
+        content, arrays = read_arrays(path)
         transform = ObservationTransform(*(arrays.pop(f"observation/{name}") for name in ObservationTransform._fields))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is no policy's file, or is damaged ({reason}); save it again") from None
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path} is no policy's file, or is damaged ({first_line(error)}); save it again") from None
     version = content.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise UserError(f"{path}: format_version is {version!r}, this program reads {FORMAT_VERSION}; update diffjax")
@@ -344,11 +340,5 @@ def _from_file(path: Path) -> Policy:
     method, _ = get_method(about.method, about.variant)
     hyper = _hyper(method, about.hyper, str(path))
     spec = Spec(about.observation_dim, about.action_dim)
-    expected = {name: leaf.shape for name, leaf in _named(_shapes(method, spec, hyper)).items()}
-    for name, array in arrays.items():
-        if expected.get(name) != array.shape:
-            raise UserError(
-                f"{path}: the state of {about.method} is another here (no {name} of shape {array.shape}); read it with "
-                f"the version of diffjax that made it, {about.versions.get('diffjax', 'another one')}"
-            )
-    return Policy(method, Acting(_filled(method, spec, hyper, arrays), hyper, transform), about)
+    state = _state(method, spec, hyper, arrays, False, path, about.versions.get("diffjax", "another one"))
+    return Policy(method, Acting(state, hyper, transform), about)

@@ -42,7 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(1 << 30))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     if not config.option.optimised:
-        os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *COMPILER)).strip()
+        given = os.environ.get("XLA_FLAGS", "").split()  # a worker's hold them already
+        os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys((*given, *COMPILER)))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a Minari id that is not stored is answered at once
 
     import jax  # reads the variables above
@@ -74,14 +75,11 @@ def compiled_quickly(quickly: bool) -> Iterator[None]:
     import jax
 
     before = jax.config.read("jax_disable_most_optimizations")
-    variable = os.environ.get(QUICKLY)
     jax.config.update("jax_disable_most_optimizations", quickly)
-    os.environ[QUICKLY] = str(int(quickly))
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(QUICKLY, str(int(quickly)))
+        yield
     jax.config.update("jax_disable_most_optimizations", before)
-    os.environ.pop(QUICKLY, None)
-    if variable is not None:
-        os.environ[QUICKLY] = variable
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -93,7 +91,7 @@ def unoptimised(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def optimised() -> Iterator[None]:
-    """A test that is about options: programs as users compile them."""
+    """A test that compares programs of different sizes to the bit, or is about options: as users compile them."""
     with compiled_quickly(False):
         yield
 

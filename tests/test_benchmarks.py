@@ -230,10 +230,10 @@ def test_programs_compiled_side_by_side_have_no_time_of_their_own(tmp_path: Path
 
 def test_what_there_is_no_time_for_is_named() -> None:
     with benchmark.Measuring(3, budget_s=0.0) as measuring:
-        assert list(benchmark.prepared(str, {"one": 1, "two": 2}, 2, measuring)) == []
+        assert list(benchmark.compiled_ahead(str, {"one": 1, "two": 2}, 2, measuring)) == []
     assert measuring.skipped == ("not measured within 0 s: one; two",)
     with benchmark.Measuring(3) as measuring:
-        made = list(benchmark.prepared(str, {"one": 1, "two": 2, "three": 3}, 2, measuring))
+        made = list(benchmark.compiled_ahead(str, {"one": 1, "two": 2, "three": 3}, 2, measuring))
     assert (made, measuring.skipped) == ([("one", "1"), ("two", "2"), ("three", "3")], ())
 
 

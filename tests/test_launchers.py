@@ -134,10 +134,7 @@ def test_sweep_prints_and_writes_the_table(hopper_file, tmp_path):
     assert launch("experiments/sweep.py", *arguments, "--status").stdout.count("not started") == 1
 
 
-ROUNDED = ("return_mean", "return_std", "score")
-
-
-def test_settings_that_only_act_differently_share_their_training(hopper_file, tmp_path):
+def test_settings_that_only_act_differently_share_their_training(hopper_file, tmp_path, optimised):
     common = ["--method=dac", "--steps=4", "--eval_interval=2", "--num_seeds=2", "--set", "num_critics=2"]
     grid = ["--grid", "candidates=1,3", "--grid", "temperature=0,1", "--grid", "rho=0,1"]
     shared = tmp_path / "shared"
@@ -154,12 +151,7 @@ def test_settings_that_only_act_differently_share_their_training(hopper_file, tm
         assert run.returncode == 0, run.stderr
         ours = [row for row in table if row["setting"] == setting]
         assert {row["candidates"] for row in ours} == {candidates}
-        # Two programs of different sizes may round differently.
-        for row, apart in zip(ours, rows(alone), strict=True):
-            assert row.keys() == apart.keys()
-            for name in row.keys() - {"setting"}:
-                same = pytest.approx(float(apart[name]), rel=1e-4) if name in ROUNDED else apart[name]
-                assert (float(row[name]) if name in ROUNDED else row[name]) == same, name
+        assert [row | {"setting": ""} for row in ours] == rows(alone)
 
 
 def test_failed_runs_are_reported_and_the_others_go_on(hopper_file, tmp_path):

@@ -21,16 +21,11 @@ from diffjax.types import Spec
 
 every_method = pytest.mark.parametrize(("name", "variant"), ALL)
 RUNS = 2
+KEY = jax.random.key(0)
 
 
 class Unread:
-    """Stands for a value that training must not read: whatever is done with it is an error."""
-
-    def __eq__(self, other: object) -> bool:
-        return other is self or self.__bool__()
-
-    def __hash__(self) -> int:
-        return id(self)
+    """Stands for a value that training must not read: it is equal to nothing else, and no number."""
 
     def __bool__(self) -> bool:
         raise AssertionError("training reads what only acting reads")
@@ -60,7 +55,7 @@ def one(tree: Any, run: int = 0) -> Any:
     return jax.tree.map(lambda leaf: leaf[run], tree)
 
 
-def without_acting(hyper: Any) -> Any:
+def unusable_for_acting(hyper: Any) -> Any:
     """What only acting reads is no number where it is traced, and nothing that can be used where it is static."""
     traced = {field.name for field in dataclasses.fields(hyper) if field.metadata.get("pytree_node", True)}
     return hyper.replace(**{name: jnp.nan if name in traced else UNREAD for name in acting_values(hyper)})
@@ -70,7 +65,7 @@ def without_acting(hyper: Any) -> Any:
 def started(name: str, variant: str) -> Started:
     """Variants that only act differently share what is compiled."""
     method, hyper = tiny(name, variant)
-    trained = without_acting(hyper)
+    trained = unusable_for_acting(hyper)
     return Started(method, hyper, trained, stacked(*(fresh_state(method, trained, seed) for seed in range(RUNS))))
 
 
@@ -187,18 +182,14 @@ def test_a_grid_of_floats_is_one_program(name, variant):
 
 @pytest.mark.parametrize(("name", "variant"), [pair for pair in ALL if acting_values(tiny(*pair)[1])])
 def test_training_does_not_read_what_only_acting_reads(name, variant):
-    """Start and updates take what cannot be used, or is no number, for it."""
-    state = started(name, variant).state
+    """Start and updates take what is no number for it, and are the same programs with numbers."""
+    method, hyper, unusable, state = started(name, variant)
     chex.assert_tree_all_finite(state)
+    starts = [str(jax.make_jaxpr(lambda key, h=h: method.init(key, SPEC, h))(KEY)) for h in (hyper, unusable)]
+    assert starts[0] == starts[1]
     for phase in phases(name, variant):
         chex.assert_tree_all_finite(updated(name, variant, phase))
-
-
-def test_what_is_not_to_be_read_cannot_be_used():
-    for use in (bool, int, float, range, lambda value: value == 1, lambda value: value + 1, lambda value: value > 1):
-        with pytest.raises((AssertionError, TypeError)):
-            use(UNREAD)
-    assert hash(UNREAD) == hash(UNREAD)
+        assert str(traced(method, phase, hyper).jaxpr) == str(traced(method, phase, unusable).jaxpr)
 
 
 @every_method
@@ -243,18 +234,13 @@ def test_lowers_for_accelerators(name, variant):
     method, hyper, trained, state = started(name, variant)
     for phase in phases(name, variant):
         lowered = traced(method, phase, trained).lower(lowering_platforms=("tpu", "cuda"))
-        assert "stablehlo" in lowered.as_text()
+        assert "custom_call" not in lowered.as_text()  # nothing that only some platforms have
 
     def act(data, state, hyper, observation):
         return method.sample_action(jax.random.wrap_key_data(data), SPEC, state, hyper, observation)
 
-    like = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)  # noqa: E731
-    exported = jax.export.export(jax.jit(act), platforms=["tpu", "cuda"])(
-        jax.ShapeDtypeStruct((2,), jnp.uint32),
-        like(one(state)),
-        like(hyper),
-        jax.ShapeDtypeStruct((SPEC.observation_dim,), jnp.float32),
-    )
+    arguments = jnp.zeros(2, jnp.uint32), one(state), jax.tree.map(jnp.asarray, hyper), jnp.zeros(SPEC.observation_dim)
+    exported = jax.export.export(jax.jit(act), platforms=["tpu", "cuda"])(*arguments)
     assert exported.platforms == ("tpu", "cuda")
     assert exported.out_avals[0].shape == (SPEC.action_dim,)
 

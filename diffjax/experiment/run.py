@@ -176,6 +176,7 @@ class _Recorder:
                 self.say(group, found)
                 failed = {**failed, **found}
 
+                number += 1
                 metrics, evaluations = rows.metrics_record(phase, runs, group, interval), []
                 if interval.is_main:
                     played = self.play(assembled, interval, simulator)
@@ -183,15 +184,13 @@ class _Recorder:
                     evaluations = rows.evaluation_rows(
                         self.plan, self.dataset, simulator.version, group, interval.stop, played, scores
                     )
+                    best = rows.best_evaluations(best, scores, number)
                 self.folder.append_metrics([metrics])
                 if interval.is_main:
                     self.folder.append_evaluations(evaluations)
                     self.progress.evaluated(interval.stop, scores)
                 loggers.add(metrics, evaluations)
                 self.write_status(rows.statuses(runs, group, failed, interval.is_last))
-                number += 1
-                if interval.is_main:
-                    best = rows.best_evaluations(best, scores, number)
                 record = {
                     "phase": interval.phase,
                     "step": interval.stop,
@@ -256,9 +255,10 @@ class _Recorder:
 
     def say_what_is_kept(self, state: TrainState, runs: int) -> None:
         """The room that checkpoints take, where more than two are kept."""
-        keep, intervals = self.plan.experiment.keep, len(bounds(self.lengths, self.plan.protocol.eval_interval))
+        keep = self.plan.experiment.keep
         if keep == "last":
             return
+        intervals = len(bounds(self.lengths, self.plan.protocol.eval_interval))
         count = intervals if keep == "all" else min(intervals, KEPT + runs)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 2**20
         most = "" if keep == "all" else "up to "

@@ -36,7 +36,7 @@ from diffjax.tasks.registry import get_task
 from diffjax.types import Spec
 
 Item = TypeVar("Item")
-Program = TypeVar("Program")
+Compiled = TypeVar("Compiled")
 
 
 class Case(NamedTuple):
@@ -247,9 +247,9 @@ class Measuring:
         self._bar.console.print(text, highlight=False, soft_wrap=True)
 
 
-def prepared(
-    make: Callable[[Item], Program], items: Mapping[str, Item], jobs: int, measuring: Measuring
-) -> Iterator[tuple[str, Program]]:
+def compiled_ahead(
+    make: Callable[[Item], Compiled], items: Mapping[str, Item], jobs: int, measuring: Measuring
+) -> Iterator[tuple[str, Compiled]]:
     """What is made of each item, by name, ``jobs`` at once and always ahead of their use; stops with the budget."""
     names = list(items)
     with ThreadPoolExecutor(jobs) as pool:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from diffjax.errors import UserError
+from diffjax.errors import UserError, first_line
 from diffjax.methods.base import (
     HYPER_FIELDS,
     MAIN,
@@ -101,8 +101,7 @@ def check_shapes(
         try:
             return jax.eval_shape(call, *arguments)
         except Exception as error:
-            reason = (str(error).splitlines() or [""])[0]
-            raise UserError(f"method {name}: {what}: {type(error).__name__}: {reason}") from error
+            raise UserError(f"method {name}: {what}: {type(error).__name__}: {first_line(error)}") from error
 
     def require(fact: bool, problem: str) -> None:
         if not fact:

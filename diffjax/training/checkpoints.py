@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from diffjax.errors import UserError
+from diffjax.errors import UserError, first_line
 
 KEPT = 2
 
@@ -66,7 +66,7 @@ class Checkpoints:
             return self._manager.restore(number, args=ocp.args.Composite(**arguments))
         except (ValueError, KeyError, OSError) as error:
             raise UserError(
-                f"{self._folder}: checkpoint {number} cannot be read ({_first_line(error)}); delete its folder to fall "
+                f"{self._folder}: checkpoint {number} cannot be read ({first_line(error)}); delete its folder to fall "
                 "back to the one before"
             ) from error
 
@@ -119,9 +119,5 @@ class StoredCheckpoints:
             yield
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise UserError(
-                f"{self._folder}: checkpoint {number} cannot be read ({_first_line(error)}); choose another step"
+                f"{self._folder}: checkpoint {number} cannot be read ({first_line(error)}); choose another step"
             ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

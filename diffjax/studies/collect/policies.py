@@ -1,6 +1,5 @@
 """Policies of soft actor-critic as small files: weights and the story of how they came about."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.errors import UserError
-from diffjax.files import whole_file
+from diffjax.errors import UserError, first_line
+from diffjax.files import read_arrays, write_arrays
 from diffjax.studies.collect import sac
 
 LAYERS = 3
@@ -35,14 +34,13 @@ def act(key: jax.Array, params: sac.Params, observation: jax.Array, temperature:
 def save_policy(path: Path, policy: Policy) -> None:
     """Writes one ``.npz`` without pickles; it appears whole or not at all."""
     layers = policy.params["params"]
-    arrays: dict[str, Any] = {
+    arrays = {
         f"{part}_{index}": np.asarray(layers[f"Dense_{index}"][part], np.float32)
         for index in range(LAYERS)
         for part in ("kernel", "bias")
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, about=np.array(json.dumps(policy.about)), **arrays)
+    write_arrays(path, policy.about, arrays)
 
 
 def load_policy(path: Path) -> Policy:
@@ -52,15 +50,13 @@ def load_policy(path: Path) -> Policy:
       UserError: it is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            about = json.loads(str(file["about"]))
-            layers = {
-                f"Dense_{index}": {part: jnp.asarray(file[f"{part}_{index}"]) for part in ("kernel", "bias")}
-                for index in range(LAYERS)
-            }
+        about, arrays = read_arrays(path)
+        layers = {
+            f"Dense_{index}": {part: jnp.asarray(arrays[f"{part}_{index}"]) for part in ("kernel", "bias")}
+            for index in range(LAYERS)
+        }
     except FileNotFoundError:
         raise UserError(f"{path}: no such policy") from None
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: is not a policy file ({reason}); collect it again") from error
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path}: is not a policy file ({first_line(error)}); collect it again") from error
     return Policy({"params": layers}, about)
