@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,17 +18,15 @@ from jax.extend.core import Literal
 
 from diffjax.data.observations import ObservationTransform
 from diffjax.errors import UserError, first_line, unknown_name
-from diffjax.experiment.plan import Run, group_runs
 from diffjax.experiment.settings import check_overrides
+from diffjax.experiment.stored import StoredRuns, hyper_of, named_leaves, state_of
 from diffjax.files import check_parent, plain, read_arrays, writable, write_arrays
 from diffjax.methods.base import Method, acting_values, check_hyper, no_draws
 from diffjax.methods.registry import get_method
 from diffjax.numerics import pinned, random_key
 from diffjax.records.entries import from_entries, to_entries
-from diffjax.records.folder import CHECKPOINTS, CONFIG, read_config, read_evaluations
-from diffjax.records.schema import Evaluation, RunId
-from diffjax.tasks.registry import get_task
-from diffjax.training.checkpoints import StoredCheckpoints
+from diffjax.records.folder import CONFIG
+from diffjax.training.program import Acting
 from diffjax.types import Spec
 
 FORMAT_VERSION = 1
@@ -57,14 +55,6 @@ class About:
     score: float | None = None  # normalised, of the run's own evaluation at this step
     return_mean: float | None = None
     episodes: int | None = None
-
-
-class Acting(NamedTuple):
-    """The arrays that acting reads."""
-
-    state: Any
-    hyper: Any
-    observation: ObservationTransform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +125,7 @@ class Policy:
         """
         check_parent("out", path)
         read = _leaves_read(self)
-        arrays = {name: np.asarray(leaf) for name, leaf in _named(self.acting.state).items() if name in read}
+        arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(self.acting.state).items() if name in read}
         arrays |= {f"observation/{name}": np.asarray(leaf) for name, leaf in self.acting.observation._asdict().items()}
         content = {"format_version": FORMAT_VERSION, **to_entries(self.about)}
         with writable(path):
@@ -158,15 +148,9 @@ def _act(
     return jnp.clip(jnp.where(jnp.isfinite(action), action, 0.0), -1.0, 1.0)
 
 
-def _named(state: Any) -> dict[str, Any]:
-    """The leaves of a state by their paths, ``state/actor/params/...``."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {"state/" + jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
 def _leaves_read(policy: Policy) -> set[str]:
     """The names of the state's leaves that acting reads: no moments of optimisers, no networks of training alone."""
-    names = list(_named(policy.acting.state))
+    names = list(named_leaves(policy.acting.state))
 
     def act(state: Any, key: jax.Array, observation: jax.Array) -> jax.Array:
         acting = policy.acting
@@ -203,29 +187,11 @@ def load(
 
 
 def _from_folder(folder: Path, seed: int | None, setting: str | None, step: int | str | None) -> Policy:
-    config = read_config(folder)
+    stored = StoredRuns(folder)
+    config, task = stored.config, stored.task
     run = config.run(_chosen(folder, "seed", seed, config.seeds), _chosen(folder, "setting", setting, config.settings))
-    method, _ = get_method(config.method, config.variant)
-    hypers = {name: _hyper(method, config.hyper[name], str(folder / CONFIG)) for name in config.settings}
-    group, place = _place([Run(one.seed, one.setting, hypers[one.setting]) for one in config.runs], run)
-    evaluations = {row.step: row for row in read_evaluations(folder) if row.run == run}
-    checkpoints = folder / CHECKPOINTS / str(group)
-    if not checkpoints.is_dir():
-        raise UserError(f"{folder} has no checkpoints of {run.label}; a policy is read from one")
-    with StoredCheckpoints(checkpoints) as stored:
-        main = len(method.phases) - 1
-        records = {number: stored.record(number) for number in stored.numbers()}
-        numbers = {record["step"]: number for number, record in records.items() if record["phase"] == main}
-        step = _chosen_step(folder, run, step, list(numbers), evaluations)
-        parts = stored.parts(numbers[step], ("method", "observation"))
-    parts = jax.tree.map(lambda leaf: leaf[place], parts)
-    task, hyper = get_task(config.task), hypers[run.setting]
-    spec = Spec(task.observation_dim, task.action_dim)
-    raw = {"center": np.zeros(spec.observation_dim, np.float32), "scale": np.ones(spec.observation_dim, np.float32)}
-    transform = ObservationTransform(**parts.get("observation", raw))
-    made_by = config.versions.get("diffjax", "an older one")
-    state = _state(method, spec, hyper, _named(parts["method"]), True, checkpoints, made_by)
-    evaluation = evaluations.get(step)
+    step = stored.chosen_step(run, step)
+    acting, evaluation = stored.acting(run, step), stored.evaluations(run).get(step)
     about = About(
         method=config.method,
         variant=config.variant,
@@ -237,16 +203,16 @@ def _from_folder(folder: Path, seed: int | None, setting: str | None, step: int 
         seed=run.seed,
         setting=run.setting,
         step=step,
-        hyper=plain(dataclasses.asdict(hyper)),
-        observation_dim=spec.observation_dim,
-        action_dim=spec.action_dim,
+        hyper=plain(dataclasses.asdict(acting.hyper)),
+        observation_dim=stored.spec.observation_dim,
+        action_dim=stored.spec.action_dim,
         matmul_precision=config.matmul_precision or "highest",
         versions=config.versions,
         score=evaluation and evaluation.score,
         return_mean=evaluation and evaluation.return_mean,
         episodes=evaluation and evaluation.episodes,
     )
-    return Policy(method, Acting(state, hyper, transform), about)
+    return Policy(stored.method, acting, about)
 
 
 Value = TypeVar("Value", int, str)
@@ -264,69 +230,6 @@ def _chosen(folder: Path, name: str, value: Value | None, among: Sequence[Value]
     return value
 
 
-def _chosen_step(
-    folder: Path, run: RunId, step: int | str | None, kept: Sequence[int], evaluations: Mapping[int, Evaluation]
-) -> int:
-    """The updates of the main phase of the checkpoint that is meant."""
-    if not kept:
-        raise UserError(f"{folder} has no checkpoint of {run.label} with an evaluation yet")
-    if isinstance(step, str) and step.isdecimal():
-        step = int(step)
-    if step is None or step == "last":
-        return max(kept)
-    if step == "best":
-        scored = [one for one in kept if one in evaluations]
-        if not scored:
-            raise UserError(f"{folder} has no evaluation of {run.label} at a checkpoint that was kept")
-        return max(scored, key=lambda one: evaluations[one].score)
-    if step not in kept:
-        raise UserError(f"{folder} keeps no checkpoint of step {step}, only of {', '.join(map(str, sorted(kept)))}")
-    return int(step)
-
-
-def _place(runs: Sequence[Run], run: RunId) -> tuple[int, int]:
-    """The group of a run, and which of its trainings it is."""
-    for index, group in enumerate(group_runs(runs)):
-        for one, training in zip(group.runs, group.training, strict=True):
-            if (one.seed, one.setting) == (run.seed, run.setting):
-                return index, training
-    raise AssertionError(run)
-
-
-def _hyper(method: Method[Any, Any], values: Mapping[str, Any], where: str) -> Any:
-    """Hyper-parameters as JSON holds them; those that an older version did not have are at their defaults."""
-    fields = {field.name: field.default for field in dataclasses.fields(method.hyper)}
-    if unknown := values.keys() - fields.keys():
-        raise UserError(f"{where}: {method.hyper.__module__} has no hyper-parameter {min(unknown)}; update diffjax")
-    kinds: dict[str, Any] = {name: type(default) for name, default in fields.items()}
-    # JSON has lists, and texts for floats that are not finite.
-    typed = {name: kinds[name](value) if kinds[name] in (tuple, float) else value for name, value in values.items()}
-    hyper = method.hyper(**typed)
-    check_hyper(hyper)
-    return hyper
-
-
-def _state(
-    method: Method[Any, Any], spec: Spec, hyper: Any, arrays: Mapping[str, Any], whole: bool, where: Path, made_by: str
-) -> Any:
-    """A state of these leaves; but where it is to be whole, those that are not among them are zeros.
-
-    Raises:
-      UserError: the method's state has other leaves.
-    """
-    shapes = jax.eval_shape(lambda: method.init(random_key(0), spec, hyper))
-    leaves = _named(shapes)
-    other = sorted(name for name, array in arrays.items() if name not in leaves or leaves[name].shape != array.shape)
-    if other or (whole and (other := sorted(leaves.keys() - arrays.keys()))):
-        raise UserError(
-            f"{where}: the state of {method.hyper.__module__} is another there (see {other[0]}); read it with the "
-            f"version of diffjax that made it, {made_by}"
-        )
-    nothing = lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)  # noqa: E731
-    found = [arrays[name] if name in arrays else nothing(leaf) for name, leaf in leaves.items()]
-    return jax.tree.unflatten(jax.tree.structure(shapes), found)
-
-
 def _from_file(path: Path) -> Policy:
     try:
         content, arrays = read_arrays(path)
@@ -338,7 +241,7 @@ def _from_file(path: Path) -> Policy:
         raise UserError(f"{path}: format_version is {version!r}, this program reads {FORMAT_VERSION}; update diffjax")
     about = from_entries(About, content, str(path))
     method, _ = get_method(about.method, about.variant)
-    hyper = _hyper(method, about.hyper, str(path))
+    hyper = hyper_of(method, about.hyper, str(path))
     spec = Spec(about.observation_dim, about.action_dim)
-    state = _state(method, spec, hyper, arrays, False, path, about.versions.get("diffjax", "another one"))
+    state = state_of(method, spec, hyper, arrays, False, path, about.versions.get("diffjax", "another one"))
     return Policy(method, Acting(state, hyper, transform), about)

@@ -180,7 +180,8 @@ def test_a_transform_reaches_updates_acting_and_checkpoints(name):
     assert goals[0] == pytest.approx(float(transform(jnp.float32(raw[0]))[0]), abs=1e-4)  # affine, so of the mean
     np.testing.assert_array_equal(state.observation.center[0], transform.center)
     observation = jnp.full((1, 3, 1), 2.0)
-    action = program.act(state, setup, jax.random.split(jax.random.key(1), (1, 3)), 0, observation)
+    keys = jax.random.split(jax.random.key(1), (1, 3))
+    action = program.act(state.acting(setup.hyper), keys, 0, observation)
     np.testing.assert_allclose(action, np.full((1, 3, 1), float(transform(jnp.full(1, 2.0))[0])), rtol=1e-6)
 
 

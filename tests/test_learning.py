@@ -31,7 +31,7 @@ from diffjax.types import Spec
 SPEC = Spec(observation_dim=1, action_dim=1)
 PROBLEMS = ("endless", "terminal", "chain", "modes")
 ROWS = 400  # of each problem
-STEPS, LAST = 700, 100  # updates, and those whose metrics are read
+STEPS, LAST = 500, 100  # updates, and those whose metrics are read
 DISCOUNT, MODE, BEST = 0.5, 0.5, 10.0
 EPISODES = 64
 QUICK = {"discount": DISCOUNT, "tau": 0.02, "ema_start": 1, "lr_decay_steps": 0.0, "actor_lr": 1e-3}
@@ -110,7 +110,7 @@ def learned(name: str, variant: str) -> Learned:
     acting = stack_setups([RunSetup(jax.random.key(number), found.setup.data, hyper) for number in range(runs)])
     keys = jax.random.split(jax.random.key(9), (runs, EPISODES))
     observation = jnp.linspace(-1, 1, EPISODES)[None, :, None].repeat(runs, 0)
-    action = np.asarray(found.program.act(found.state, acting, keys, 0, observation))[..., 0]
+    action = np.asarray(found.program.act(found.state.acting(acting.hyper), keys, 0, observation))[..., 0]
     value = found.metrics.get(MEAN_VALUE)
     by_problem = lambda values: dict(zip(found.problems, values, strict=True))  # noqa: E731
     return Learned(None if value is None else by_problem(value.tolist()), by_problem(action))

@@ -18,11 +18,11 @@ from diffjax.errors import UserError
 from diffjax.experiment.rows import best_evaluations
 from diffjax.files import plain
 from diffjax.methods.base import no_draws
-from diffjax.policy import About, Acting, Policy
+from diffjax.policy import About, Policy
 from diffjax.records.folder import read_evaluations
 from diffjax.tasks.registry import get_task, make_simulator
-from diffjax.training.evaluation import evaluate
-from diffjax.training.program import Program, RunSetup, TrainState, stack_setups
+from diffjax.training.evaluation import episode_keys, evaluate
+from diffjax.training.program import Acting, Program
 
 KEY = jax.random.key(3)
 
@@ -131,11 +131,10 @@ def test_a_policy_of_a_folder_scores_as_its_row_says(runs):
         assert (ours.about.score, ours.about.episodes, ours.about.step) == (row.score, 2, row.step)
         assert ours.about.hyper["hidden_dims"] == [int(row.setting.partition("=")[2])]
         program = Program(ours.method, ours.spec, "uniform")
-        state = TrainState(ours.acting.state, ours.acting.observation, {}, jnp.int32(-1))
-        state = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], state)
-        setup = stack_setups([RunSetup(jax.random.key(row.seed), (), ours.acting.hyper)])
+        acting = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], ours.acting)
         simulator = make_simulator(get_task(row.task), 2)
-        played = evaluate(program, state, setup, simulator, row.step, 2)
+        keys = episode_keys(jax.random.key(row.seed)[None], row.step, 2)
+        played = evaluate(keys, program, acting, simulator)
         assert played.returns.mean() == pytest.approx(row.return_mean, rel=1e-5)
         first = simulator.reset(np.zeros(2, np.uint32))[0]
         assert np.abs(ours.act(first)).max() <= 1.0

@@ -18,6 +18,7 @@ ROOMS = (
     "records",
     "experiment",
     "policy",
+    "assess",
     "results",
     "studies",
     "launch",

@@ -99,7 +99,7 @@ def test_a_bad_run_is_found_and_the_others_go_on():
     good = jax.tree.map(lambda x: x[2:], state.method)
     assert largest_difference(good, alone.method) < 1e-5
     keys = jax.random.split(jax.random.key(0), (3, 4))
-    action = program.act(state, setup, keys, 0, jnp.ones((3, 4, SPEC.observation_dim)))
+    action = program.act(state.acting(setup.hyper), keys, 0, jnp.ones((3, 4, SPEC.observation_dim)))
     assert np.all(np.asarray(action[1]) == 0.0)
     assert np.all(np.asarray(action[0]) != 0.0)
 

@@ -1,14 +1,14 @@
 """From arrays to records: the rows, metrics and states that a group of runs leaves after an interval."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffjax.data.transitions import Dataset
-from diffjax.experiment.plan import Group, Plan
-from diffjax.records.schema import Evaluation, MetricsRecord, RunId
-from diffjax.tasks.registry import normalized_score
+from diffjax.experiment.plan import Group, Run
+from diffjax.methods.base import Method
+from diffjax.records.schema import Config, Evaluation, MetricsRecord, RunId
+from diffjax.tasks.registry import Task, normalized_score
 from diffjax.training.evaluation import Episodes
 from diffjax.training.loop import Interval
 from diffjax.training.program import NEVER, mean_metrics
@@ -55,36 +55,40 @@ def metrics_record(phase: str, runs: Sequence[RunId], group: Group, interval: In
     )
 
 
-def scores_of(plan: Plan, group: Group, played: Episodes, failed: Failures) -> np.ndarray:
-    """The runs' normalised scores ``(runs,)``; NaN of a run that failed."""
-    scores = np.array([normalized_score(plan.task, value) for value in played.returns.mean(axis=1)])
-    scores[[number in failed for number in group.training]] = np.nan
-    return scores
+def scores_of(task: Task, played: Episodes) -> np.ndarray:
+    """The runs' normalised scores ``(runs,)``."""
+    return np.array([normalized_score(task, value) for value in played.returns.mean(axis=1)])
 
 
 def evaluation_rows(
-    plan: Plan, dataset: Dataset, simulator: str, group: Group, step: int, played: Episodes, scores: np.ndarray
+    config: Config,
+    method: Method[Any, Any],
+    simulator: str,
+    runs: Sequence[Run],
+    steps: Sequence[int],
+    played: Episodes,
+    scores: np.ndarray,
 ) -> list[Evaluation]:
-    """One row per run that has not failed."""
+    """One row per run whose score is a number."""
     rows = []
-    for index, run in enumerate(group.runs):
+    for index, run in enumerate(runs):
         if np.isnan(scores[index]):
             continue
-        cost = plan.method.cost(run.hyper)
+        cost = method.cost(run.hyper)
         rows.append(
             Evaluation(
-                method=plan.experiment.method,
-                variant=plan.variant,
-                preset=plan.experiment.preset,
-                tuning=plan.tuning,
-                task=plan.task.id,
-                dataset=dataset.label,
-                dataset_fingerprint=dataset.fingerprint,
-                env=plan.task.env_id,
+                method=config.method,
+                variant=config.variant,
+                preset=config.preset,
+                tuning=config.tuning or "untuned",
+                task=config.task,
+                dataset=config.dataset.label,
+                dataset_fingerprint=config.dataset.fingerprint,
+                env=config.env or "",
                 simulator=simulator,
                 seed=run.seed,
                 setting=run.setting,
-                step=step,
+                step=steps[index],
                 episodes=played.returns.shape[1],
                 return_mean=float(played.returns[index].mean()),
                 return_std=float(played.returns[index].std()),

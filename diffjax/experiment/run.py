@@ -26,7 +26,7 @@ from diffjax.tasks.default_data import MakeData, default_dataset
 from diffjax.tasks.registry import make_simulator, with_references
 from diffjax.training.batches import Prepared, prepare
 from diffjax.training.checkpoints import KEPT, Checkpoints
-from diffjax.training.evaluation import Episodes, evaluate
+from diffjax.training.evaluation import Episodes, episode_keys, evaluate
 from diffjax.training.loop import Interval, Position, bounds, intervals, updates_done
 from diffjax.training.program import Program, RunSetup, TrainState, run_sharding, stack_setups
 from diffjax.training.progress import Progress
@@ -80,7 +80,7 @@ def run_experiment(experiment: Experiment, progress: Progress, make_data: MakeDa
     for line in about_data:
         progress.note(line)
     with jax.default_matmul_precision(experiment.matmul_precision):
-        _Recorder(planned, dataset, data, folder, config, progress).train()
+        _Recorder(planned, data, folder, config, progress).train()
     return folder
 
 
@@ -126,14 +126,12 @@ class _Recorder:
     def __init__(
         self,
         planned: Plan,
-        dataset: Dataset,
         data: Prepared,
         folder: ResultsFolder,
         config: Config,
         progress: Progress,
     ) -> None:
         self.plan = planned
-        self.dataset = dataset
         self.data = data
         self.folder = folder
         self.config = config
@@ -180,9 +178,11 @@ class _Recorder:
                 metrics, evaluations = rows.metrics_record(phase, runs, group, interval), []
                 if interval.is_main:
                     played = self.play(assembled, interval, simulator)
-                    scores = rows.scores_of(self.plan, group, played, failed)
+                    is_failed = [number in failed for number in group.training]
+                    scores = np.where(is_failed, np.nan, rows.scores_of(self.plan.task, played))
+                    steps = [interval.stop] * len(runs)
                     evaluations = rows.evaluation_rows(
-                        self.plan, self.dataset, simulator.version, group, interval.stop, played, scores
+                        self.config, self.plan.method, simulator.version, group.runs, steps, played, scores
                     )
                     best = rows.best_evaluations(best, scores, number)
                 self.folder.append_metrics([metrics])
@@ -238,10 +238,11 @@ class _Recorder:
     def play(self, assembled: _Group, interval: Interval, simulator: VectorSimulator) -> Episodes:
         """Episodes of all runs, ``(runs, episodes)``: every training plays once for each way of acting."""
         group, episodes = assembled.group, self.plan.protocol.episodes
+        keys = episode_keys(assembled.setup.key, interval.stop, episodes)
         returns = np.zeros((len(group.runs), episodes))
         lengths = np.zeros((len(group.runs), episodes), np.int64)
         for acting, setup in zip(group.rounds, assembled.acting, strict=True):
-            played = evaluate(assembled.program, interval.state, setup, simulator, interval.stop, episodes)
+            played = evaluate(keys, assembled.program, interval.state.acting(setup.hyper), simulator)
             for run in acting.runs:
                 returns[run] = played.returns[group.training[run]]
                 lengths[run] = played.lengths[group.training[run]]

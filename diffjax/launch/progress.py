@@ -9,14 +9,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 
 class TrainingProgress:
-    """Shows one experiment at a time; where output is no terminal, only the lines are printed."""
+    """Shows one experiment at a time, in updates or another ``unit``; where output is no terminal, only the lines."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, unit: str = "updates") -> None:
+        self._unit = unit
         self.console = console or Console(stderr=True)
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} updates"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
@@ -48,7 +49,7 @@ class TrainingProgress:
         self.end()
         self._name, self._runs, self._total, self._done = name, runs, total, done
         self._busy, self._counted = 0.0, 0
-        self._task = self._bar.add_task(name, total=total, completed=done, rate="compiling")
+        self._task = self._bar.add_task(name, total=total, completed=done, rate="compiling", unit=self._unit)
         self._clock = time.perf_counter()
 
     def advance(self, updates: int) -> None:
@@ -68,15 +69,16 @@ class TrainingProgress:
         """Updates per second, of each of how many runs."""
         if not self._counted:
             return "compiling"
-        return f"{self._counted / self._busy:.0f} updates/s x {self._runs} runs"
+        return f"{self._counted / self._busy:.0f} {self._unit}/s x {self._runs} runs"
 
-    def evaluated(self, step: int, scores: np.ndarray) -> None:
-        """The runs' normalised scores at a step."""
+    def evaluated(self, step: int, scores: np.ndarray, what: str = "") -> None:
+        """The normalised scores at a step, of all runs or of those that ``what`` names."""
         text = " ".join("failed" if np.isnan(score) else f"{score:.1f}" for score in scores[:8])
         more = " ..." if len(scores) > 8 else ""
         left = self.seconds_left()
         eta = f", about {left / 60:.1f} min left" if left is not None and self._done < self._total else ""
-        self.note(f"{self._name}: step {step}: score {text}{more} ({self.rate()}{eta})")
+        name = f"{self._name} ({what})" if what else self._name
+        self.note(f"{name}: step {step}: score {text}{more} ({self.rate()}{eta})")
         self._clock = time.perf_counter()
 
     def seconds_left(self) -> float | None:

@@ -155,6 +155,15 @@ class Request:
         return to_entries(self)
 
 
+@dataclass(frozen=True)
+class EvaluatedAgain:
+    """Of runs that were trained elsewhere: in which folder, and what of them was evaluated."""
+
+    source: str
+    step: str  # "last", "best", "all" or a number of updates
+    first_episode: int = 0  # number of the first episode; those of training count from 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config(Request):
     """The content of ``config.json``: an experiment, its data, and how and by what programs it was started."""
@@ -163,6 +172,7 @@ class Config(Request):
     reference: ReferenceRecord = ReferenceRecord()
     versions: Mapping[str, str]
     flags: tuple[str, ...]
+    again: EvaluatedAgain | None = None  # of a folder of evaluations alone
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -172,6 +182,17 @@ class Config(Request):
     def run(self, seed: int, setting: str) -> RunId:
         """The run of a seed and a setting."""
         return RunId(self.method, self.variant, self.task, self.dataset.fingerprint, seed, setting)
+
+    @property
+    def evaluated(self) -> str:
+        """How runs that were trained elsewhere were evaluated, in words; empty of trained ones."""
+        if self.again is None:
+            return ""
+        step = {"last": "", "best": "best step, ", "all": "every step, "}.get(
+            self.again.step, f"step {self.again.step}, "
+        )
+        first = f" from number {self.again.first_episode}" if self.again.first_episode else ""
+        return f"again: {step}{self.episodes} episodes{first}"
 
     @property
     def runs(self) -> tuple[RunId, ...]:

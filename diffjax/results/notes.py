@@ -68,6 +68,11 @@ def _provenance(table: Table) -> Iterator[str]:
     if evaluations:
         simulators = dict.fromkeys(f"{item.env} ({item.simulator})" for item in evaluations)
         yield f"Simulators: {', '.join(simulators)}."
+    for folder in table.folders:
+        config = folder.config
+        if config.again is not None:
+            label = column_label(Column(config.method, config.variant, preset="", setting="", rule=""))
+            yield f"{label} on {config.task}, {config.evaluated}: evaluated after training, in {config.again.source}."
     for task, reference in {config.task: config.reference for config in configs if config.reference.given}.items():
         yield f"Reference scores of {task}: {reference.min} and {reference.max}, {reference.source}."
     rules: dict[str, dict[str, None]] = {}

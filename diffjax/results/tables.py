@@ -23,7 +23,10 @@ CLONING_LOSS = "actor/bc"  # the metric by which checkpoints are selected offlin
 
 
 class Column(NamedTuple):
-    """A method as a table distinguishes it; ``rule`` is empty unless runs were evaluated by several rules."""
+    """A method as a table distinguishes it.
+
+    ``rule`` is empty unless runs were evaluated by several rules, or again after their training.
+    """
 
     method: str
     variant: str
@@ -217,7 +220,7 @@ def _cells(results: Results, ablation: ablations.Ablation | None) -> dict[tuple[
                 config.variant,
                 config.preset,
                 labels.get(run.setting, run.setting),
-                rule if len(own_rules) > 1 else "",
+                ", ".join(filter(None, (config.evaluated, rule if len(own_rules) > 1 else ""))),
             )
             found = sorted(evaluations.get((run, rule), ()), key=lambda item: item.step)
             cloning = [losses.get((run, item.step), math.nan) for item in found]
@@ -261,7 +264,7 @@ def _run_cell(
         tunings=frozenset(item.tuning for item in evaluations),
         costs=frozenset(ActionCost(item.candidates, item.network_evaluations) for item in evaluations),
     )
-    if (reason := _failure(status, config.steps, evaluations)) is not None:
+    if (reason := _failure(status, config.steps if config.again is None else None, evaluations)) is not None:
         return replace(known, failures=(Failure(status.run.seed, reason),))
     history = History(
         status.run.seed,
@@ -274,8 +277,8 @@ def _run_cell(
     return replace(known, histories=(history,) if evaluations else (), running=int(status.state == "running"))
 
 
-def _failure(status: RunStatus, steps: int, evaluations: Sequence[Evaluation]) -> str | None:
-    """Why a run's scores cannot stand beside others'."""
+def _failure(status: RunStatus, steps: int | None, evaluations: Sequence[Evaluation]) -> str | None:
+    """Why a run's scores cannot stand beside others'; ``steps``: those that its last evaluation must have, if any."""
     if status.state == "failed":
         return status.reason
     broken = [item.step for item in evaluations if not math.isfinite(item.score)]
@@ -283,7 +286,7 @@ def _failure(status: RunStatus, steps: int, evaluations: Sequence[Evaluation]) -
         return f"non-finite score at step {broken[0]}"
     if status.state == "complete" and not evaluations:
         return "complete, but without evaluations"
-    if status.state == "complete" and evaluations[-1].step != steps:
+    if status.state == "complete" and steps is not None and evaluations[-1].step != steps:
         return f"complete, but its evaluations end at step {evaluations[-1].step} of {steps}"
     return None
 

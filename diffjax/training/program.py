@@ -35,6 +35,14 @@ class RunSetup(NamedTuple):
     hyper: Any
 
 
+class Acting(NamedTuple):
+    """What the choice of an action reads: of one run, or of several with the leading axis ``runs``."""
+
+    state: Any
+    hyper: Any
+    observation: ObservationTransform
+
+
 class TrainState(NamedTuple):
     """State of all runs, leading axis ``runs``.
 
@@ -47,6 +55,10 @@ class TrainState(NamedTuple):
     observation: ObservationTransform
     labels: dict[str, Any]
     first_bad_step: jax.Array
+
+    def acting(self, hyper: Any) -> Acting:
+        """The runs as they act under some hyper-parameters."""
+        return Acting(self.method, hyper, self.observation)
 
 
 def stack_setups(setups: Sequence[RunSetup]) -> RunSetup:
@@ -127,15 +139,13 @@ class Program(NamedTuple):
         assert sums is not None
         return state, sums
 
-    def act(
-        self, state: TrainState, setup: RunSetup, episode_key: jax.Array, time: int, observation: jax.Array
-    ) -> jax.Array:
+    def act(self, acting: Acting, episode_key: jax.Array, time: int, observation: jax.Array) -> jax.Array:
         """Actions ``(runs, episodes, action_dim)`` for observations ``(runs, episodes, observation_dim)``.
 
         ``episode_key (runs, episodes)`` is folded with ``time``, the step within the episode. A run whose parameters
         are not finite acts with zeros.
         """
-        return _act(self, state, setup, episode_key, jnp.asarray(time, jnp.int32), observation)
+        return _act(self, acting, episode_key, jnp.asarray(time, jnp.int32), observation)
 
 
 # Runs once: compiled without optimisation, which takes a quarter of the time.
@@ -261,21 +271,14 @@ def finite_runs(tree: Any) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _act(
-    program: Program,
-    state: TrainState,
-    setup: RunSetup,
-    episode_key: jax.Array,
-    time: jax.Array,
-    observation: jax.Array,
+    program: Program, acting: Acting, episode_key: jax.Array, time: jax.Array, observation: jax.Array
 ) -> jax.Array:
-    def act_episode(
-        key: jax.Array, observed: jax.Array, run_state: Any, transform: ObservationTransform, hyper: Any
-    ) -> jax.Array:
+    def act_episode(key: jax.Array, observed: jax.Array, run: Acting) -> jax.Array:
         key = jax.random.fold_in(key, time)
-        return program.method.sample_action(key, program.spec, run_state, hyper, transform(observed))
+        return program.method.sample_action(key, program.spec, run.state, run.hyper, run.observation(observed))
 
-    over_episodes = jax.vmap(act_episode, in_axes=(0, 0, None, None, None))
-    action = jax.vmap(over_episodes)(episode_key, observation, state.method, state.observation, setup.hyper)
+    over_episodes = jax.vmap(act_episode, in_axes=(0, 0, None))
+    action = jax.vmap(over_episodes)(episode_key, observation, acting)
     return jnp.where(jnp.isfinite(action), action, 0.0)
 
 

@@ -14,8 +14,8 @@ class Progress(Protocol):
     def advance(self, updates: int) -> None:
         """``updates`` more took place."""
 
-    def evaluated(self, step: int, scores: np.ndarray) -> None:
-        """The runs' normalised scores at a step; NaN of a run that failed."""
+    def evaluated(self, step: int, scores: np.ndarray, what: str = "") -> None:
+        """The normalised scores at a step, of all runs or of some, named ``what``; NaN of a run that failed."""
 
     def rate(self) -> str:
         """Updates per second so far."""

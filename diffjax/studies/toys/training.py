@@ -75,12 +75,10 @@ def train_arm(figure: Figure, arm: Arm, seed: int, num_samples: int, progress: P
     program, setup = Program(arm.method, spec, arm.sampling), stack_setups(setups)
     state = _train(program, setup, program.replicate(prepared.transitions), figure.name, arm, progress)
 
-    acting = setup._replace(
-        hyper=stack_setups([run._replace(hyper=dataclasses.replace(run.hyper, **arm.acting)) for run in setups]).hyper
-    )
+    acting = stack_setups([run._replace(hyper=dataclasses.replace(run.hyper, **arm.acting)) for run in setups]).hyper
     keys = jax.random.split(figure_key(seed, SAMPLE_STREAM), (len(problems), num_samples))
     observation = jnp.zeros((len(problems), num_samples, figure.observation_dim))
-    samples = np.array(program.act(state, acting, keys, 0, observation))
+    samples = np.array(program.act(state.acting(acting), keys, 0, observation))
     panels = []
     for number, problem in enumerate(problems):
         bad = int(state.first_bad_step[number])
