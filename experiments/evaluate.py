@@ -9,6 +9,7 @@ examples:
   python experiments/evaluate.py --run=runs/dac --grid candidates=1,10,50 --out=runs/dac-candidates
   python experiments/evaluate.py --run=runs/mini --step=best --first_episode=1000 --out=runs/mini-best
   python experiments/tables.py --runs=runs/dac,runs/dac-candidates
+  python experiments/evaluate.py --run=runs/dac --seed=0 --video=episode.mp4
 """
 
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from diffjax.assess.episodes import ALL, Again, Plan, evaluate_again, plan
+from diffjax.assess.video import check_video, film
 from diffjax.errors import UserError
 from diffjax.experiment.stored import BEST, LAST
 from diffjax.launch import cli
@@ -64,6 +66,11 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
         "grid", None, "NAME=V1,V2: Several values of it, each a column; repeatable.", flag_values=values
     )
+    cli.define_path(
+        values,
+        "video",
+        "FILE: Film the first episode as FILE.mp4 or FILE.gif (extra video); then --out may be left out.",
+    )
     launch.define_compilation_cache(values)
 
 
@@ -74,7 +81,7 @@ def plans(args: flags.FlagValues) -> list[Plan]:
     if not (args.step in (LAST, BEST, ALL) or args.step.isdecimal()):
         raise UserError(f"--step={args.step} is not {LAST}, {BEST}, {ALL} or a number of updates")
     found = []
-    for source, out in folders(args.run, Path(args.out)):
+    for source, out in folders(args.run, None if args.out is None else Path(args.out)):
         again = Again(
             source=source,
             out=out,
@@ -90,27 +97,38 @@ def plans(args: flags.FlagValues) -> list[Plan]:
     return found
 
 
-def folders(text: str, out: Path) -> list[tuple[Path, Path]]:
+def folders(text: str, out: Path | None) -> list[tuple[Path, Path | None]]:
     """Every folder of trained runs, and where its evaluations go; evaluations that lie beside them are passed over."""
-    found = []
+    found: list[tuple[Path, Path | None]] = []
     roots = [Path(path) for path in cli.parse_paths("run", text)]
     for root in roots:
         below = find_folders([root])
         trained = [folder for folder in below if folder == root or read_config(folder).again is None]
         name = Path() if len(roots) == 1 else Path(root.resolve().name)
-        found += [(folder, out / name / folder.relative_to(root)) for folder in trained]
+        found += [(folder, out and out / name / folder.relative_to(root)) for folder in trained]
     places = [place for _, place in found]
     for source, place in found:
-        if places.count(place) > 1:
+        if place is not None and places.count(place) > 1:
             raise UserError(f"--run names several folders called {source.name}; evaluate them one by one")
     return found
 
 
 def main(args: flags.FlagValues) -> None:
     """Check everything, play, record."""
+    if not (args.out or args.video):
+        raise UserError("missing --out=DIR: Folder for the evaluations (or --video=FILE)")
+    if args.video:
+        check_video(args.video)
     planned = plans(args)
     launch.prepare(args)
     with TrainingProgress(unit="steps") as progress:
+        if args.video:
+            if len(planned) > 1:
+                raise UserError(f"--video shows one run; --run names {len(planned)} folders")
+            played = film(planned[0], args.video, progress)
+            print(f"an episode of {played.lengths[0, 0]} steps, return {played.returns[0, 0]:.6g}, in {args.video}")
+        if not args.out:
+            return
         for number, each in enumerate(planned, start=1):
             if len(planned) > 1:
                 progress.note(f"[{number}/{len(planned)}] {each.again.source}")
@@ -119,4 +137,4 @@ def main(args: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.launch(main, define_flags, description=__doc__, required=("run", "out")))
+    sys.exit(cli.launch(main, define_flags, description=__doc__, required=("run",)))

@@ -45,7 +45,7 @@ class Again:
     """
 
     source: Path
-    out: Path
+    out: Path | None = None  # None: nothing will be recorded
     seeds: tuple[int, ...] | None = None
     settings: tuple[str, ...] | None = None
     step: str = LAST  # LAST, BEST, ALL or a number
@@ -107,7 +107,8 @@ def plan(again: Again) -> Plan:
         flags=again.flags,
         again=EvaluatedAgain(str(again.source.absolute()), again.step, again.first_episode),
     )
-    check_folder(again.out, config, resume=False)
+    if again.out is not None:
+        check_folder(again.out, config, resume=False)
     reference = config.reference
     task = dataclasses.replace(stored.task, ref_min=reference.min, ref_max=reference.max)
     status = {one.run: one for one in read_status(again.source)}
@@ -160,11 +161,12 @@ def evaluate_again(planned: Plan, progress: Progress) -> ResultsFolder:
       UserError: the folder cannot be written, or a checkpoint cannot be read.
     """
     check_platform()
-    config = planned.config
+    config, out = planned.config, planned.again.out
+    assert out is not None
     with jax.default_matmul_precision(config.matmul_precision or "highest"):
         found, simulator = _play(planned, progress)
     config = dataclasses.replace(config, versions={**config.versions, "simulator": simulator})
-    folder = open_folder(planned.again.out, config)
+    folder = open_folder(out, config)
     folder.append_evaluations(found)
     folder.write_status(RunStatus(run, planned.failures.get(run, "complete")) for run in config.runs)
     return folder

@@ -71,13 +71,13 @@ class GymLoop:
         self._envs = [make(env_id, **arguments) for _ in range(num_envs)]
         package = type(self._envs[0].unwrapped).__module__.partition(".")[0]
         self.version = f"{package.replace('_', '-')} {importlib.metadata.version(package)}"
-        models = [getattr(env.unwrapped, "model", None) for env in self._envs]
-        if isinstance(models[0], mujoco.MjModel):
+        if self.is_mujoco:
             margin = "legacy" if legacy_contact_margin else "current"
             self.version += f", mujoco {mujoco.__version__}, {margin} contact margin"
             if legacy_contact_margin:
-                for model in models:
-                    restore_contact_margin(model)
+                for env in self._envs:
+                    world: Any = env.unwrapped
+                    restore_contact_margin(world.model)
         spec, actions = self._envs[0].spec, self._envs[0].action_space
         if spec is None or spec.max_episode_steps is None or not isinstance(actions, gymnasium.spaces.Box):
             raise UserError(f"{env_id} cannot be simulated: it needs a time limit and actions that are vectors")
@@ -120,6 +120,27 @@ class GymLoop:
         world: Any = self._envs[index].unwrapped
         data = world.data
         return Mechanics(world.model, data.qpos.copy(), data.qvel.copy(), data.ctrl.copy())
+
+    @property
+    def is_mujoco(self) -> bool:
+        """Whether there are :meth:`mechanics`."""
+        return isinstance(getattr(self._envs[0].unwrapped, "model", None), mujoco.MjModel)
+
+    @property
+    def camera(self) -> Mapping[str, Any]:
+        """How the environment would have MuJoCo's camera; empty where it does not say."""
+        world: Any = self._envs[0].unwrapped
+        renderer = getattr(getattr(world, "robot_env", world), "mujoco_renderer", None)
+        return getattr(renderer, "default_cam_config", None) or {}
+
+    @property
+    def steps_per_second(self) -> float:
+        """Steps of a second of simulated time, as far as the environment says."""
+        return float(self._envs[0].metadata.get("render_fps") or 20.0)
+
+    def picture(self, index: int) -> np.ndarray:
+        """One environment as it draws itself, ``(height, width, 3)`` uint8; made with ``render_mode="rgb_array"``."""
+        return np.asarray(self._envs[index].render())
 
     def close(self) -> None:
         """Close every environment and release the threads."""

@@ -55,6 +55,7 @@ class JaxVector:
     def __init__(self, simulator: PureSimulator, num_envs: int, horizon: int | None = None) -> None:
         if horizon is not None:
             simulator = simulator._replace(horizon=horizon)
+        self.name = simulator.name
         self.num_envs = num_envs
         self.horizon = simulator.horizon
         self.observation_dim = simulator.observation_dim
@@ -76,6 +77,12 @@ class JaxVector:
         self._running, reward = _step(self._running, action, self._simulator)
         observation, terminated, truncated = self._running[1:4]
         return np.asarray(observation), np.asarray(reward), np.asarray(terminated), np.asarray(truncated)
+
+    def state(self, index: int) -> Any:
+        """The state of one environment."""
+        if self._running is None:
+            raise RuntimeError("state() before reset()")
+        return jax.tree.map(lambda leaf: np.asarray(leaf[index]), self._running.state)
 
     def close(self) -> None:
         """Nothing is held."""

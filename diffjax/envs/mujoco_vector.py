@@ -257,6 +257,17 @@ class MujocoVector:
         physics = self._physics
         return Mechanics(self._model, *(each[index].copy() for each in (physics.qpos, physics.qvel, physics.control)))
 
+    def goal(self, index: int) -> np.ndarray:
+        """Where one environment's episode leads, ``(2,)`` in the world's metres; of size 0 without a goal."""
+        goal, model = self._goal[index], self._model
+        slides = model.jnt_type[0] == mujoco.mjtJoint.mjJNT_SLIDE  # whose positions count from the body's own
+        return goal + model.body_pos[1, : goal.size] if slides else goal
+
+    @property
+    def steps_per_second(self) -> float:
+        """Steps of a second of simulated time."""
+        return 1.0 / (self._model.opt.timestep * self._environment.frame_skip)
+
     def close(self) -> None:
         """Release the threads."""
         del self._physics
