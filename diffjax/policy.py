@@ -52,6 +52,7 @@ class About:
     action_dim: int
     matmul_precision: str
     versions: Mapping[str, str]
+    source: str = ""  # folder of the run
     score: float | None = None  # normalised, of the run's own evaluation at this step
     return_mean: float | None = None
     episodes: int | None = None
@@ -80,7 +81,7 @@ class Policy:
 
         Args:
           observation: one ``(observation_dim,)`` or a batch ``(batch, observation_dim)``, as the environment gives it.
-          key: for policies that draw random numbers; a batch's rows draw apart.
+          key: for policies that draw random numbers; row ``i`` of a batch draws from ``fold_in(key, i)``.
 
         Returns:
           ``(action_dim,)`` or ``(batch, action_dim)``, float32.
@@ -97,7 +98,8 @@ class Policy:
                 raise UserError(f"{self.about.method} draws random numbers when acting; give a key: jax.random.key(0)")
             key = random_key(0)
         with pinned(), jax.default_matmul_precision(self.about.matmul_precision):
-            return np.asarray(_act(self.method, self.spec, observed.ndim == 2, key, self.acting, observed))
+            action = np.asarray(_act(self.method, self.spec, key, self.acting, np.atleast_2d(observed)))
+        return action[0] if observed.ndim == 1 else action
 
     def with_acting(self, **values: Any) -> "Policy":
         """The same networks under another way of acting: ``candidates=1``, say.
@@ -132,20 +134,25 @@ class Policy:
             write_arrays(path, content, arrays)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _act(
-    method: Method[Any, Any], spec: Spec, is_batch: bool, key: jax.Array, acting: Acting, observation: jax.Array
-) -> jax.Array:
-    """A run whose parameters are not finite acts with zeros, as it does when it is evaluated."""
-
-    def act(key: jax.Array, observation: jax.Array) -> jax.Array:
-        return method.sample_action(key, spec, acting.state, acting.hyper, acting.observation(observation))
-
-    if is_batch:
-        action = jax.vmap(act)(jax.random.split(key, observation.shape[0]), observation)
-    else:
-        action = act(key, observation)
+def act_row(draws: Any, method: Method[Any, Any], spec: Spec, acting: Acting, observation: jax.Array) -> jax.Array:
+    """One action in ``[-1, 1]`` for one observation as the environment gives it; 0 where it would be no number."""
+    action = method.act(draws, spec, acting.state, acting.hyper, acting.observation(observation))
     return jnp.clip(jnp.where(jnp.isfinite(action), action, 0.0), -1.0, 1.0)
+
+
+def act_rows(key: jax.Array, method: Method[Any, Any], spec: Spec, acting: Acting, observation: jax.Array) -> jax.Array:
+    """Actions ``(batch, action_dim)``; row ``i`` draws from ``fold_in(key, i)``."""
+
+    def act(row: jax.Array, observation: jax.Array) -> jax.Array:
+        draws = method.draw_action(jax.random.fold_in(key, row), spec, acting.hyper)
+        return act_row(draws, method, spec, acting, observation)
+
+    return jax.vmap(act)(jnp.arange(observation.shape[0], dtype=jnp.uint32), observation)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _act(method: Method[Any, Any], spec: Spec, key: jax.Array, acting: Acting, observation: jax.Array) -> jax.Array:
+    return act_rows(key, method, spec, acting, observation)
 
 
 def _leaves_read(policy: Policy) -> set[str]:
@@ -208,6 +215,7 @@ def _from_folder(folder: Path, seed: int | None, setting: str | None, step: int 
         action_dim=stored.spec.action_dim,
         matmul_precision=config.matmul_precision or "highest",
         versions=config.versions,
+        source=str(folder.absolute()),
         score=evaluation and evaluation.score,
         return_mean=evaluation and evaluation.return_mean,
         episodes=evaluation and evaluation.episodes,

@@ -58,7 +58,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class BySharing(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file, _, test = nodeid.partition("::")
-            if Path(file).name.startswith(("test_methods", "test_learning", "test_golden_dql_family")):
+            if Path(file).name.startswith(("test_methods", "test_learning", "test_golden_dql_family", "test_export")):
                 return f"{file} {re.split('[-_]', test.partition('[')[2])[0]}"
             return file
 

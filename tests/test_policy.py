@@ -1,6 +1,5 @@
 """Policies: read from folders and files, they act as the run did that they are of."""
 
-import dataclasses
 import json
 import zipfile
 from pathlib import Path
@@ -10,51 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from launcher_tools import data_file, launch
-from method_tools import ALL, SPEC, fresh_state, tiny
+from method_tools import ALL, SPEC
+from policy_tools import untrained
 
 from diffjax import policy
-from diffjax.data.observations import ObservationTransform
 from diffjax.errors import UserError
 from diffjax.experiment.rows import best_evaluations
-from diffjax.files import plain
 from diffjax.methods.base import no_draws
-from diffjax.policy import About, Policy
 from diffjax.records.folder import read_evaluations
 from diffjax.tasks.registry import get_task, make_simulator
 from diffjax.training.evaluation import episode_keys, evaluate
-from diffjax.training.program import Acting, Program
+from diffjax.training.program import Program
 
 KEY = jax.random.key(3)
 
 
-def made(name: str, variant: str) -> Policy:
-    """A policy that was not trained, of observations with a transform."""
-    method, hyper = tiny(name, variant)
-    transform = ObservationTransform(np.arange(5, dtype=np.float32), np.full(5, 2.0, np.float32))
-    about = About(
-        method=name,
-        variant=variant,
-        preset="paper",
-        task="hopper-medium-v2",
-        env="Hopper-v4",
-        dataset="unlabelled",
-        dataset_fingerprint="0",
-        seed=0,
-        setting="",
-        step=3,
-        hyper=plain(dataclasses.asdict(hyper)),
-        observation_dim=SPEC.observation_dim,
-        action_dim=SPEC.action_dim,
-        matmul_precision="highest",
-        versions={"diffjax": "0"},
-        score=1.5,
-    )
-    return Policy(method, Acting(fresh_state(method, hyper), hyper, transform), about)
-
-
 @pytest.mark.parametrize(("name", "variant"), ALL)
 def test_a_saved_policy_acts_as_before(name, variant, tmp_path):
-    ours = made(name, variant)
+    ours = untrained(name, variant)
     observation = np.random.default_rng(0).normal(size=(3, SPEC.observation_dim))
     action = ours.act(observation, KEY)
     assert (action.shape, action.dtype) == ((3, SPEC.action_dim), np.float32)
@@ -77,7 +49,7 @@ def test_a_saved_policy_acts_as_before(name, variant, tmp_path):
 
 def test_one_observation_and_a_batch():
     """A policy of one network: the transform, the network, the bounds, by hand."""
-    ours = made("bc", "default")
+    ours = untrained("bc", "default")
     observation = np.random.default_rng(0).normal(size=(4, SPEC.observation_dim)).astype(np.float32)
     seen = (observation - np.arange(5)) / 2.0
     expected = jax.vmap(lambda o: ours.method.act(None, SPEC, ours.acting.state, ours.acting.hyper, o))(seen)
@@ -88,7 +60,7 @@ def test_one_observation_and_a_batch():
 
 
 def test_another_way_of_acting():
-    ours = made("dac", "default")
+    ours = untrained("dac", "default")
     alone = ours.with_acting(candidates=1, temperature=0.5)
     assert (ours.acting.hyper.candidates, alone.acting.hyper.candidates) == (6, 1)
     assert alone.about.hyper["candidates"] == 1
@@ -179,7 +151,7 @@ def test_the_best_of_each_run():
 
 
 def test_files_that_are_none(tmp_path, runs):
-    ours = made("bc", "default")
+    ours = untrained("bc", "default")
     path = tmp_path / "policy.npz"
     for name, content, words in (
         ("text.npz", b"hello", "not an .npz file"),

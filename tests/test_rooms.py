@@ -19,6 +19,7 @@ ROOMS = (
     "experiment",
     "policy",
     "assess",
+    "export",
     "results",
     "studies",
     "launch",

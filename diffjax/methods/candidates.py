@@ -16,10 +16,16 @@ class ActionDraws(NamedTuple):
     uniform: jax.Array
 
 
+def chosen(action: jax.Array, index: jax.Array) -> jax.Array:
+    """``action[index]``, of ``(candidates, action_dim)``, as a masked sum: exact, and without a gather."""
+    is_chosen = jnp.arange(action.shape[0]) == index
+    return jnp.sum(jnp.where(is_chosen[:, None], action, 0.0), axis=0)
+
+
 def softmax_choice(action: jax.Array, value: jax.Array, uniform: jax.Array) -> jax.Array:
     """One of the candidates ``(candidates, action_dim)``, drawn from the softmax of its raw value (temperature 1)."""
     index, _ = losses.softmax_selection(value, uniform)
-    return action[index]
+    return chosen(action, index)
 
 
 def selection_logits(value: jax.Array, temperature: jax.Array | float) -> jax.Array:
@@ -40,7 +46,7 @@ def tempered_choice(
     ``gumbel (candidates,)`` is standard Gumbel noise.
     """
     noise = jnp.where(jnp.asarray(temperature) > 0, gumbel, 0.0)
-    return action[jnp.argmax(selection_logits(value, temperature) + noise)]
+    return chosen(action, jnp.argmax(selection_logits(value, temperature) + noise))
 
 
 def softmax_cost(candidates: int, network_evaluations: int) -> ActingCost:

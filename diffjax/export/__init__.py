@@ -1,0 +1,1 @@
+"""Policies as programs that run without diffjax: through ``jax.export``, or as an ONNX model."""
