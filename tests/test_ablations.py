@@ -1,10 +1,8 @@
 """Ablations: every one resolves and can be trained, and its table's columns are what the sweep trains."""
 
 import dataclasses
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +10,7 @@ import pytest
 from data_tools import random_hdf5
 from method_tools import SPEC, TINY, random_batches, tiny
 
+from diffjax.commands.sweep import COMMAND
 from diffjax.errors import UserError
 from diffjax.experiment import ablations
 from diffjax.experiment.ablations import columns, default_tasks, get_ablation, published_column, settings_of
@@ -186,19 +185,8 @@ def test_unknown_names_are_answered_with_close_ones():
 # The launcher.
 
 
-def sweep_module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sweep", REPOSITORY / "experiments" / "sweep.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def sweep(*arguments: object) -> int:
-    module = sweep_module()
-    argv = ["sweep.py", *map(str, arguments)]
-    return cli.launch(module.main, module.define_flags, description="", required=("out",), argv=argv)
+    return cli.run(COMMAND, ["sweep.py", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")

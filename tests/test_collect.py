@@ -1,14 +1,12 @@
 """Data that the program makes itself: a learner's history, the wanderer's walks, storing them once."""
 
-import runpy
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
 
+from diffjax.commands import collect
 from diffjax.data.transitions import Dataset
 from diffjax.envs import pointmaze
 from diffjax.envs.pendulum import PENDULUM
@@ -19,8 +17,6 @@ from diffjax.studies.collect import embedded, sac, store, wanderer
 from diffjax.tasks import registry as tasks
 from diffjax.tasks.default_data import default_dataset
 from diffjax.tasks.registry import get_task
-
-LAUNCHER = Path(__file__).parent.parent / "experiments" / "collect.py"
 
 
 def test_episodes_of_a_history_by_hand():
@@ -162,9 +158,7 @@ def test_only_some_tasks_have_data_of_their_own():
 
 
 def launch(*arguments: str) -> int:
-    launcher = runpy.run_path(str(LAUNCHER))
-    main, define_flags = launcher["main"], launcher["define_flags"]
-    return cli.launch(main, define_flags, description=launcher["__doc__"], argv=["collect.py", *arguments])
+    return cli.run(collect.COMMAND, ["collect.py", *arguments])
 
 
 def test_command_line(capsys: pytest.CaptureFixture):
@@ -193,12 +187,11 @@ def test_command_line(capsys: pytest.CaptureFixture):
     ],
 )
 def test_every_flag_has_a_mode_that_takes_it(arguments: tuple[str, ...]):
-    launcher = runpy.run_path(str(LAUNCHER))
     values = flags.FlagValues()
-    launcher["define_flags"](values)
+    collect.define_flags(values)
     values(["collect.py", *arguments])
-    launcher["_check_used"](values, launcher["_chosen"](values))
-    assert {name for mode in launcher["MODES"] for name in mode.uses} == set(values)
+    collect._check_used(values, collect._chosen(values))
+    assert {name for mode in collect.MODES for name in mode.uses} == set(values)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 import ast
 import contextlib
+import importlib
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -17,6 +19,7 @@ import hatchling.build
 import pytest
 
 import diffjax
+from diffjax.commands import console
 from diffjax.data.load import load_dataset
 from diffjax.types import Spec
 
@@ -201,3 +204,33 @@ def test_the_tree_names_no_machine_and_no_package_host() -> None:
         with contextlib.suppress(UnicodeDecodeError):  # arrays
             found += [(path.relative_to(ROOT), each) for each in forbidden.findall(path.read_text("utf-8"))]
     assert found == []
+
+
+def test_the_installed_program_knows_every_command() -> None:
+    """``diffjax NAME`` is ``python experiments/NAME.py``: the same flags, said in its own words."""
+    scripts = {path.stem for path in (ROOT / "experiments").glob("*.py")}
+    assert scripts == set(console.COMMANDS)
+    assert PROJECT["scripts"] == {"diffjax": "diffjax.commands.console:main"}
+    for name in scripts:
+        module = importlib.import_module(f"diffjax.commands.{name}")
+        script = runpy.run_path(str(ROOT / "experiments" / f"{name}.py"))
+        assert script["COMMAND"] is module.COMMAND
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--help"], 0, ["usage: diffjax COMMAND [flags]", "  evaluate ", "  train "]),
+        ([], 0, ["usage: diffjax COMMAND"]),
+        (["train", "--help"], 0, ["usage: diffjax train --method=NAME", "  diffjax train --method=dtql --task"]),
+        (["trian"], 2, ["diffjax: unknown command 'trian'; did you mean train?"]),
+        (["tables", "--rnus=x"], 2, ["diffjax tables: unknown flag --rnus; did you mean --runs?"]),
+    ],
+)
+def test_the_installed_program(arguments, status, words, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/diffjax", *arguments])
+    assert console.main() == status
+    said = capsys.readouterr()
+    text = said.err if status else said.out
+    assert all(word in text for word in words), text
+    assert "experiments/" not in text

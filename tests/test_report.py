@@ -3,7 +3,6 @@
 import importlib.resources
 import itertools
 import re
-import runpy
 import sys
 from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
@@ -12,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from launcher_tools import REPOSITORY
 from test_layout import ablated
 from test_tables import THREE_SEEDS, table_of, write
 
+from diffjax.commands.tables import COMMAND
 from diffjax.errors import UserError
 from diffjax.launch import cli
 from diffjax.results import charts, figures, plots
@@ -628,9 +627,7 @@ def test_figures_as_files(two_tasks: Page, tmp_path: Path) -> None:
 
 def launch(*arguments: str) -> int:
     """The exit status of the launcher, in this process."""
-    launcher = runpy.run_path(str(REPOSITORY / "experiments" / "tables.py"))
-    argv = ["tables.py", *arguments]
-    return cli.launch(launcher["main"], launcher["define_flags"], description="", required=("runs",), argv=argv)
+    return cli.run(COMMAND, ["tables.py", *arguments])
 
 
 def test_launcher_writes_a_report_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ ROOMS = (
     "results",
     "studies",
     "launch",
+    "commands",
 )
 """From the lowest to the highest; a room may import those before it."""
 METHODS_MAY_IMPORT = {"methods", "diffusion", "nn", "losses", "types", "errors", "ranges"}

@@ -3,13 +3,11 @@
 import csv
 import dataclasses
 import functools
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import jax
 import numpy as np
@@ -17,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffjax.commands import bandit
 from diffjax.launch import cli
 from diffjax.studies.toys import clouds, gaussian, judging, training
 from diffjax.studies.toys.figures import FIGURES, make_figure
@@ -257,15 +256,6 @@ def test_paper_preset_has_the_published_constants(name):
             assert adapted["gaussians-far"].max_action == pytest.approx(np.abs(figure.problems[0].action).max())
 
 
-def load(script: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(script).stem, REPOSITORY / script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def launch(*arguments: object, **options: object) -> subprocess.CompletedProcess:
     command = [sys.executable, str(REPOSITORY / "experiments" / "bandit.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
@@ -310,16 +300,14 @@ def test_launcher_writes_numbers_samples_and_pictures(tmp_path, quickly):
 
 
 def test_launcher_says_which_arms_failed(tmp_path, monkeypatch, capsys):
-    module = load("experiments/bandit.py")
-
     def train_figure(figure, seed, num_samples, listener):
         (problem,), (fine, failed, *_) = figure.problems, figure.arms
         samples = problem.action[:num_samples]
         return [Panel(problem, fine, samples, None), Panel(problem, failed, np.full_like(samples, np.nan), None)]
 
-    monkeypatch.setattr(module, "train_figure", train_figure)
+    monkeypatch.setattr(bandit, "train_figure", train_figure)
     argv = ["bandit.py", "--figure=dql", "--samples=40", "--format=svg", f"--out={tmp_path}"]
-    assert cli.launch(module.main, module.define_flags, description="", required=("out",), argv=argv) == 0
+    assert cli.run(bandit.COMMAND, argv) == 0
     data, fine, failed = (line.split() for line in capsys.readouterr().out.splitlines()[1:4])
     assert (data[1:3], fine[1:4], failed) == (
         ["corners", "data"],

@@ -16,7 +16,9 @@ OPSET = 18
 """Of the operators used, the oldest that suffices: runtimes of 2023 and later."""
 CALL = """\
 import numpy, onnxruntime
-policy = onnxruntime.InferenceSession({file!r})
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 3  # no warnings of constants that the converter left over
+policy = onnxruntime.InferenceSession({file!r}, options)
 rng = numpy.random.default_rng()
 (action,) = policy.run(None, {feeds})"""
 _DRAWN = {

@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags, logging
 
@@ -19,8 +19,23 @@ from diffjax.numerics import pinned
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 _INDENT = " " * 8
-_HELP = ("-h", "-help", "--help")
+HELP = ("-h", "-help", "--help")
 _FULL_DISK_TEXT = ("No space left on device", "Disk quota exceeded")
+
+
+class Command(NamedTuple):
+    """A program with flags; ``description`` is the text of its help page, or makes it."""
+
+    main: Callable[[flags.FlagValues], None]
+    define_flags: Callable[[flags.FlagValues], None]
+    description: str | Callable[[], str] | None = None
+    required: tuple[str, ...] = ()
+
+
+def run(command: Command, argv: Sequence[str] | None = None) -> int:
+    """Parses the command line, runs a command and returns the exit status; see :func:`launch`."""
+    text = command.description() if callable(command.description) else command.description
+    return launch(command.main, command.define_flags, description=text, required=command.required, argv=argv)
 
 
 def launch(
@@ -50,7 +65,7 @@ def launch(
         if hasattr(stream, "reconfigure"):  # an ASCII terminal shows "?" for "±" instead of a traceback
             stream.reconfigure(errors="replace")
     try:
-        if any(argument in _HELP for argument in arguments[1:]):
+        if any(argument in HELP for argument in arguments[1:]):
             print(help_page(values, arguments[0], description, required))
         else:
             _parse(values, arguments, required)
@@ -59,9 +74,9 @@ def launch(
         sys.stdout.flush()
         return 0
     except UserError as error:
-        return _complain(program, str(error), EXIT_USER_ERROR)
+        return complain(program, str(error), EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        return _complain(program, "interrupted", EXIT_INTERRUPTED)
+        return complain(program, "interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         _settle_stdout()
         return 1
@@ -70,13 +85,16 @@ def launch(
             raise
         _settle_stdout()
         message = f"no space left in {_written_folder(error, values)}; free some and run it again"
-        return _complain(program, message, EXIT_USER_ERROR)
+        return complain(program, message, EXIT_USER_ERROR)
 
 
 def help_page(values: flags.FlagValues, program: str, description: str | None, required: Sequence[str] = ()) -> str:
     """The page behind ``--help``: what the program does, then each flag with its values and default."""
     needed = " ".join(f"--{name}={_placeholder(values[name])}" for name in required)
-    usage = f"usage: python {program}{' ' + needed if needed else ''} [flags]"
+    is_file = program.endswith(".py")
+    if not is_file:  # as a command of the installed package
+        description = re.sub(r"python experiments/(\w+)\.py", r"diffjax \1", description or "")
+    usage = f"usage: {'python ' * is_file}{program}{' ' + needed if needed else ''} [flags]"
     parts = [usage, textwrap.dedent(description or "").strip(), "flags:"]
     optional = [name for name in values if name not in required]
     for name in [*required, *optional]:
@@ -274,6 +292,7 @@ def _settle_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _complain(program: str, message: str, status: int) -> int:
+def complain(program: str, message: str, status: int) -> int:
+    """Prints a mistake as one line, and gives the status back."""
     print(f"{program}: {' '.join(message.splitlines())}", file=sys.stderr)
     return status

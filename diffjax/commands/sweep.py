@@ -1,0 +1,137 @@
+r"""Train several methods on several tasks, one experiment after the other, and print the score table.
+
+Every experiment has a results folder of its own, OUT/TASK/METHOD. An interrupted sweep goes on with --resume; finished
+experiments are not repeated. The table is also written to OUT/table.md (not with --shard).
+
+--ablation=NAME runs an ablation of a paper: it sets the methods and the grid, and the tasks unless --suite or --task
+names others. All other flags (--preset, --num_seeds, --steps, --set, ...) work as ever.
+
+examples:
+  python experiments/sweep.py --suite=mini --methods=dac,dtql,diffcps,diffpogan,bc --preset=quick --num_seeds=3 \
+      --out=runs/mini
+  python experiments/sweep.py --task=hopper-medium-v2 --dataset=hopper_medium-v2.hdf5 --methods=dac,bc --num_seeds=5 \
+      --out=runs/hopper
+  python experiments/sweep.py --suite=locomotion --methods=dtql,diffpogan:paper --shard=2/4 --out=runs/cluster
+  python experiments/sweep.py --ablation=dac_target --num_seeds=8 --out=runs/dac_target
+  python experiments/sweep.py --ablation=diffcps_steps --suite=mini --preset=quick --num_seeds=3 --out=runs/steps
+"""
+
+import re
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from diffjax.errors import UserError
+from diffjax.experiment import ablations
+from diffjax.experiment.plan import Experiment, plan
+from diffjax.experiment.provenance import request
+from diffjax.experiment.run import run_experiment
+from diffjax.files import write_text
+from diffjax.launch import cli
+from diffjax.launch import flags as launch
+from diffjax.launch.progress import TrainingProgress
+from diffjax.methods.registry import get_method
+from diffjax.records.folder import check_folder, read_results
+from diffjax.results import formats, tables
+from diffjax.results.layout import lay_out
+from diffjax.results.page import Options
+from diffjax.studies.collect.store import store_dataset
+from diffjax.tasks.registry import suite_tasks
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Define this launcher's flags."""
+    flags.DEFINE_string("suite", None, "NAME: A set of tasks.", flag_values=values)
+    flags.DEFINE_multi_string("task", None, "ID: A single task; repeatable, instead of --suite.", flag_values=values)
+    flags.DEFINE_string(
+        "methods", None, "NAME[:VARIANT],...: The methods, each perhaps with a variant.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "ablation", None, "NAME: An ablation of a paper, instead of --methods; listed above.", flag_values=values
+    )
+    launch.define_training_flags(values)
+    flags.DEFINE_string(
+        "shard",
+        None,
+        "I/N: Train only every N-th experiment, from the I-th (1 to N): one process per shard.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum("executor", "local", ["local"], "Where experiments run.", flag_values=values)
+    flags.DEFINE_bool("status", False, "Say how far every experiment is, and train nothing.", flag_values=values)
+
+
+def chosen_tasks(args: flags.FlagValues, ablation: ablations.Ablation | None) -> tuple[str, ...]:
+    """The tasks that ``--suite`` or ``--task`` name, or an ablation's own."""
+    if (args.suite and args.task) or not (args.suite or args.task or ablation):
+        raise UserError("name the tasks by either --suite or --task")
+    if args.suite:
+        tasks = suite_tasks(args.suite)
+    elif args.task:
+        tasks = tuple(dict.fromkeys(args.task))
+    else:
+        assert ablation is not None
+        tasks = ablations.default_tasks(ablation)
+    if args.dataset and len(tasks) > 1:
+        raise UserError(f"--dataset serves one task, not {len(tasks)}; run them one by one")
+    return tasks
+
+
+def experiments(args: flags.FlagValues) -> list[Experiment]:
+    """Every experiment of the sweep, in order."""
+    if bool(args.methods) == bool(args.ablation):
+        raise UserError("name the methods by either --methods or --ablation (--help lists the ablations)")
+    ablation = ablations.get_ablation(args.ablation) if args.ablation else None
+    names = ablation.methods if ablation else cli.parse_list("methods", args.methods)
+    found = []
+    for task in chosen_tasks(args, ablation):
+        for name in names:
+            method, _, variant = name.partition(":")
+            get_method(method, variant)
+            out = Path(args.out) / task.replace("/", "-") / name.replace(":", "-")
+            found.append(launch.experiment_from_flags(args, method, variant, task, out, ablation))
+    return found
+
+
+def shard(found: list[Experiment], text: str | None) -> list[Experiment]:
+    """The experiments of shard ``i/n``."""
+    if text is None:
+        return found
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"--shard={text} is not I/N with 1 <= I <= N, such as 2/4")
+    return found[int(match[1]) - 1 :: int(match[2])]
+
+
+def main(args: flags.FlagValues) -> None:
+    """Check everything, train what is missing, print the table."""
+    found = experiments(args)
+    plans = {experiment.out: plan(experiment) for experiment in found}
+    mine = shard(found, args.shard)
+    if args.status:
+        for experiment in mine:
+            print(f"{experiment.out}: {launch.state_of(experiment.out)}")
+        return
+    for experiment in mine:
+        check_folder(experiment.out, request(plans[experiment.out]), experiment.resume)
+    launch.prepare(args)
+    with TrainingProgress() as progress:
+        for number, experiment in enumerate(mine, start=1):
+            progress.note(f"[{number}/{len(mine)}] {experiment.out}")
+            run_experiment(experiment, progress, store_dataset)
+            jax.clear_caches()  # the next experiment compiles programs of its own; these would pile up
+    if args.shard is None:
+        table = tables.build_table(read_results(experiment.out) for experiment in found)
+        page = lay_out(table, Options())
+        formats.print_page(page)
+        path = Path(args.out) / "table.md"
+        write_text(path, formats.render(page, "markdown"))
+        print(f"table written to {path}")
+
+
+def page() -> str:
+    """The help page's text."""
+    return f"{__doc__}\nablations:\n{ablations.listing()}"
+
+
+COMMAND = cli.Command(main, define_flags, page, ("out",))

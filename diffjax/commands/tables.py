@@ -1,0 +1,183 @@
+"""Make score tables, figures, or a report of both as one HTML file, from results folders.
+
+A row is a task with the data that was learned from; a column is a method, and a setting of its own where a grid was
+trained. A cell is mean ± spread over seeds of the normalised score, in a block for each protocol, that is, for each
+way of taking one number from a run: mean (of the last k evaluations), last, best (over training, an oracle), offline
+(selected by the cloning loss, Diffusion-QL's rule), paper (each method's by its own paper's rule). Published numbers
+stand beside the last of these. What is missing says why.
+
+examples:
+  python experiments/tables.py --runs=runs/mini
+  python experiments/tables.py --runs=runs/hopper,runs/walker --published --baselines=CQL,IQL --spread=standard-error
+  python experiments/tables.py --runs=runs/hopper,runs/walker --format=latex --bold=significance --out=table.tex
+  python experiments/tables.py --runs=runs/mini --protocol=all --statistics --format=csv --out=t.csv --plot=curves.png
+  python experiments/tables.py --runs=runs/mini --format=html --out=report.html --latency=runs/inference/inference.csv
+  python experiments/tables.py --runs=runs/mini --published --plots=figures
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from absl import flags
+
+from diffjax.errors import UserError
+from diffjax.files import check_parent, writable, write_text
+from diffjax.launch import cli
+from diffjax.records.folder import CONFIG, STATUS, find_folders, read_results
+from diffjax.results import formats, pictures, plots, tables
+from diffjax.results.latency import TradeOff, read_latencies, trade_off
+from diffjax.results.layout import lay_out
+from diffjax.results.page import BOLD, SPREAD_LABELS, Options, Page
+from diffjax.results.protocols import DEFAULT, PAPER, protocols
+from diffjax.results.report import build
+
+HTML = "html"
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Define this launcher's flags."""
+    flags.DEFINE_string(
+        "runs",
+        None,
+        "DIR[,DIR]: Results folders, or folders with results somewhere below; nothing in them is changed.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "format",
+        "markdown",
+        (*formats.FORMATS, HTML),
+        f"How the table is written; {HTML}: a report with figures and everything the numbers depend on, in one file.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "protocol",
+        None,
+        f"NAME,...: Blocks of the table, the first is the headline: {', '.join(protocols())}, or all. Default: "
+        f"{','.join(DEFAULT)}, with {PAPER} before them where published numbers are shown.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "last",
+        5,
+        "k: How many evaluations the mean of the last k takes.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_enum("spread", "std", list(SPREAD_LABELS), "What stands behind ±, over seeds.", flag_values=values)
+    flags.DEFINE_enum(
+        "bold",
+        "5%",
+        list(BOLD),
+        "Bold: what is near the best of its line, or not significantly worse.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool("published", False, "Show what is published of the methods beside ours.", flag_values=values)
+    flags.DEFINE_string(
+        "baselines",
+        None,
+        "NAME,...: Also show published numbers of these methods (IQL,CQL), or all.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "unverified",
+        False,
+        "Also show published numbers that nobody could check, marked '(from memory)'; not for publication.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "statistics",
+        False,
+        "Add aggregates over tasks (mean, median, IQM, optimality gap, probability of improvement), 95 % intervals; "
+        f"always with --format={HTML}.",
+        flag_values=values,
+    )
+    cli.define_path(values, "out", "FILE: Where the table is written; the terminal if not given.")
+    cli.define_path(
+        values, "plot", "FILE: Draw the learning curves as FILE.png, FILE.svg or FILE.pdf (needs matplotlib)."
+    )
+    cli.define_path(
+        values, "plots", f"DIR: Draw {', '.join(plots.NAMES)}, each as .png, .svg and .pdf (needs matplotlib)."
+    )
+    flags.DEFINE_string(
+        "latency",
+        None,
+        "FILE,...: What benchmarks/inference.py measured (inference.csv), to show latency against score "
+        f"(--format={HTML}, --plots).",
+        flag_values=values,
+    )
+
+
+def options_from_flags(args: flags.FlagValues) -> Options:
+    """What the flags ask a page to show."""
+    return Options(
+        protocols=cli.parse_list("protocol", args.protocol) if args.protocol is not None else (),
+        last=args.last,
+        spread=args.spread,
+        bold=args.bold,
+        published=args.published,
+        baselines=cli.parse_list("baselines", args.baselines) if args.baselines is not None else (),
+        unverified=args.unverified,
+        statistics=args.statistics or args.format == HTML,
+    )
+
+
+def main(args: flags.FlagValues) -> None:
+    """Read the folders, make the table, draw the figures; nothing is written before the table is made."""
+    for name in ("out", "plot"):
+        _check_file(name, args[name].value)
+    if args.out is not None and args.plot is not None and Path(args.out).resolve() == Path(args.plot).resolve():
+        raise UserError(f"--out and --plot are both {args.out}; name two files")
+    _check_outside("plots", args.plots)
+    if args.plot is not None:
+        pictures.check_plot_path(args.plot)
+    if args.plots is not None:
+        plots.check_folder(args.plots)
+    if args.latency is not None and args.plots is None and args.format != HTML:
+        raise UserError(f"--latency={args.latency} is shown by --format={HTML} and --plots only; add one of them")
+    latencies = read_latencies(*cli.parse_paths("latency", args.latency)) if args.latency is not None else None
+    folders = find_folders(cli.parse_paths("runs", args.runs))
+    options = options_from_flags(args)
+    page = lay_out(tables.build_table(map(read_results, folders)), options)
+    speed = trade_off(page, latencies) if latencies is not None else None
+    text = _text(page, args.format, speed)
+    if args.plot is not None:
+        with writable(args.plot, "plot"):
+            plots.plot_curves(page.table, args.plot)
+    if args.plots is not None:
+        with writable(args.plots, "plots"):
+            drawn = page if options.statistics else lay_out(page.table, dataclasses.replace(options, statistics=True))
+            plots.plot_all(drawn, speed, args.plots)
+    if args.out is None:
+        print(text, end="")
+    else:
+        with writable(args.out):
+            write_text(args.out, text)
+
+
+def _text(page: Page, format_name: str, speed: TradeOff | None) -> str:
+    return build.render(page, speed) if format_name == HTML else formats.render(page, format_name)
+
+
+def _check_file(flag: str, file: str | None) -> None:
+    if file is None:
+        return
+    if not file:
+        raise UserError(f"--{flag}= is empty; name a file")
+    if os.path.isdir(file):
+        raise UserError(f"--{flag}={file} is a folder; name a file")
+    check_parent(flag, file)
+    _check_outside(flag, file)
+
+
+def _check_outside(flag: str, path: str | None) -> None:
+    """That what is read stays as it is."""
+    if path is None:
+        return
+    place = Path(path).resolve()
+    for folder in (place, *place.parents):
+        if os.path.isfile(folder / CONFIG) and os.path.isfile(folder / STATUS):
+            raise UserError(f"--{flag}={path} lies in the results folder {folder}; choose a place outside")
+
+
+COMMAND = cli.Command(main, define_flags, __doc__, ("runs",))

@@ -1,0 +1,41 @@
+r"""Train one method on one task, all seeds and settings at once, and evaluate it.
+
+Writes a results folder: config.json, evaluations.csv, metrics.jsonl, status.json, checkpoints.
+
+examples:
+  python experiments/train.py --method=dtql --task=pendulum-mixed --preset=quick --num_seeds=3 --out=runs/dtql
+  python experiments/train.py --method=dac --task=hopper-medium-v2 --dataset=hopper_medium-v2.hdf5 \
+      --dataset_source=d4rl --num_seeds=8 --out=runs/dac-hopper
+  python experiments/train.py --method=diffcps --task=pendulum-mixed --preset=quick --grid kappa=0.03,0.1,0.3 \
+      --num_seeds=2 --out=runs/kappa
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from diffjax.experiment.run import run_experiment
+from diffjax.launch import cli
+from diffjax.launch import flags as launch
+from diffjax.launch.progress import TrainingProgress
+from diffjax.studies.collect.store import store_dataset
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Define this launcher's flags."""
+    flags.DEFINE_string("method", None, "NAME: One of the methods.", flag_values=values)
+    flags.DEFINE_string("variant", "", "NAME: Variant of the method; default: its first.", flag_values=values)
+    flags.DEFINE_string("task", None, "ID: The task.", flag_values=values)
+    launch.define_training_flags(values)
+
+
+def main(args: flags.FlagValues) -> None:
+    """Train."""
+    launch.prepare(args)
+    experiment = launch.experiment_from_flags(args, args.method, args.variant, args.task, Path(args.out))
+    with TrainingProgress() as progress:
+        run_experiment(experiment, progress, store_dataset)
+    print(f"results in {args.out}")
+
+
+COMMAND = cli.Command(main, define_flags, __doc__, ("method", "task", "out"))
