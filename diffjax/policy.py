@@ -26,6 +26,7 @@ from diffjax.methods.registry import get_method
 from diffjax.numerics import pinned, random_key
 from diffjax.records.entries import from_entries, to_entries
 from diffjax.records.folder import CONFIG
+from diffjax.records.schema import Config, Evaluation, RunId
 from diffjax.training.program import Acting
 from diffjax.types import Spec
 
@@ -195,32 +196,39 @@ def load(
 
 def _from_folder(folder: Path, seed: int | None, setting: str | None, step: int | str | None) -> Policy:
     stored = StoredRuns(folder)
-    config, task = stored.config, stored.task
+    config = stored.config
     run = config.run(_chosen(folder, "seed", seed, config.seeds), _chosen(folder, "setting", setting, config.settings))
     step = stored.chosen_step(run, step)
     acting, evaluation = stored.acting(run, step), stored.evaluations(run).get(step)
-    about = About(
+    about = about_run(config, run, step, acting.hyper, stored.spec, evaluation, str(folder.absolute()))
+    return Policy(stored.method, acting, about)
+
+
+def about_run(
+    config: Config, run: RunId, step: int, hyper: Any, spec: Spec, evaluation: Evaluation | None, source: str = ""
+) -> About:
+    """What is to be said of a run's policy at a step; ``source`` is its folder."""
+    return About(
         method=config.method,
         variant=config.variant,
         preset=config.preset,
         task=config.task,
-        env=config.env or task.env_id,
+        env=config.env or "",
         dataset=config.dataset.label,
         dataset_fingerprint=config.dataset.fingerprint,
         seed=run.seed,
         setting=run.setting,
         step=step,
-        hyper=plain(dataclasses.asdict(acting.hyper)),
-        observation_dim=stored.spec.observation_dim,
-        action_dim=stored.spec.action_dim,
+        hyper=plain(dataclasses.asdict(hyper)),
+        observation_dim=spec.observation_dim,
+        action_dim=spec.action_dim,
         matmul_precision=config.matmul_precision or "highest",
         versions=config.versions,
-        source=str(folder.absolute()),
+        source=source,
         score=evaluation and evaluation.score,
         return_mean=evaluation and evaluation.return_mean,
         episodes=evaluation and evaluation.episodes,
     )
-    return Policy(stored.method, acting, about)
 
 
 Value = TypeVar("Value", int, str)

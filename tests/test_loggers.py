@@ -12,6 +12,7 @@ from data_tools import error_of, random_hdf5
 from tensorboardX.proto.event_pb2 import Event
 
 from diffjax.experiment import run as experiment
+from diffjax.experiment import trainer
 from diffjax.experiment.plan import Experiment
 from diffjax.launch.progress import TrainingProgress
 from diffjax.records.folder import ResultsFolder, read_config, read_evaluations, read_metrics
@@ -57,7 +58,7 @@ def expected(folder: Path, seed: int, setting: str) -> dict[str, Curve]:
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     """Interrupts the second interval while its episodes are played, or between its last row and its checkpoint."""
-    owner, name = {"playing": (experiment, "evaluate"), "saving": (Checkpoints, "save")}[place]
+    owner, name = {"playing": (trainer, "evaluate"), "saving": (Checkpoints, "save")}[place]
     function, calls = getattr(owner, name), itertools.count(1)
 
     def stopping(*args: Any) -> Any:

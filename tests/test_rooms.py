@@ -23,6 +23,7 @@ ROOMS = (
     "results",
     "studies",
     "launch",
+    "library",
     "commands",
 )
 """From the lowest to the highest; a room may import those before it."""

@@ -17,6 +17,7 @@ from method_tools import SPEC, largest_difference, tiny
 
 from diffjax.data.transitions import Transitions
 from diffjax.experiment import run as experiment
+from diffjax.experiment import trainer
 from diffjax.experiment.plan import Experiment, plan
 from diffjax.launch.progress import TrainingProgress
 from diffjax.methods.base import View
@@ -212,7 +213,7 @@ def test_status_keeps_its_order_and_what_is_finished(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return evaluate(*args)
 
-    monkeypatch.setattr(experiment, "evaluate", interrupted)
+    monkeypatch.setattr(trainer, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         experiment.run_experiment(wanted, TrainingProgress(), store_dataset)
     stopped = [

@@ -23,6 +23,7 @@ from diffjax.errors import UserError
 from diffjax.experiment.stored import BEST, LAST
 from diffjax.launch import cli
 from diffjax.launch import flags as launch
+from diffjax.launch.plugins import define_plugin, load_plugins
 from diffjax.launch.progress import TrainingProgress
 from diffjax.records.folder import find_folders, read_config
 
@@ -71,6 +72,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "video",
         "FILE: Film the first episode as FILE.mp4 or FILE.gif (extra video); then --out may be left out.",
     )
+    define_plugin(values)
     launch.define_compilation_cache(values)
 
 
@@ -119,6 +121,7 @@ def main(args: flags.FlagValues) -> None:
         raise UserError("missing --out=DIR: Folder for the evaluations (or --video=FILE)")
     if args.video:
         check_video(args.video)
+    load_plugins(args)
     planned = plans(args)
     launch.prepare(args)
     with TrainingProgress(unit="steps") as progress:

@@ -21,6 +21,7 @@ from diffjax.experiment.stored import BEST, LAST
 from diffjax.export import onnx_model, stablehlo
 from diffjax.files import check_parent
 from diffjax.launch import cli
+from diffjax.launch.plugins import define_plugin, load_plugins
 
 FORMATS = {"jax": stablehlo.save, "onnx": onnx_model.save, "npz": policy.Policy.save}
 NEEDS_RUN = "a results folder, or a policy that --format=npz wrote"
@@ -40,6 +41,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
         "set", None, "NAME=VALUE: Another value for what only acting reads; repeatable.", flag_values=values
     )
+    define_plugin(values)
 
 
 def main(args: flags.FlagValues) -> None:
@@ -47,6 +49,7 @@ def main(args: flags.FlagValues) -> None:
     check_parent("out", args.out)
     if args.out.endswith(".json"):
         raise UserError(f"--out={args.out}: the description gets that name; choose another ending")
+    load_plugins(args)
     chosen = policy.load(args.run, args.seed, args.setting, args.step)
     acting = cli.parse_settings(args.set)
     FORMATS[args.format](chosen.with_acting(**acting) if acting else chosen, args.out)

@@ -30,6 +30,7 @@ from diffjax.experiment.run import run_experiment
 from diffjax.files import write_text
 from diffjax.launch import cli
 from diffjax.launch import flags as launch
+from diffjax.launch.plugins import load_plugins
 from diffjax.launch.progress import TrainingProgress
 from diffjax.methods.registry import get_method
 from diffjax.records.folder import check_folder, read_results
@@ -105,6 +106,7 @@ def shard(found: list[Experiment], text: str | None) -> list[Experiment]:
 
 def main(args: flags.FlagValues) -> None:
     """Check everything, train what is missing, print the table."""
+    load_plugins(args)
     found = experiments(args)
     plans = {experiment.out: plan(experiment) for experiment in found}
     mine = shard(found, args.shard)

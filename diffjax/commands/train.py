@@ -17,6 +17,7 @@ from absl import flags
 from diffjax.experiment.run import run_experiment
 from diffjax.launch import cli
 from diffjax.launch import flags as launch
+from diffjax.launch.plugins import load_plugins
 from diffjax.launch.progress import TrainingProgress
 from diffjax.studies.collect.store import store_dataset
 
@@ -31,6 +32,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(args: flags.FlagValues) -> None:
     """Train."""
+    load_plugins(args)
     launch.prepare(args)
     experiment = launch.experiment_from_flags(args, args.method, args.variant, args.task, Path(args.out))
     with TrainingProgress() as progress:

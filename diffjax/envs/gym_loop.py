@@ -1,5 +1,6 @@
 """Any Gymnasium environment, stepped one by one or in Python threads: slow, and the reference of the fast ones."""
 
+import contextlib
 import importlib.metadata
 import warnings
 from collections.abc import Callable, Mapping
@@ -69,8 +70,7 @@ class GymLoop:
     ) -> None:
         arguments = dict(kwargs or {}) if horizon is None else {**(kwargs or {}), "max_episode_steps": horizon}
         self._envs = [make(env_id, **arguments) for _ in range(num_envs)]
-        package = type(self._envs[0].unwrapped).__module__.partition(".")[0]
-        self.version = f"{package.replace('_', '-')} {importlib.metadata.version(package)}"
+        self.version = _version(type(self._envs[0].unwrapped).__module__.partition(".")[0])
         if self.is_mujoco:
             margin = "legacy" if legacy_contact_margin else "current"
             self.version += f", mujoco {mujoco.__version__}, {margin} contact margin"
@@ -148,6 +148,14 @@ class GymLoop:
             self._threads.shutdown()
         for env in self._envs:
             env.close()
+
+
+def _version(package: str) -> str:
+    """Name and version of a package; the name alone of what was not installed as one."""
+    name = package.replace("_", "-")
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return f"{name} {importlib.metadata.version(package)}"
+    return name
 
 
 def _flat(observation: Any) -> np.ndarray:

@@ -135,6 +135,19 @@ _MAKERS: dict[str, Maker] = {
 }
 
 
+def known_environment(env_id: str) -> bool:
+    """Whether the table, Gymnasium or gymnasium-robotics (where it is installed) knows an id."""
+    if env_id in _MAKERS or env_id.startswith(_OWN):
+        return env_id in _MAKERS
+    from diffjax.envs.robotics import require_registered
+
+    try:
+        require_registered(env_id)
+    except UserError:
+        return False
+    return True
+
+
 def simulator_version(env_id: str) -> str:
     """What a results table records of the simulator of an id.
 

@@ -26,7 +26,8 @@ from diffjax.methods.base import Method, acting_values, without_acting
 from diffjax.methods.registry import get_method
 from diffjax.ranges import Range
 from diffjax.records.loggers import check_loggers
-from diffjax.tasks.registry import Task, get_task
+from diffjax.tasks.own import SUITE, find_task
+from diffjax.tasks.registry import Task
 from diffjax.types import Spec
 
 KEEP = ("last", "best", "all")
@@ -55,6 +56,7 @@ class Experiment:
     keep: str = "last"  # which checkpoints stay: one of ``KEEP``
     log: tuple[str, ...] = ()  # loggers beside the results folder
     ablation: str = ""  # name of the ablation that ``settings`` are part of, for its table
+    plugins: tuple[str, ...] = ()  # files of the user's, by name and fingerprint
     flags: tuple[str, ...] = ()
 
 
@@ -132,7 +134,6 @@ def plan(experiment: Experiment) -> Plan:
     Raises:
       UserError: for anything unknown or contradictory.
     """
-    task = get_task(experiment.task)
     method, variant = get_method(experiment.method, experiment.variant)
     check_loggers(experiment.log)
     for seed in experiment.seeds:
@@ -141,11 +142,14 @@ def plan(experiment: Experiment) -> Plan:
     resolved: dict[str, Settings] = {}
     for setting in experiment.settings:
         overrides = check_overrides(experiment.method, variant, common | parse_setting(setting))
-        resolved[setting] = resolve(experiment.method, task.id, experiment.preset, variant, overrides)
+        resolved[setting] = resolve(experiment.method, experiment.task, experiment.preset, variant, overrides)
     first = next(iter(resolved.values()))
     if any(settings.protocol != first.protocol for settings in resolved.values()):
         names = ", ".join((*PROTOCOL_ENTRIES, *phase_entries(method)))
         raise UserError(f"--grid takes hyper-parameters of {experiment.method}; these belong to --set: {names}")
+    task = find_task(experiment.task, needs_simulator=first.protocol.episodes > 0)
+    if task.suite == SUITE and experiment.dataset is None:
+        raise UserError(f"task {task.id} is your own, and has no data of its own; name some with --dataset")
     runs = [Run(seed, setting, settings.hyper) for setting, settings in resolved.items() for seed in experiment.seeds]
     spec = Spec(task.observation_dim, task.action_dim)
     return Plan(experiment, method, variant, task, spec, first.protocol, first.tuning, first.source, group_runs(runs))

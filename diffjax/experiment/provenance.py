@@ -14,7 +14,8 @@ from diffjax.data.transitions import Dataset
 from diffjax.experiment.plan import Plan
 from diffjax.files import plain
 from diffjax.numerics import jax_options
-from diffjax.records.schema import Config, DatasetRecord, ReferenceRecord, Request
+from diffjax.records.schema import Config, DatasetRecord, OwnTask, ReferenceRecord, Request
+from diffjax.tasks.own import SUITE
 
 
 def source_revision() -> str:
@@ -63,8 +64,17 @@ def request(plan: Plan) -> Request:
         matmul_precision=experiment.matmul_precision,
         env=plan.task.env_id,
         ablation=experiment.ablation,
+        plugins=experiment.plugins,
         jax_options=jax_options(),
     )
+
+
+def own_task(plan: Plan) -> OwnTask | None:
+    """What a reader must know of a task that the program's table does not have."""
+    task = plan.task
+    if task.suite != SUITE:
+        return None
+    return OwnTask(task.env_id, plan.spec.observation_dim, plan.spec.action_dim, task.horizon, plain(task.env_kwargs))
 
 
 def describe(plan: Plan, dataset: Dataset, simulator_version: str) -> Config:
@@ -87,4 +97,5 @@ def describe(plan: Plan, dataset: Dataset, simulator_version: str) -> Config:
         ),
         versions=versions() | {"simulator": simulator_version},
         flags=plan.experiment.flags,
+        own_task=own_task(plan),
     )

@@ -55,6 +55,13 @@ def metrics_record(phase: str, runs: Sequence[RunId], group: Group, interval: In
     )
 
 
+def metrics_line(name: str, record: MetricsRecord, most: int = 6) -> str:
+    """The first metrics of a record in words, means over its runs."""
+    means = {name: float(np.nanmean(np.asarray(values))) for name, values in record.metrics.items()}
+    shown = ", ".join(f"{metric} {mean:.4g}" for metric, mean in list(means.items())[:most])
+    return f"{name}: {record.phase} step {record.step}: {shown}"
+
+
 def scores_of(task: Task, played: Episodes) -> np.ndarray:
     """The runs' normalised scores ``(runs,)``."""
     return np.array([normalized_score(task, value) for value in played.returns.mean(axis=1)])

@@ -17,7 +17,7 @@ from diffjax.data.rewards import REWARD_TRANSFORMS
 from diffjax.data.sampling import SAMPLINGS
 from diffjax.errors import UserError, unknown_name
 from diffjax.methods.base import Method, check_hyper
-from diffjax.methods.registry import get_method
+from diffjax.methods.registry import TABLES, get_method
 from diffjax.ranges import KINDS, Range, check_fields
 from diffjax.records.schema import SELECTION_RULES
 from diffjax.types import OBSERVATIONS
@@ -44,7 +44,7 @@ class Protocol:
 
     steps: int = _entry(1_000_000, at_least=1)  # updates of the main phase
     eval_interval: int = _entry(50_000, at_least=1)  # updates between evaluations
-    episodes: int = _entry(10, at_least=1)  # per evaluation and run
+    episodes: int = _entry(10, at_least=0)  # per evaluation and run; 0: no simulator is asked
     reward: str = _entry("raw", REWARD_TRANSFORMS)  # name of the affine reward transform
     observation: str = _entry("", ("", *OBSERVATIONS))  # empty: as the method's view says
     action_clip: float = _entry(math.inf, above=0)  # the data's actions are clipped to +- this
@@ -83,7 +83,9 @@ class Settings(NamedTuple):
 
 
 def load_tables(method: str) -> dict[str, Any]:
-    """The parsed table file of a method."""
+    """The parsed table of a method: a file beside it, or what it was registered with."""
+    if method in TABLES:
+        return {"common": {}, **TABLES[method]}
     path = importlib.resources.files("diffjax.methods") / f"{method}.toml"
     if not path.is_file():
         raise UserError(f"method {method} has no table; write diffjax/methods/{method}.toml")

@@ -15,8 +15,8 @@ from diffjax.methods.base import Method, check_hyper
 from diffjax.methods.registry import get_method
 from diffjax.numerics import random_key
 from diffjax.records.folder import CHECKPOINTS, CONFIG, read_config, read_evaluations
-from diffjax.records.schema import Evaluation, RunId
-from diffjax.tasks.registry import get_task
+from diffjax.records.schema import Config, Evaluation, RunId
+from diffjax.tasks.registry import Task, get_task
 from diffjax.training.checkpoints import StoredCheckpoints
 from diffjax.training.program import Acting
 from diffjax.types import Spec
@@ -37,7 +37,7 @@ class StoredRuns:
         self.config = config = read_config(folder)
         if config.again is not None:
             raise UserError(f"{folder} holds evaluations, and no checkpoints; its runs are in {config.again.source}")
-        self.task = get_task(config.task)
+        self.task = task_of(config)
         self.spec = Spec(self.task.observation_dim, self.task.action_dim)
         self.method, _ = get_method(config.method, config.variant)
         self.hypers = {
@@ -124,6 +124,26 @@ class StoredRuns:
                 record["step"]: number for number, record in records.items() if record["phase"] == main
             }
         return self._kept[checkpoints]
+
+
+def task_of(config: Config) -> Task:
+    """The task of a folder: of the program's table, or as the folder describes it."""
+    own = config.own_task
+    if own is None:
+        return get_task(config.task)
+    return Task(
+        id=config.task,
+        suite=config.suite,
+        family=config.suite,
+        env_id=own.env_id,
+        observation_dim=own.observation_dim,
+        action_dim=own.action_dim,
+        horizon=own.horizon,
+        ref_min=config.reference.min,
+        ref_max=config.reference.max,
+        ref_source=config.reference.source or "",
+        env_kwargs=own.env_kwargs,
+    )
 
 
 def hyper_of(method: Method[Any, Any], values: Mapping[str, Any], where: str) -> Any:

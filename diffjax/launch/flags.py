@@ -13,6 +13,7 @@ from diffjax.experiment.ablations import Ablation, settings_of
 from diffjax.experiment.plan import KEEP, Experiment
 from diffjax.experiment.settings import PRESETS
 from diffjax.launch import cli
+from diffjax.launch.plugins import define_plugin, fingerprints
 from diffjax.numerics import check_platform
 from diffjax.records.folder import CONFIG, STATUS, read_status
 from diffjax.records.loggers import PACKAGES
@@ -75,7 +76,11 @@ def define_training_flags(values: flags.FlagValues) -> None:
         "eval_interval", None, "Updates between evaluations; default: the preset's.", lower_bound=1, flag_values=values
     )
     flags.DEFINE_integer(
-        "episodes", None, "Episodes per evaluation and run; default: the preset's.", lower_bound=1, flag_values=values
+        "episodes",
+        None,
+        "Episodes per evaluation and run; 0 trains without a simulator; default: the preset's.",
+        lower_bound=0,
+        flag_values=values,
     )
     flags.DEFINE_multi_string(
         "set",
@@ -106,6 +111,7 @@ def define_training_flags(values: flags.FlagValues) -> None:
         "(Weights & Biases; obeys WANDB_MODE and WANDB_PROJECT).",
         flag_values=values,
     )
+    define_plugin(values)
     define_matmul_precision(values)
     define_compilation_cache(values)
 
@@ -184,6 +190,7 @@ def experiment_from_flags(
         keep=args.keep,
         log=cli.parse_list("log", args.log, PACKAGES) if args.log else (),
         ablation=ablation.name if ablation else "",
+        plugins=fingerprints(args.plugin),
         flags=tuple(sys.argv[1:]),
     )
 

@@ -1,8 +1,11 @@
 """The methods by name and variant: the only place that knows their names."""
 
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from diffjax.errors import UserError, unknown_name
+from diffjax.errors import UserError, first_line, unknown_name
 from diffjax.methods import (
     bc,
     dac,
@@ -56,6 +59,38 @@ METHODS = _registered(
 """Method name -> variant -> functions; the first variant is the default."""
 
 
+TABLES: dict[str, Mapping[str, Any]] = {}
+"""The tables of hyper-parameters of methods that were registered from outside; the others are files."""
+
+
+def register_method(
+    name: str, variants: Method[Any, Any] | Mapping[str, Method[Any, Any]], table: Mapping[str, Any] | str | None = None
+) -> None:
+    """Adds a method, for ``--method=NAME`` and :func:`diffjax.train`; one of that name from outside is replaced.
+
+    Args:
+      variants: the method, or several by name, the first being the default.
+      table: its hyper-parameters and protocol by task, as ``methods/*.toml`` hold them: parsed, or the path of such a
+        file; None: its defaults everywhere.
+
+    Raises:
+      UserError: the name is one of diffjax's own, the method lacks what a method must provide, or the table is none.
+    """
+    if name in METHODS and name not in TABLES:
+        raise UserError(f"method {name} is one of diffjax's own; choose another name")
+    if not name.isidentifier():
+        raise UserError(f"method {name!r}: a name is letters, digits and underscores")
+    named = {"default": variants} if isinstance(variants, Method) else dict(variants)
+    for method in named.values():
+        check_method(name, method)
+    if isinstance(table, str):
+        try:
+            table = tomllib.loads(Path(table).expanduser().read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"the table of method {name} cannot be read: {first_line(error)}") from None
+    METHODS[name], TABLES[name] = named, table or {}
+
+
 def get_method(name: str, variant: str = "") -> tuple[Method[Any, Any], str]:
     """The method and the variant's full name (the default one for an empty ``variant``).
 
@@ -63,7 +98,7 @@ def get_method(name: str, variant: str = "") -> tuple[Method[Any, Any], str]:
       UserError: for an unknown name or variant, or a method that lacks what a method must provide.
     """
     if name not in METHODS:
-        raise unknown_name("method", name, METHODS)
+        raise UserError(f"{unknown_name('method', name, METHODS)} (a method of your own needs its --plugin)")
     if name in PROBLEMS:
         raise PROBLEMS[name]
     variants = METHODS[name]

@@ -137,6 +137,7 @@ class Request:
     matmul_precision: str | None = None
     env: str | None = None
     ablation: str = ""
+    plugins: tuple[str, ...] = ()  # the user's own files, by name and fingerprint
     jax_options: Mapping[str, Any] = field(default_factory=dict)  # of jax, those that differ from their default
 
     @property
@@ -156,6 +157,17 @@ class Request:
 
 
 @dataclass(frozen=True)
+class OwnTask:
+    """A task that is not in the program's table; ``env_id`` is empty where there is no simulator."""
+
+    env_id: str
+    observation_dim: int
+    action_dim: int
+    horizon: int = 0
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class EvaluatedAgain:
     """Of runs that were trained elsewhere: in which folder, and what of them was evaluated."""
 
@@ -172,6 +184,7 @@ class Config(Request):
     reference: ReferenceRecord = ReferenceRecord()
     versions: Mapping[str, str]
     flags: tuple[str, ...]
+    own_task: OwnTask | None = None  # of a task that is not in the program's table
     again: EvaluatedAgain | None = None  # of a folder of evaluations alone
 
     @property

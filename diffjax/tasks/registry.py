@@ -125,8 +125,12 @@ def make_simulator(task: Task, num_envs: int) -> VectorSimulator:
     return make_vector(task.env_id, num_envs, task.env_kwargs, task.horizon)
 
 
-def with_references(task: Task, dataset: Dataset, given: tuple[float, float] | None = None) -> Task:
+def with_references(
+    task: Task, dataset: Dataset, given: tuple[float, float] | None = None, needed: bool = True
+) -> Task:
     """The task with reference scores: its own, the user's, or those in the metadata of data of the same environment.
+
+    Where they are not ``needed``, as nothing will be scored, there may be none.
 
     Raises:
       UserError: there are none, for a normalised score is refused, never guessed; or some are given to a task that has
@@ -139,6 +143,8 @@ def with_references(task: Task, dataset: Dataset, given: tuple[float, float] | N
     if given is not None:
         return dataclasses.replace(task, ref_min=given[0], ref_max=given[1], ref_source="given with --ref_scores")
     if dataset.ref_min is None or dataset.ref_max is None or dataset.ref_max <= dataset.ref_min:
+        if not needed:
+            return task
         raise UserError(
             f"task {task.id} has no reference scores, and neither has {dataset.source}: no normalised score can be "
             "given; store ref_min_score and ref_max_score in the data's metadata or give --ref_scores=MIN,MAX"

@@ -1,0 +1,91 @@
+"""From a request to all that training needs: data obtained, references known, shapes checked, nothing written."""
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import NamedTuple
+
+import jax
+
+from diffjax.data.filters import top_percent
+from diffjax.data.load import load_dataset
+from diffjax.data.rewards import reward_affine
+from diffjax.data.transitions import Dataset
+from diffjax.errors import UserError
+from diffjax.experiment.plan import Plan
+from diffjax.experiment.provenance import describe
+from diffjax.methods.base import CLONING_LOSS
+from diffjax.methods.checks import check_shapes
+from diffjax.numerics import random_key
+from diffjax.records.schema import Config
+from diffjax.tasks.default_data import MakeData, default_dataset
+from diffjax.tasks.registry import make_simulator, with_references
+from diffjax.training.batches import Prepared, prepare
+from diffjax.types import Spec
+
+NO_SIMULATOR = "none"
+"""What stands for a simulator's version where nothing is evaluated."""
+
+
+class Ready(NamedTuple):
+    """An experiment that nothing can keep from starting any more."""
+
+    plan: Plan  # its task with reference scores, its sizes those of the data
+    data: Prepared
+    config: Config
+
+
+def obtain_dataset(plan: Plan, make_data: MakeData, report: Callable[[str], None]) -> Dataset:
+    """The data set that the user named, or the task's own; ``report`` takes a line about it, and warnings.
+
+    Raises:
+      UserError: if it cannot be had or does not fit the task.
+    """
+    experiment, task = plan.experiment, plan.task
+    if experiment.dataset is None:
+        dataset = default_dataset(task, make_data, mirror=experiment.mirror, report=report)
+    else:
+        dataset = load_dataset(
+            experiment.dataset,
+            plan.spec if task.env_id else None,
+            horizon=task.horizon or None,
+            dataset_source=experiment.dataset_source,
+            task_id=task.id,
+            report=report,
+        )
+    return dataset if experiment.top_percent is None else top_percent(dataset, experiment.top_percent)
+
+
+def make_ready(planned: Plan, dataset: Dataset) -> Ready:
+    """Checks an experiment against its data, its simulator and its networks' shapes.
+
+    Raises:
+      UserError: they do not go together.
+    """
+    protocol, transitions = planned.protocol, dataset.transitions
+    spec = Spec(transitions.observation.shape[1], transitions.action.shape[1])
+    if planned.task.env_id and spec != planned.spec:
+        raise UserError(
+            f"{dataset.source}: observations of {spec.observation_dim} and actions of {spec.action_dim} numbers; task "
+            f"{planned.task.id} has {planned.spec.observation_dim} and {planned.spec.action_dim}"
+        )
+    task = with_references(planned.task, dataset, planned.experiment.ref_scores, needed=protocol.episodes > 0)
+    planned = planned._replace(task=task, spec=spec)
+    reward = reward_affine(protocol.reward, transitions)
+    data = prepare(transitions, planned.method.view, protocol.observation, reward, protocol.action_clip)
+    version = NO_SIMULATOR
+    if protocol.episodes:
+        runs_at_once = max(len(group.trained) for group in planned.groups)
+        with closing(make_simulator(task, runs_at_once * protocol.episodes)) as simulator:
+            version = simulator.version
+    config = describe(planned, dataset, version)
+    check_networks(planned)
+    return Ready(planned, data, config)
+
+
+def check_networks(plan: Plan) -> None:
+    """That the method fits together and the networks of every group can be made; shapes only."""
+    metrics = (CLONING_LOSS,) if plan.protocol.selection == "offline" else ()
+    first, *others = (group.runs[0].hyper for group in plan.groups)
+    check_shapes(plan.experiment.method, plan.method, plan.spec, first, metrics)
+    for hyper in others:
+        jax.eval_shape(lambda hyper=hyper: plan.method.init(random_key(0), plan.spec, hyper))
