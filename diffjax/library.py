@@ -65,7 +65,7 @@ def load_dataset(source: str | Path | Mapping[str, Any], *, horizon: int | None 
     """
     if isinstance(source, Mapping):
         return load_arrays(source, horizon=horizon, **options)
-    return load.load_dataset(str(source), horizon=horizon, **options)
+    return load.load_dataset(str(source), horizon=horizon, any_actions=True, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +161,7 @@ def train(
             return read(out)
         with pinned():
             planned = plan(experiment)
-            ready = make_ready(planned, given or obtain_dataset(planned, store_dataset, shown.note))
+            ready = make_ready(planned, given or obtain_dataset(planned, store_dataset, shown.note), shown.note)
         kept = train_in_memory(ready, shown)
     evaluations = {(row.run, row.step): row for row in kept.evaluations}
     made = {}
@@ -210,6 +210,7 @@ def evaluate(policy: Policy, task: str | None = None, *, episodes: int = 10, see
             f"task {found.id} has observations of {found.observation_dim} and actions of {found.action_dim} numbers, "
             f"this policy {policy.spec.observation_dim} and {policy.spec.action_dim}"
         )
+    found = dataclasses.replace(found, action_bounds=policy.action_bounds)
     acting = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], policy.acting)
     keys = episode_keys(random_key(seed)[None], 0, episodes)
     program = Program(policy.method, policy.spec, "uniform")

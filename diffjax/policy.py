@@ -28,7 +28,7 @@ from diffjax.records.entries import from_entries, to_entries
 from diffjax.records.folder import CONFIG
 from diffjax.records.schema import Config, Evaluation, RunId
 from diffjax.training.program import Acting
-from diffjax.types import Spec
+from diffjax.types import ActionBounds, Spec
 
 FORMAT_VERSION = 1
 """Of files that :meth:`Policy.save` writes."""
@@ -57,6 +57,8 @@ class About:
     score: float | None = None  # normalised, of the run's own evaluation at this step
     return_mean: float | None = None
     episodes: int | None = None
+    action_low: tuple[float, ...] | None = None  # the actions that -1 and 1 stand for, where they were scaled
+    action_high: tuple[float, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Policy:
         return self.method.draw_action is not no_draws
 
     def act(self, observation: Any, key: jax.Array | None = None) -> np.ndarray:
-        """Actions in ``[-1, 1]`` as the run's evaluations chose them.
+        """Actions as the run's evaluations chose them: in ``[-1, 1]``, or in the data's units if it scaled them.
 
         Args:
           observation: one ``(observation_dim,)`` or a batch ``(batch, observation_dim)``, as the environment gives it.
@@ -100,7 +102,18 @@ class Policy:
             key = random_key(0)
         with pinned(), jax.default_matmul_precision(self.about.matmul_precision):
             action = np.asarray(_act(self.method, self.spec, key, self.acting, np.atleast_2d(observed)))
+        action = self.in_units(action)
         return action[0] if observed.ndim == 1 else action
+
+    @property
+    def action_bounds(self) -> ActionBounds | None:
+        """The actions that the run calls -1 and 1, where it scaled them."""
+        low, high = self.about.action_low, self.about.action_high
+        return None if low is None or high is None else ActionBounds(low, high)
+
+    def in_units(self, action: Any) -> Any:
+        """Actions of the networks, in ``[-1, 1]``, as the environment takes them."""
+        return action if self.action_bounds is None else self.action_bounds.in_units(action)
 
     def with_acting(self, **values: Any) -> "Policy":
         """The same networks under another way of acting: ``candidates=1``, say.
@@ -228,6 +241,8 @@ def about_run(
         score=evaluation and evaluation.score,
         return_mean=evaluation and evaluation.return_mean,
         episodes=evaluation and evaluation.episodes,
+        action_low=config.dataset.action_low,
+        action_high=config.dataset.action_high,
     )
 
 

@@ -4,9 +4,26 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 OBSERVATIONS = ("raw", "standardized", "limits")
 """How a run sees its observations: as recorded, with mean 0 and deviation 1, or within ``[-1, 1]``."""
+
+
+ACTIONS = ("", "clip", "scale")
+"""How a run learns its data's actions: as recorded, cut to ``[-1, 1]``, or scaled to it from their own units."""
+
+
+class ActionBounds(NamedTuple):
+    """The smallest and the largest action in its own units, per dimension, that a run calls -1 and 1."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    def in_units(self, action: Any) -> Any:
+        """``(low + high) / 2 + (high - low) / 2 * action`` for actions within [-1, 1], ``(..., action_dim)``."""
+        low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
+        return (low + high) / 2 + (high - low) / 2 * action
 
 
 class Spec(NamedTuple):

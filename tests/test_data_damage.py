@@ -216,13 +216,12 @@ ARRAYS: dict[str, tuple[Callable[[Content], object], str]] = {
     "infinite timeout": (changed("timeouts", np.full(ROWS, np.inf)), "'timeouts' holds inf, first at row 0"),
     "action out of range": (
         poked("actions", (4, 1), -1.25),
-        "'actions' reach 1.25 in size at row 4; they must lie in [-1, 1] as stored: divide them by the largest action "
-        "that the robot takes, 1.25 or more",
+        "'actions' reach 1.25 in size at row 4; [-1, 1] is learned: --actions=scale learns them in units of their own, "
+        "--actions=clip cuts them",
     ),
     "action just out of range": (
         poked("actions", (4, 1), 1.00002),
-        "'actions' reach 1.00002 in size at row 4; they must lie in [-1, 1] as stored: clip them with "
-        "numpy.clip(actions, -1, 1)",
+        "'actions' reach 1.00002 in size at row 4; [-1, 1] is learned: --actions=clip cuts them",
     ),
 }
 
@@ -276,7 +275,7 @@ def cut(name: str, part: float) -> Damage:
 
 def folder(path: Path) -> str:
     (path / "bad.hdf5").mkdir()
-    write_hdf5(path / "bad.hdf5" / "inside.hdf5", dict(arrays()))
+    (path / "bad.hdf5" / "inside.txt").touch()
     return str(path / "bad.hdf5")
 
 
@@ -351,7 +350,7 @@ FILES: dict[str, tuple[Damage, str]] = {
     "missing folder": (lambda path: str(path / "gone" / "bad.h5"), "no such file"),
     "missing archive": (lambda path: str(path / "bad.npz"), "no such file; give the path of an .npz file"),
     "link to no file": (dangling, "no such file"),
-    "folder": (folder, "is a folder without a Minari data set (data/metadata.json); give one of its files: inside"),
+    "folder": (folder, "is a folder without a Minari data set (data/metadata.json) and without recordings"),
     "pipe": (pipe, "is no regular file"),
     "empty file": (raw("bad.hdf5", b""), "is not an HDF5 file; an HDF5 file in D4RL's layout is needed"),
     "empty archive": (raw("bad.npz", b""), "is not an .npz file, or a truncated one"),

@@ -22,7 +22,7 @@ from minari.storage.remotes.cloud_storage import CloudStorage
 
 from diffjax.data.goals import flatten_goal_observation, flatten_kitchen_observation
 from diffjax.data.load import load_dataset
-from diffjax.data.minari_store import Episode, load_minari, minari_exists, write_minari
+from diffjax.data.minari_store import Episode, minari_exists, write_minari
 from diffjax.envs.goal_observation import KITCHEN_ELEMENTS
 from diffjax.types import Spec
 
@@ -534,18 +534,16 @@ def test_malformed_goals_are_one_line(root, change, defect):
 def test_folders_without_a_data_set(tmp_path):
     assert "is a folder without a Minari data set" in error_of(load_dataset, str(tmp_path))
     (tmp_path / "hopper.hdf5").touch()
-    assert "give one of its files: hopper.hdf5" in error_of(load_dataset, str(tmp_path))
+    assert "hopper.hdf5: is not an HDF5 file" in error_of(load_dataset, str(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("space", "key", "defect"),
     [
         (
-            gymnasium.spaces.Dict(
-                {"observation": gymnasium.spaces.Box(-1, 1, (3,)), "goal": gymnasium.spaces.Box(-1, 1, (2,))}
-            ),
-            "observation_space",
-            "observations are a dictionary (goal, observation); only flat arrays and observations of goal",
+            gymnasium.spaces.Dict({"arm": gymnasium.spaces.Box(-1, 1, (3,)), "leg": gymnasium.spaces.Box(-1, 1, (2,))}),
+            "action_space",
+            "actions are a dictionary (arm, leg); concatenate its entries into one array",
         ),
         (gymnasium.spaces.Discrete(2), "action_space", "actions come from a Discrete space; a Box"),
     ],
@@ -589,7 +587,7 @@ def damaged(key: str, value) -> None:
 def test_every_damaged_array_is_one_line(key, value, defect):
     store()
     damaged(key, value)
-    message = error_of(load_minari, ID)
+    message = error_of(load_dataset, ID)
     assert message.startswith(f"{ID}: ")
     assert defect in message
 

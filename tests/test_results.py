@@ -31,7 +31,7 @@ from diffjax.records.schema import FORMAT_VERSION, Config, Evaluation, MetricsRe
 
 HEADER = (
     "method,variant,preset,tuning,task,dataset,dataset_fingerprint,env,simulator,seed,setting,step,episodes,"
-    "return_mean,return_std,length_mean,score,candidates,network_evaluations,selection"
+    "return_mean,return_std,length_mean,score,candidates,network_evaluations,selection,actions"
 )
 
 
@@ -393,7 +393,7 @@ def edit(path: Path, old: str, new: str) -> None:
         ("status.json", '"seed"', '"sed"', "status.json: run 0 needs exactly seed, setting, status"),
         ("status.json", "1,", "0,", "status.json: one run has two entries"),
         ("evaluations.csv", "method,", "", "evaluations.csv: the first line must be method,variant,"),
-        ("evaluations.csv", "1000,10,", "10,", "evaluations.csv line 2: 19 columns, expected 20"),
+        ("evaluations.csv", "1000,10,", "10,", "evaluations.csv line 2: 20 columns, expected 21"),
         ("evaluations.csv", ",1000,", ",1k,", "evaluations.csv line 2: step is '1k', not an integer"),
         ("evaluations.csv", ",37.5,", ",high,", "evaluations.csv line 2: score is 'high', not a number"),
         ("evaluations.csv", "published", "tuned", "evaluations.csv line 2: tuning is 'tuned', not one of "),

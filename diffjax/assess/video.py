@@ -14,6 +14,7 @@ import numpy as np
 
 from diffjax.assess.episodes import Plan
 from diffjax.envs.render import Filmed, filmed
+from diffjax.envs.scaled import with_bounds
 from diffjax.errors import UserError
 from diffjax.files import check_parent, whole_file, writable
 from diffjax.numerics import check_platform, pinned, random_key
@@ -69,7 +70,7 @@ def film(planned: Plan, path: str | Path, progress: Progress) -> Episodes:
             record(time)
 
         with jax.default_matmul_precision(planned.config.matmul_precision or "highest"):
-            played = evaluate(keys, program, acting, scene.simulator, stepped)
+            played = evaluate(keys, program, acting, with_bounds(scene.simulator, task.action_bounds), stepped)
     progress.end()
     return played
 

@@ -1,11 +1,12 @@
 """Arrays in memory in D4RL's layout, and several episodes put one after the other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from diffjax.data.layout import read_layout
+from diffjax.data.layout import SideBySide, StoredArray, read_layout, stored_arrays
 from diffjax.data.transitions import Dataset
 from diffjax.errors import UserError
 from diffjax.types import Spec
@@ -27,11 +28,31 @@ class MemoryArray:
             return np.array(self._array, np.float32, order="C")
 
 
+Episode = dict[str, np.ndarray]
+"""A recording by the names of D4RL's layout, as stored; observations that were stored by name are side by side."""
+
+
+def find_array(source: str, arrays: Mapping[str, Any], key: str) -> StoredArray | None:
+    """An array of a mapping by its key, or the mapping of arrays that stands there, side by side."""
+    value = arrays.get(key)
+    if isinstance(value, Mapping):
+        return SideBySide(source, key, {name: MemoryArray(array) for name, array in _flat(value).items()})
+    return None if value is None else MemoryArray(value)
+
+
+def _flat(arrays: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in arrays.items():
+        found |= _flat(value, f"{above}{name}/") if isinstance(value, Mapping) else {above + name: value}
+    return found
+
+
 def load_arrays(
     arrays: Mapping[str, Any],
     source: str = "arrays in memory",
     spec: Spec | None = None,
     horizon: int | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Dataset:
     """A data set of arrays by the names of D4RL's layout; rule and checks are those of `read_layout`.
 
@@ -40,40 +61,24 @@ def load_arrays(
     Raises:
       UserError: names the array and its defect.
     """
-    flat = {name: side_by_side(source, name, value) for name, value in arrays.items()}
-
-    def metadata(key: str) -> Any:
-        return arrays.get(f"metadata/{key}")
-
-    return read_layout(source, lambda key: _found(flat, key), metadata, lambda: list(flat), spec, horizon)
+    find = lambda key: find_array(source, arrays, key)  # noqa: E731
+    dataset = read_layout(source, find, lambda key: arrays.get(f"metadata/{key}"), lambda: list(arrays), spec, horizon)
+    return replace(dataset, notes=(*notes, *dataset.notes))
 
 
-def _found(arrays: Mapping[str, np.ndarray], key: str) -> MemoryArray | None:
-    return MemoryArray(arrays[key]) if key in arrays else None
-
-
-def side_by_side(source: str, name: str, value: Any) -> np.ndarray:
-    """An array, or several by name as one: their rows side by side, in the order of the names.
+def read_episode(
+    source: str, find: Callable[[str], StoredArray | None], found: Callable[[], list[str]]
+) -> tuple[Episode, str]:
+    """The arrays of one recording, and in which order its observations stand side by side, if they do.
 
     Raises:
-      UserError: they have not as many rows, or more than two axes.
+      UserError: one is missing, or there under two names.
     """
-    if not isinstance(value, Mapping):
-        return np.asarray(value)
-    if not value:
-        raise UserError(f"{source}: {name!r} holds nothing")
-    parts = [side_by_side(source, f"{name}/{key}", value[key]) for key in sorted(value)]
-    for key, part in zip(sorted(value), parts, strict=True):
-        if part.ndim not in (1, 2):
-            raise UserError(
-                f"{source}: {name}/{key} has shape {part.shape}; rows of numbers are needed, so leave pictures out"
-            )
-        if len(part) != len(parts[0]):
-            raise UserError(f"{source}: {name}/{key} has {len(part)} rows, {name}/{min(value)} {len(parts[0])}")
-    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+    arrays = stored_arrays(source, find, found)
+    return {key: array.read() for key, array in arrays.items()}, getattr(arrays["observations"], "order", "")
 
 
-def end_to_end(source: str, episodes: Sequence[tuple[str, Mapping[str, np.ndarray]]]) -> dict[str, np.ndarray]:
+def end_to_end(source: str, episodes: Sequence[tuple[str, Episode]]) -> Episode:
     """Recordings one after the other as one, by the names of D4RL's layout; each ends a trajectory.
 
     ``episodes`` have names for messages. Where a recording's last row is no terminal, it becomes a time limit.

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from diffjax.envs.goal_observation import KITCHEN_ELEMENTS, flatten_goal_observation
+from diffjax.envs.goal_observation import KITCHEN_ELEMENTS, flatten_goal_observation, flatten_named
 
 GOAL_KEYS = frozenset({"achieved_goal", "desired_goal", "observation"})
 
@@ -37,13 +37,15 @@ def flatten_kitchen_observation(observation: np.ndarray, desired: Mapping[str, n
 def flatten_observation(observation: Any) -> Any:
     """An observation as it is if it is an array; that of a goal environment flattened, Kitchen's as D4RL's.
 
+    Any other mapping is laid flat by its sorted keys.
+
     Raises:
-      KeyError, ValueError: it is a dictionary of something else.
+      KeyError, ValueError: the arrays do not fit together.
     """
     if not isinstance(observation, Mapping):
         return observation
     if observation.keys() != GOAL_KEYS:
-        raise KeyError(f"a dictionary of {', '.join(map(str, observation))} is no goal observation")
+        return flatten_named(observation)
     if isinstance(observation["desired_goal"], Mapping):
         return flatten_kitchen_observation(observation["observation"], observation["desired_goal"])
     return flatten_goal_observation(

@@ -1,18 +1,24 @@
 """HDF5 files in D4RL's layout (see `diffjax.data.layout`): D4RL's own, and anybody's."""
 
 import importlib
+import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import h5py
 import numpy as np
 
+from diffjax.data.arrays import Episode, end_to_end, load_arrays, read_episode
 from diffjax.data.d4rl_files import d4rl_file_named
-from diffjax.data.layout import KNOWN_ALGORITHMS, own_label, read_layout
+from diffjax.data.layout import KNOWN_ALGORITHMS, MAPPINGS, SideBySide, StoredArray, own_label, read_layout
 from diffjax.data.transitions import Dataset, check_readable, one_line
 from diffjax.errors import UserError
 from diffjax.types import Spec
+
+_DEMONSTRATION = re.compile(r"demo_\d+")
 
 
 def load_hdf5(source: str, spec: Spec | None = None, horizon: int | None = None) -> Dataset:
@@ -22,6 +28,8 @@ def load_hdf5(source: str, spec: Spec | None = None, horizon: int | None = None)
       UserError: names the file and its defect.
     """
     with _Opened(source) as file:
+        if is_robomimic(file):
+            return load_demonstrations(source, file, spec)
         return read_layout(
             source,
             find=lambda key: _find(source, file, key),
@@ -30,6 +38,44 @@ def load_hdf5(source: str, spec: Spec | None = None, horizon: int | None = None)
             spec=spec,
             horizon=horizon,
         )
+
+
+def is_robomimic(file: h5py.File) -> bool:
+    """Whether a file holds demonstrations as robomimic stores them: groups ``data/demo_0``, ``data/demo_1``, ..."""
+    data = file.get("data")
+    return isinstance(data, h5py.Group) and any(_DEMONSTRATION.fullmatch(name) for name in data)
+
+
+def load_demonstrations(source: str, file: h5py.File, spec: Spec | None) -> Dataset:
+    """The demonstrations of a robomimic file, in the order of their numbers.
+
+    ``obs`` are several arrays by name, put side by side; ``dones`` are terminals, as for robomimic's own learners.
+    """
+    data = file["data"]
+    names = sorted((name for name in data if _DEMONSTRATION.fullmatch(name)), key=lambda name: int(name[5:]))
+    read = {name: read_group(source, data[name], {"dones": "terminals"}) for name in names}
+    parts = [(f"data/{name}", arrays) for name, (arrays, _) in read.items()]
+    notes: tuple[str, ...] = (f"{len(names)} demonstrations in robomimic's layout, whose 'dones' are terminals",)
+    if order := read[names[0]][1]:
+        notes += (f"observations are {order}, side by side in this order",)
+    return load_arrays(end_to_end(source, parts), source, spec, notes=notes)
+
+
+def read_group(
+    source: str, group: h5py.Group, renamed: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Episode, str]:
+    """The arrays of a group by the names of D4RL's layout; ``renamed`` are names that mean another one here."""
+
+    def find(key: str) -> StoredArray | None:
+        return _find(source, group, next((name for name, right in renamed.items() if right == key), key))
+
+    return read_episode(source, find, lambda: list(group))
+
+
+def read_episodes(source: str) -> tuple[Episode, str]:
+    """The arrays of a whole file by the names of D4RL's layout, and the order of observations stored by name."""
+    with _Opened(source) as file:
+        return read_group(source, file)
 
 
 def check_opens(source: str) -> None:
@@ -159,7 +205,16 @@ class _Array:
         return values
 
 
-def _find(source: str, file: h5py.File, key: str) -> _Array | None:
+def leaves(group: h5py.Group, above: str = "") -> list[str]:
+    """The names of all arrays of a group and of the groups in it, as ``a/b``, in alphabetical order."""
+    found: list[str] = []
+    for name in sorted(group):
+        item = group[name]
+        found += leaves(item, f"{above}{name}/") if isinstance(item, h5py.Group) else [above + name]
+    return found
+
+
+def _find(source: str, file: h5py.Group, key: str) -> StoredArray | None:
     link = file.get(key, getlink=True)
     if isinstance(link, h5py.ExternalLink):
         raise UserError(f"{source}: {key!r} is a link into another file ({link.filename}); store the array itself")
@@ -170,6 +225,9 @@ def _find(source: str, file: h5py.File, key: str) -> _Array | None:
         if "episode_0" in file:
             raise _minari_layout(source, file)
         return None
+    if isinstance(item, h5py.Group) and key in MAPPINGS:
+        parts = {name: _find(source, file, f"{key}/{name}") for name in leaves(item)}
+        return SideBySide(source, key, {name: part for name, part in parts.items() if part is not None})
     if not isinstance(item, h5py.Dataset):
         raise UserError(f"{source}: {key!r} is a group; an array is needed")
     if item.is_virtual or item.external:

@@ -52,6 +52,7 @@ def join_datasets(datasets: Sequence[Dataset]) -> Dataset:
             end=np.ones(sum(lengths), bool),
             next_observation=np.concatenate([_stored_next(part) for part in parts]),
         )
+    largest = max(datasets, key=lambda dataset: dataset.largest_action)
     labels = {dataset.label for dataset in datasets}
     episodes = list(zip(datasets, offsets, strict=True)) if is_ordered else []
     return Dataset(
@@ -66,6 +67,8 @@ def join_datasets(datasets: Sequence[Dataset]) -> Dataset:
         ref_min=_shared([dataset.ref_min for dataset in datasets]),
         ref_max=_shared([dataset.ref_max for dataset in datasets]),
         env_id=_shared([dataset.env_id for dataset in datasets]),
+        largest_action=largest.largest_action,
+        largest_at=f"{largest.largest_at} of {largest.source}",
         notes=tuple(f"{dataset.source}: {note}" for dataset in datasets for note in dataset.notes),
     )
 

@@ -47,11 +47,12 @@ NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         NEXT: (NEXT, "next_observation", "next_obs", "obs_next"),
     }
 )
-_GROUPS = {  # the only group of a file of another layout: what to do with it
-    "data": " (robomimic's groups data/demo_0, ...? put the demonstrations one after the other)",
-}
 _REQUIRED = ("observations", "actions", "rewards")
 _MANY_ZERO_ROWS = 2  # at a file's end: a single one may be a robot at rest
+
+
+MAPPINGS = frozenset(name for key in ("observations", NEXT) for name in NAMES[key])
+"""The names under which several arrays by name are put side by side."""
 
 
 class StoredArray(Protocol):
@@ -70,6 +71,44 @@ class StoredArray(Protocol):
 
     def read_float32(self) -> np.ndarray:
         """The whole array as float32; what is too large becomes infinity."""
+
+
+class SideBySide:
+    """Several arrays by name, ``(rows,)`` or ``(rows, size)`` each, as one: side by side, in the order of their names.
+
+    Raises:
+      UserError: there is none, they have not as many rows, or one has more axes.
+    """
+
+    def __init__(self, source: str, key: str, parts: Mapping[str, StoredArray]) -> None:
+        if not parts:
+            raise UserError(f"{source}: {key!r} holds nothing; an array or several by name are needed")
+        self.parts = {name: parts[name] for name in sorted(parts)}
+        rows, widths = {}, {}
+        for name, part in self.parts.items():
+            if part.shape is None or len(part.shape) not in (1, 2):
+                raise UserError(
+                    f"{source}: {key}/{name} has shape {part.shape}; rows of numbers are needed, no pictures"
+                )
+            check_numbers(source, f"{key}/{name}", part.dtype)
+            rows[name], widths[name] = part.shape[0], int(np.prod(part.shape[1:]))
+        if len(set(rows.values())) > 1:
+            counts = ", ".join(f"{name} {count}" for name, count in rows.items())
+            raise UserError(f"{source}: the arrays of {key!r} differ in length ({counts})")
+        self.shape: tuple[int, ...] | None = (next(iter(rows.values())), sum(widths.values()))
+        self.dtype = np.result_type(*(part.dtype for part in self.parts.values()))
+        self.order = ", ".join(f"{name} ({width})" for name, width in widths.items())
+
+    def read(self) -> np.ndarray:
+        """The whole array as stored."""
+        return self._joined([part.read() for part in self.parts.values()])
+
+    def read_float32(self) -> np.ndarray:
+        """The whole array as float32."""
+        return self._joined([part.read_float32() for part in self.parts.values()])
+
+    def _joined(self, arrays: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
 
 
 def read_layout(
@@ -91,7 +130,7 @@ def read_layout(
     Raises:
       UserError: names the file and its defect.
     """
-    arrays = _stored(source, find, found)
+    arrays = stored_arrays(source, find, found)
     observation_dim, action_dim = _check_shapes(source, {key: array.shape for key, array in arrays.items()})
     for key, array in arrays.items():
         check_numbers(source, key, array.dtype, flags=key in FLAG_KEYS)
@@ -121,6 +160,8 @@ def read_layout(
     notes: tuple[str, ...] = ()
     if own_next is not None:
         transitions, locate, notes = _with_own_next(transitions, *own_next)
+    if order := getattr(arrays["observations"], "order", ""):
+        notes = (f"observations are {order}, side by side in this order", *notes)
     return make_dataset(
         transitions,
         source=source,
@@ -162,7 +203,7 @@ def own_label(metadata: Callable[[str], Any]) -> str:
     return KNOWN_ALGORITHMS.get(algorithm, re.split(r"[(,;]", algorithm)[0].strip() or UNLABELLED)
 
 
-def _stored(
+def stored_arrays(
     source: str, find: Callable[[str], StoredArray | None], found: Callable[[], list[str]]
 ) -> dict[str, StoredArray]:
     """The arrays of a file that are read, by the first of their names.
@@ -186,8 +227,7 @@ def _stored(
     if missing:
         keys = found()
         others = ", ".join(map(repr, keys[:10])) or "nothing"
-        hint = _GROUPS.get(keys[0], "") if len(keys) == 1 else ""
-        raise UserError(f"{source}: has no {missing[0]!r}; {', '.join(ALL_KEYS)} are needed, found {others}{hint}")
+        raise UserError(f"{source}: has no {missing[0]!r}; {', '.join(ALL_KEYS)} are needed, found {others}")
     check_flag_keys(source, arrays.keys() & FLAG_KEYS.keys(), found)
     return arrays
 

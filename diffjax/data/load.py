@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from diffjax.data import hdf5, joins, minari_store, npz
+from diffjax.data import episodes, hdf5, joins, minari_store, npz
 from diffjax.data.plausibility import implausible, summary
-from diffjax.data.transitions import HDF5_SUFFIXES, JOIN, NPZ_SUFFIX, Dataset
+from diffjax.data.transitions import HDF5_SUFFIXES, JOIN, NPZ_SUFFIX, Dataset, check_action_range
 from diffjax.errors import UserError
 from diffjax.types import Spec
 
@@ -19,16 +19,23 @@ def load_dataset(
     horizon: int | None = None,
     dataset_source: str | None = None,
     task_id: str | None = None,
+    any_actions: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> Dataset:
-    """Read and check one data set: a file in D4RL's layout (HDF5 or ``.npz``), a Minari id, or a Minari folder.
+    """Read and check one data set.
 
-    Several joined by ``+`` make one data set (see `join_datasets`), unless a file of that very name exists. A Minari
-    id that is not stored is fetched with Minari first. ``spec`` None skips the comparison of sizes; ``label`` replaces
-    the data set's own; ``horizon`` (steps per episode) is needed by files without ``timeouts``. A file is called D4RL
-    only with ``dataset_source="d4rl"``, and only if its name (that of ``task_id``, where given), its keys and its
-    shapes agree with the published file. ``report`` takes a line that says what was read, and a warning for whatever of
-    it is implausible.
+    ``source`` is a file in D4RL's layout (HDF5 or ``.npz``) or in robomimic's, a Minari id or folder, or a folder or
+    pattern of episode files. Several joined by ``+`` make one data set (see `join_datasets`), unless a file of that
+    very name exists. A Minari id that is not stored is fetched with Minari first.
+
+    Args:
+      spec: the task's sizes; None skips the comparison.
+      label: replaces the data set's own.
+      horizon: steps per episode, needed by files without ``timeouts``.
+      dataset_source: ``"d4rl"`` calls a file D4RL's, and only if its name (that of ``task_id``, where given), its keys
+        and its shapes agree with the published file.
+      any_actions: takes actions beyond [-1, 1], for :func:`~diffjax.data.actions.fit_actions` to change.
+      report: takes a line that says what was read, and a warning for whatever of it is implausible.
 
     Raises:
       UserError: names the file and its defect.
@@ -45,6 +52,8 @@ def load_dataset(
     datasets = [_load_one(part, spec, horizon) for part in parts]
     dataset = joins.join_datasets(datasets) if len(datasets) > 1 else datasets[0]
     dataset = dataset if label is None else replace(dataset, label=label)
+    if not any_actions:
+        check_action_range(dataset.source, dataset.largest_action, dataset.largest_at)
     if report is not None:
         report(summary(dataset))
         for part in datasets:
@@ -71,6 +80,8 @@ def _is_file_name(source: str) -> bool:
 
 
 def _load_one(source: str, spec: Spec | None, horizon: int | None) -> Dataset:
+    if episodes.is_many(source):
+        return episodes.load_episode_files(source, spec, horizon)
     if not _is_file_name(source):
         return minari_store.load_minari(source, spec)
     load = npz.load_npz if Path(source).suffix == NPZ_SUFFIX else hdf5.load_hdf5

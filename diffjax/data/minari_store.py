@@ -24,19 +24,20 @@ import minari
 import numpy as np
 from minari.data_collector import EpisodeBuffer
 
-from diffjax.data.goals import GOAL_KEYS, flatten_observation
+from diffjax.data.goals import flatten_observation
 from diffjax.data.hdf5 import check_no_old_minari
 from diffjax.data.transitions import (
-    HDF5_SUFFIXES,
     MAX_ACTION,
     Dataset,
     Transitions,
     as_flags,
+    check_action_range,
     check_numbers,
     check_rows,
     check_sizes,
     check_values,
     check_whole_numbers,
+    largest_action,
     make_dataset,
     one_line,
 )
@@ -143,6 +144,8 @@ def write_minari(
         where = f"{dataset_id}: episode {index}"
         _check_episode(where, observation, action, reward, flags)
         check_values(where, observation, action, reward, "step {}".format)
+        largest, step = largest_action(action)
+        check_action_range(where, largest, f"step {step}")
         if (observation.shape[1], action.shape[1]) != _sizes(episodes[0]):
             raise UserError(f"{where} differs in size from episode 0; all must agree")
     root = datasets_root()
@@ -213,9 +216,10 @@ def _data_folder(source: str) -> Path:
                 return data
         for data in (path / "data", path):
             check_no_old_minari(source, data)
-        files = sorted(entry.name for entry in path.iterdir() if entry.suffix in HDF5_SUFFIXES)
-        hint = f"one of its files: {', '.join(files[:5])}" if files else "an HDF5 file or a Minari id"
-        raise UserError(f"{source}: is a folder without a Minari data set (data/metadata.json); give {hint}")
+        raise UserError(
+            f"{source}: is a folder without a Minari data set (data/metadata.json) and without recordings (.hdf5, .h5, "
+            ".npz); give an HDF5 file or a Minari id"
+        )
     if not _ID.fullmatch(source) and (path.is_absolute() or path.suffix or source.startswith((".", "~"))):
         raise UserError(f"{source}: no such file; give the path of an HDF5 file or a local Minari id")
     folder = _folder(source)
@@ -276,13 +280,10 @@ def _check_space(source: str, kind: str, metadata: dict[str, Any]) -> None:
     except (KeyError, TypeError, ValueError):
         return  # older data sets leave it to their environment; then the arrays decide
     if space.get("type") == "Dict":
-        entries = space.get("subspaces", {})
-        if kind == "observation" and entries.keys() == GOAL_KEYS:
-            return
-        raise UserError(
-            f"{source}: {kind}s are a dictionary ({', '.join(entries)}); only flat arrays and observations of "
-            "goal environments are supported, concatenate its entries into one array"
-        )
+        if kind == "observation":
+            return  # laid flat; what does not fit together is found then
+        entries = ", ".join(space.get("subspaces", {}))
+        raise UserError(f"{source}: actions are a dictionary ({entries}); concatenate its entries into one array")
     if space.get("type") != "Box":
         raise UserError(f"{source}: {kind}s come from a {space.get('type')} space; a Box of numbers is needed")
 
@@ -293,7 +294,7 @@ def _flat(where: str, observation: Any) -> np.ndarray:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{where}: its observations cannot be flattened ({type(error).__name__}: {one_line(error)}); an array, or "
-            f"a dictionary of {', '.join(sorted(GOAL_KEYS))} is needed"
+            "a dictionary of arrays with one row per step is needed"
         ) from error
 
 

@@ -1,7 +1,6 @@
 """Data sets as flat arrays: the types, and the checks that every reader shares."""
 
 import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 
 from diffjax.errors import UserError
-from diffjax.types import Spec
+from diffjax.types import ActionBounds, Spec
 
 Array = np.ndarray | jax.Array
 
@@ -59,6 +58,8 @@ class Dataset:
     past its last; ``ref_min`` and ``ref_max`` are the reference returns of the data
     set's own metadata and ``env_id`` the environment it names, each None where it names none. ``notes`` say what a
     reader had to decide. Rows in no order have no trajectories: both arrays of episodes are empty then.
+    ``largest_action`` is the largest size that an action had as recorded and ``largest_at`` says where;
+    ``action_bounds`` are what was scaled to [-1, 1], if anything.
     """
 
     transitions: Transitions
@@ -71,6 +72,9 @@ class Dataset:
     ref_max: float | None = None
     env_id: str | None = None
     notes: tuple[str, ...] = ()
+    largest_action: float = 0.0
+    largest_at: str = ""
+    action_bounds: ActionBounds | None = None
 
 
 def make_dataset(
@@ -89,10 +93,12 @@ def make_dataset(
     ``locate`` says in words what a row is; ``is_finished`` that the last trajectory was recorded to its end.
 
     Raises:
-      UserError: a value is not finite, an action is out of range, or there is no transition.
+      UserError: a value is not finite, or there is no transition.
     """
     reward, end = np.asarray(transitions.reward), np.asarray(transitions.end)
-    check_values(source, np.asarray(transitions.observation), np.asarray(transitions.action), reward, locate)
+    action = np.asarray(transitions.action)
+    check_values(source, np.asarray(transitions.observation), action, reward, locate)
+    largest, row = largest_action(action)
     if transitions.row.size == 0:
         raise UserError(f"{source}: holds no transition; two successive rows of one episode are needed")
     episodes = max(1, int(end.sum()) - (not is_finished)) if has_trajectories(transitions) else 0
@@ -107,6 +113,8 @@ def make_dataset(
         ref_max=ref_max,
         env_id=env_id,
         notes=notes,
+        largest_action=largest,
+        largest_at=locate(row),
     )
 
 
@@ -199,15 +207,14 @@ def check_values(
     reward: np.ndarray,
     locate: Callable[[int], str],
 ) -> None:
-    """Refuse values that are not finite and actions out of range.
+    """Refuse values that are not finite.
 
     Raises:
-      UserError: names the array and, in the words of ``locate``, the first or worst row.
+      UserError: names the array and, in the words of ``locate``, the first row.
     """
     _check_finite(source, "observations", observation, locate)
     _check_finite(source, "actions", action, locate)
     _check_finite(source, "rewards", reward, locate)
-    _check_range(source, action, locate)
 
 
 def check_whole_numbers(source: str, key: str, values: np.ndarray, dtype: np.dtype) -> None:
@@ -279,17 +286,24 @@ def _check_finite(source: str, key: str, array: np.ndarray, locate: Callable[[in
             )
 
 
-def _check_range(source: str, action: np.ndarray, locate: Callable[[int], str]) -> None:
+def largest_action(action: np.ndarray) -> tuple[float, int]:
+    """The largest size of a number of ``action (rows, action_dim)``, and its row."""
     largest, where = 0.0, 0
     for begin in range(0, len(action), CHECK_ROWS):
         size = np.abs(action[begin : begin + CHECK_ROWS]).max(axis=1)
         if size.max() > largest:
             largest, where = float(size.max()), begin + int(size.argmax())
+    return largest, where
+
+
+def check_action_range(source: str, largest: float, where: str) -> None:
+    """Refuse actions whose largest size, found at ``where``, is above 1.
+
+    Raises:
+      UserError: says what would be right.
+    """
     if largest > MAX_ACTION + ACTION_TOLERANCE:
-        remedy = f"divide them by the largest action that the robot takes, {math.ceil(largest * 1000) / 1000:g} or more"
+        remedy = "--actions=scale learns them in units of their own, --actions=clip cuts them"
         if largest <= MAX_ACTION + OVERSHOOT:
-            remedy = "clip them with numpy.clip(actions, -1, 1)"
-        raise UserError(
-            f"{source}: 'actions' reach {largest:.6g} in size at {locate(where)}; they must lie in [-1, 1] as stored: "
-            f"{remedy} (--set action_clip does not help)"
-        )
+            remedy = "--actions=clip cuts them"
+        raise UserError(f"{source}: 'actions' reach {largest:.6g} in size at {where}; [-1, 1] is learned: {remedy}")

@@ -1,4 +1,4 @@
-"""The one order in which goal environments' observations are laid flat, for simulators and stored data alike."""
+"""The one order in which observations that are mappings are laid flat, for simulators and stored data alike."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -29,10 +29,15 @@ def flatten_goal_observation(achieved: Goal, observation: np.ndarray, desired: G
     moves and must be seen. Goals that are mappings (FrankaKitchen: a goal per object) are laid out in the order of
     their sorted keys.
     """
-    return np.concatenate([_flat(achieved), _flat(observation), _flat(desired)], axis=-1, dtype=np.float32)
+    parts = [flatten_named(achieved), flatten_named(observation), flatten_named(desired)]
+    return np.concatenate(parts, axis=-1, dtype=np.float32)
 
 
-def _flat(goal: Goal) -> np.ndarray:
-    if isinstance(goal, Mapping):
-        return np.concatenate([_flat(goal[name]) for name in sorted(goal)], axis=-1)
-    return np.asarray(goal)
+def flatten_named(observation: Goal) -> np.ndarray:
+    """The arrays of a mapping, and of the mappings in it, along the last axis, in the order of their sorted keys.
+
+    Leading axes are kept.
+    """
+    if isinstance(observation, Mapping):
+        return np.concatenate([flatten_named(observation[name]) for name in sorted(observation)], axis=-1)
+    return np.asarray(observation)

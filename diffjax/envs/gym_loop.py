@@ -12,10 +12,11 @@ import mujoco
 import numpy as np
 
 from diffjax.envs.base import check_action, check_seeds
-from diffjax.envs.goal_observation import flatten_goal_observation
+from diffjax.envs.goal_observation import flatten_goal_observation, flatten_named
 from diffjax.envs.mujoco_vector import Mechanics, quiet_mujoco, restore_contact_margin, usable_cpus
 from diffjax.envs.robotics import require_registered
 from diffjax.errors import UserError
+from diffjax.types import ActionBounds
 
 _GOAL_KEYS = {"achieved_goal", "observation", "desired_goal"}
 
@@ -40,9 +41,9 @@ def make_gymnasium(env_id: str, **kwargs: Any) -> gymnasium.Env:
 class GymLoop:
     """``num_envs`` environments of one id; see :class:`diffjax.envs.base.VectorSimulator`.
 
-    Observations that are mappings of ``achieved_goal``, ``observation`` and ``desired_goal`` come flat, as
-    :func:`diffjax.envs.goal_observation.flatten_goal_observation` lays them. Actions go to the environment as they
-    are.
+    Observations that are mappings come flat: goal environments' as
+    :func:`diffjax.envs.goal_observation.flatten_goal_observation` lays them, others by their sorted keys. Actions go to
+    the environment as they are.
 
     Args:
       env_id: an id of Gymnasium or gymnasium-robotics.
@@ -122,6 +123,15 @@ class GymLoop:
         return Mechanics(world.model, data.qpos.copy(), data.qvel.copy(), data.ctrl.copy())
 
     @property
+    def action_bounds(self) -> ActionBounds | None:
+        """The smallest and largest actions of the environment; None where one of them is infinite."""
+        space: Any = self._envs[0].action_space
+        low, high = np.asarray(space.low, float).reshape(-1), np.asarray(space.high, float).reshape(-1)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            return None
+        return ActionBounds(tuple(low.tolist()), tuple(high.tolist()))
+
+    @property
     def is_mujoco(self) -> bool:
         """Whether there are :meth:`mechanics`."""
         return isinstance(getattr(self._envs[0].unwrapped, "model", None), mujoco.MjModel)
@@ -159,6 +169,8 @@ def _version(package: str) -> str:
 
 
 def _flat(observation: Any) -> np.ndarray:
+    if isinstance(observation, Mapping) and observation.keys() != _GOAL_KEYS:
+        return flatten_named(observation)
     if isinstance(observation, Mapping):
         return flatten_goal_observation(
             observation["achieved_goal"], observation["observation"], observation["desired_goal"]
@@ -167,8 +179,12 @@ def _flat(observation: Any) -> np.ndarray:
 
 
 def _observation_dim(env_id: str, space: gymnasium.Space) -> int:
-    goal = isinstance(space, gymnasium.spaces.Dict) and set(space.spaces) == _GOAL_KEYS
-    vector = isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1
-    if not goal and not vector:
-        raise UserError(f"{env_id} cannot be simulated: its observations are neither vectors nor goal mappings")
+    if not _is_flat(space):
+        raise UserError(f"{env_id} cannot be simulated: its observations are neither vectors nor mappings of vectors")
     return gymnasium.spaces.flatdim(space)
+
+
+def _is_flat(space: gymnasium.Space) -> bool:
+    if isinstance(space, gymnasium.spaces.Dict):
+        return all(map(_is_flat, space.spaces.values()))
+    return isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1

@@ -1,11 +1,13 @@
 """From a request to all that training needs: data obtained, references known, shapes checked, nothing written."""
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import closing
 from typing import NamedTuple
 
 import jax
 
+from diffjax.data.actions import fit_actions
 from diffjax.data.filters import top_percent
 from diffjax.data.load import load_dataset
 from diffjax.data.rewards import reward_affine
@@ -18,7 +20,7 @@ from diffjax.methods.checks import check_shapes
 from diffjax.numerics import random_key
 from diffjax.records.schema import Config
 from diffjax.tasks.default_data import MakeData, default_dataset
-from diffjax.tasks.registry import make_simulator, with_references
+from diffjax.tasks.registry import environment_bounds, make_simulator, with_references
 from diffjax.training.batches import Prepared, prepare
 from diffjax.types import Spec
 
@@ -50,13 +52,16 @@ def obtain_dataset(plan: Plan, make_data: MakeData, report: Callable[[str], None
             horizon=task.horizon or None,
             dataset_source=experiment.dataset_source,
             task_id=task.id,
+            any_actions=True,
             report=report,
         )
     return dataset if experiment.top_percent is None else top_percent(dataset, experiment.top_percent)
 
 
-def make_ready(planned: Plan, dataset: Dataset) -> Ready:
+def make_ready(planned: Plan, dataset: Dataset, report: Callable[[str], None]) -> Ready:
     """Checks an experiment against its data, its simulator and its networks' shapes.
+
+    ``report`` takes a line where actions were changed.
 
     Raises:
       UserError: they do not go together.
@@ -68,12 +73,19 @@ def make_ready(planned: Plan, dataset: Dataset) -> Ready:
             f"{dataset.source}: observations of {spec.observation_dim} and actions of {spec.action_dim} numbers; task "
             f"{planned.task.id} has {planned.spec.observation_dim} and {planned.spec.action_dim}"
         )
-    task = with_references(planned.task, dataset, planned.experiment.ref_scores, needed=protocol.episodes > 0)
+    evaluates = protocol.episodes > 0
+    bounds = environment_bounds(planned.task) if protocol.actions == "scale" and evaluates else None
+    dataset = fit_actions(dataset, protocol.actions, bounds)
+    transitions = dataset.transitions
+    if protocol.actions:
+        report(f"{dataset.source}: {dataset.notes[-1]}")
+    task = with_references(planned.task, dataset, planned.experiment.ref_scores, needed=evaluates)
+    task = dataclasses.replace(task, action_bounds=dataset.action_bounds)
     planned = planned._replace(task=task, spec=spec)
     reward = reward_affine(protocol.reward, transitions)
     data = prepare(transitions, planned.method.view, protocol.observation, reward, protocol.action_clip)
     version = NO_SIMULATOR
-    if protocol.episodes:
+    if evaluates:
         runs_at_once = max(len(group.trained) for group in planned.groups)
         with closing(make_simulator(task, runs_at_once * protocol.episodes)) as simulator:
             version = simulator.version

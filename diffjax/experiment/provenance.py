@@ -88,6 +88,8 @@ def describe(plan: Plan, dataset: Dataset, simulator_version: str) -> Config:
             transitions=int(dataset.transitions.row.size),
             episodes=int(dataset.episode_returns.size),
             return_mean=float(np.mean(dataset.episode_returns)) if dataset.episode_returns.size else None,
+            action_low=dataset.action_bounds and dataset.action_bounds.low,
+            action_high=dataset.action_bounds and dataset.action_bounds.high,
         ),
         reference=ReferenceRecord(
             min=plan.task.ref_min,

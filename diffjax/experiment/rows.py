@@ -56,9 +56,10 @@ def metrics_record(phase: str, runs: Sequence[RunId], group: Group, interval: In
 
 
 def metrics_line(name: str, record: MetricsRecord, most: int = 6) -> str:
-    """The first metrics of a record in words, means over its runs."""
-    means = {name: float(np.nanmean(np.asarray(values))) for name, values in record.metrics.items()}
-    shown = ", ".join(f"{metric} {mean:.4g}" for metric, mean in list(means.items())[:most])
+    """Losses and values of a record in words, means over its runs."""
+    names = [metric for metric in record.metrics if not metric.endswith("grad_norm")][:most]
+    means = {metric: float(np.mean(np.asarray(record.metrics[metric]))) for metric in names}
+    shown = ", ".join(f"{metric} {mean:.4g}" for metric, mean in means.items())
     return f"{name}: {record.phase} step {record.step}: {shown}"
 
 
@@ -104,6 +105,7 @@ def evaluation_rows(
                 candidates=cost.candidates,
                 network_evaluations=cost.network_evaluations,
                 selection=cost.selection,
+                actions=str(config.protocol.get("actions", "")),
             )
         )
     return rows

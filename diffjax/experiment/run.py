@@ -38,7 +38,7 @@ def run_experiment(
     check_platform()
     check_folder(experiment.out, request(planned), experiment.resume)
     about_data: list[str] = []  # said once nothing can be refused any more, so that a refusal is one line
-    ready = make_ready(planned, dataset or obtain_dataset(planned, make_data, about_data.append))
+    ready = make_ready(planned, dataset or obtain_dataset(planned, make_data, about_data.append), about_data.append)
     folder = open_folder(experiment.out, ready.config, experiment.resume)
     for line in about_data:
         progress.note(line)

@@ -20,7 +20,7 @@ from diffjax.methods.base import Method, check_hyper
 from diffjax.methods.registry import TABLES, get_method
 from diffjax.ranges import KINDS, Range, check_fields
 from diffjax.records.schema import SELECTION_RULES
-from diffjax.types import OBSERVATIONS
+from diffjax.types import ACTIONS, OBSERVATIONS
 
 PRESETS = ("paper", "quick")
 
@@ -48,6 +48,7 @@ class Protocol:
     reward: str = _entry("raw", REWARD_TRANSFORMS)  # name of the affine reward transform
     observation: str = _entry("", ("", *OBSERVATIONS))  # empty: as the method's view says
     action_clip: float = _entry(math.inf, above=0)  # the data's actions are clipped to +- this
+    actions: str = _entry("", ACTIONS)  # of the data: as recorded | clip | scale
     sampling: str = _entry("uniform", SAMPLINGS)  # uniform (with replacement) | shuffled (passes without)
     selection: str = _entry("last", SELECTION_RULES)  # the paper's own rule: last | last5 | best | offline
     offline_rank: int = _entry(0, at_least=0)  # offline: the k of top_k, evaluations before the end of the history
@@ -55,8 +56,11 @@ class Protocol:
 
     @property
     def entries(self) -> dict[str, Any]:
-        """The entries by the names of tables and ``--set``; ``observation`` only where it is not the view's."""
-        values = {name: getattr(self, name) for name in PROTOCOL_ENTRIES if name != "observation" or self.observation}
+        """The entries by the names of tables and ``--set``; some only where they are set."""
+        values = {name: getattr(self, name) for name in PROTOCOL_ENTRIES}
+        for name in ("observation", "actions"):
+            if not values[name]:
+                del values[name]
         return values | {_steps_entry(phase): steps for phase, steps in self.phase_steps.items()}
 
 

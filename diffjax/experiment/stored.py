@@ -128,9 +128,9 @@ class StoredRuns:
 
 def task_of(config: Config) -> Task:
     """The task of a folder: of the program's table, or as the folder describes it."""
-    own = config.own_task
+    own, bounds = config.own_task, config.dataset.action_bounds
     if own is None:
-        return get_task(config.task)
+        return dataclasses.replace(get_task(config.task), action_bounds=bounds)
     return Task(
         id=config.task,
         suite=config.suite,
@@ -143,6 +143,7 @@ def task_of(config: Config) -> Task:
         ref_max=config.reference.max,
         ref_source=config.reference.source or "",
         env_kwargs=own.env_kwargs,
+        action_bounds=bounds,
     )
 
 

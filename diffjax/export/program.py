@@ -80,7 +80,8 @@ def observation_input(policy: Policy) -> Input:
 def act_on_draws(policy: Policy, draws: Draws, observation: jax.Array, *arrays: jax.Array) -> jax.Array:
     """Actions ``(batch, action_dim)`` for observations ``(batch, observation_dim)`` and the arrays of ``draws``."""
     rows = jax.tree.unflatten(draws.treedef, arrays)
-    return jax.vmap(lambda row, seen: act_row(row, policy.method, policy.spec, policy.acting, seen))(rows, observation)
+    decide = lambda row, seen: act_row(row, policy.method, policy.spec, policy.acting, seen)  # noqa: E731
+    return policy.in_units(jax.vmap(decide)(rows, observation))
 
 
 def write_description(path: Path, file: Path, form: str, call: str, policy: Policy, inputs: tuple[Input, ...]) -> None:
@@ -89,7 +90,9 @@ def write_description(path: Path, file: Path, form: str, call: str, policy: Poli
     Args:
       call: how the file is loaded and called, as lines of Python.
     """
-    action = {"name": "action", "shape": [BATCH, policy.spec.action_dim], "dtype": "float32", "range": [-1.0, 1.0]}
+    dim, bounds = policy.spec.action_dim, policy.action_bounds
+    ends = [-1.0, 1.0] if bounds is None else [list(bounds.low), list(bounds.high)]
+    action = {"name": "action", "shape": [BATCH, dim], "dtype": "float32", "range": ends}
     content = {
         "format_version": FORMAT_VERSION,
         "format": form,

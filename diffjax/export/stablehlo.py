@@ -33,7 +33,7 @@ def exported(policy: Policy) -> export.Exported:
     def act(observation: jax.Array, data: jax.Array | None = None) -> jax.Array:
         data = jnp.zeros(2, jnp.uint32) if data is None else data
         key = jax.random.wrap_key_data(data, impl=PRNG)
-        return act_rows(key, policy.method, policy.spec, policy.acting, observation)
+        return policy.in_units(act_rows(key, policy.method, policy.spec, policy.acting, observation))
 
     (batch,) = export.symbolic_shape(BATCH)
     shapes = [jax.ShapeDtypeStruct((batch, policy.spec.observation_dim), jnp.float32)]

@@ -17,6 +17,7 @@ from diffjax.launch.plugins import define_plugin, fingerprints
 from diffjax.numerics import check_platform
 from diffjax.records.folder import CONFIG, STATUS, read_status
 from diffjax.records.loggers import PACKAGES
+from diffjax.types import ACTIONS
 
 MATMUL_PRECISIONS = ("highest", "high", "default")
 
@@ -80,6 +81,14 @@ def define_training_flags(values: flags.FlagValues) -> None:
         None,
         "Episodes per evaluation and run; 0 trains without a simulator; default: the preset's.",
         lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "actions",
+        None,
+        list(ACTIONS[1:]),
+        "What to do with actions beyond [-1, 1]: clip them, or scale them from the environment's bounds, without a "
+        "simulator from the data's (undone when acting).",
         flag_values=values,
     )
     flags.DEFINE_multi_string(
@@ -157,7 +166,7 @@ def experiment_from_flags(
       UserError: for flags that contradict one another.
     """
     overrides = cli.parse_settings(args.set)
-    for name in ("steps", "eval_interval", "episodes"):
+    for name in ("steps", "eval_interval", "episodes", "actions"):
         value = args[name].value
         if value is not None:
             if name in overrides:

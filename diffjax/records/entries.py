@@ -9,7 +9,7 @@ from diffjax.errors import UserError
 from diffjax.files import plain
 
 _NOT_FINITE = ("nan", "inf", "-inf")  # as JSON holds these floats
-_PLURALS = {int: "integers", str: "texts"}
+_PLURALS = {int: "integers", float: "numbers", str: "texts"}
 Record = TypeVar("Record")
 
 
@@ -63,7 +63,7 @@ def _checked(kind: Any, value: Any, where: str, name: str) -> Any:
     if origin is tuple:
         if not (isinstance(value, list) and all(is_a(arguments[0], item) for item in value)):
             raise UserError(f"{where}: {name} is {value!r}, not a list of {_PLURALS[arguments[0]]}")
-        return tuple(value)
+        return tuple(map(arguments[0], value))
     if origin is not None:  # a mapping of texts
         entries = _required(dict, value, where, name)
         return {key: _checked(arguments[1], item, where, f"{name}.{key}") for key, item in entries.items()}

@@ -43,6 +43,7 @@ _FROM_DATA = ("dataset", "reference")  # what is not known before the data are r
 _KIND_NAMES = {int: "an integer", float: "a number", str: "text"}
 _STATUS_ENTRIES = ("seed", "setting", "status")
 _ABSENT = object()
+_HEADER = ",".join(Evaluation._fields) + "\n"
 
 
 class Difference(NamedTuple):
@@ -122,7 +123,9 @@ def open_folder(path: str | Path, config: Config, resume: bool = False) -> Resul
         if not os.path.isfile(folder / CONFIG):
             write_json(folder / CONFIG, config.to_json())
         if not (folder / EVALUATIONS).is_file():
-            write_text(folder / EVALUATIONS, ",".join(Evaluation._fields) + "\n")
+            write_text(folder / EVALUATIONS, _HEADER)
+        elif complete_lines(folder / EVALUATIONS)[:1] != [_HEADER.rstrip()]:  # an older version's
+            write_text(folder / EVALUATIONS, _HEADER + _csv(read_evaluations(folder)))
         if not (folder / METRICS).is_file():
             write_text(folder / METRICS, "")
         if not (folder / STATUS).is_file():
@@ -242,9 +245,12 @@ def read_evaluations(path: str | Path) -> list[Evaluation]:
         records = list(csv.reader(lines))
     except csv.Error as error:
         raise UserError(f"{file}: not CSV ({error})") from None
-    if not records or tuple(records[0]) != Evaluation._fields:
+    needed = len(Evaluation._fields) - len(Evaluation._field_defaults)
+    header = tuple(records[0]) if records else ()
+    if header != Evaluation._fields[: max(len(header), needed)]:
         raise UserError(f"{file}: the first line must be {','.join(Evaluation._fields)}")
-    return [_evaluation(f"{file} line {number}", record) for number, record in enumerate(records[1:], start=2)]
+    numbered = enumerate(records[1:], start=2)
+    return [_evaluation(f"{file} line {number}", record, len(header)) for number, record in numbered]
 
 
 def read_metrics(path: str | Path) -> list[MetricsRecord]:
@@ -306,11 +312,12 @@ def _column_types() -> dict[str, type]:
     return get_type_hints(Evaluation)
 
 
-def _evaluation(where: str, record: list[str]) -> Evaluation:
-    if len(record) != len(Evaluation._fields):
-        raise UserError(f"{where}: {len(record)} columns, expected {len(Evaluation._fields)}")
+def _evaluation(where: str, record: list[str], columns: int) -> Evaluation:
+    """A row; an older version's has fewer columns, of which the last ones are at their defaults."""
+    if len(record) != columns:
+        raise UserError(f"{where}: {len(record)} columns, expected {columns}")
     values: list[Any] = []
-    for (name, kind), text in zip(_column_types().items(), record, strict=True):
+    for (name, kind), text in zip(_column_types().items(), record, strict=False):
         try:
             values.append(kind(text))
         except ValueError:

@@ -9,6 +9,7 @@ import numpy as np
 
 from diffjax.errors import UserError
 from diffjax.records.entries import from_entries, is_a, to_entries
+from diffjax.types import ActionBounds
 
 FORMAT_VERSION = 1
 """Of results folders. A folder without one is of version 0, which says the same but for the number."""
@@ -61,6 +62,7 @@ class Evaluation(NamedTuple):
     candidates: int
     network_evaluations: int  # per action
     selection: str  # "argmax mean target Q of 10"
+    actions: str = ""  # of the data, where they were clipped or scaled
 
     @property
     def run(self) -> RunId:
@@ -104,6 +106,15 @@ class DatasetRecord:
     transitions: int | None = None
     episodes: int | None = None
     return_mean: float | None = None
+    action_low: tuple[float, ...] | None = None  # the actions that were learned as -1 and 1, where they were scaled
+    action_high: tuple[float, ...] | None = None
+
+    @property
+    def action_bounds(self) -> ActionBounds | None:
+        """Both, where actions were scaled."""
+        if self.action_low is None or self.action_high is None:
+            return None
+        return ActionBounds(self.action_low, self.action_high)
 
 
 @dataclass(frozen=True)

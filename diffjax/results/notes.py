@@ -62,7 +62,7 @@ def _provenance(table: Table) -> Iterator[str]:
     yield (
         f"Updates: {_span(config.steps for config in configs)}; evaluated every "
         f"{_span(config.eval_interval for config in configs)} updates on "
-        f"{_span(config.episodes for config in configs)} episodes."
+        f"{_span(config.episodes for config in configs if config.episodes)} episodes."
     )
     evaluations = [evaluation for folder in table.folders for evaluation in folder.evaluations]
     if evaluations:
@@ -73,6 +73,8 @@ def _provenance(table: Table) -> Iterator[str]:
         if config.again is not None:
             label = column_label(Column(config.method, config.variant, preset="", setting="", rule=""))
             yield f"{label} on {config.task}, {config.evaluated}: evaluated after training, in {config.again.source}."
+        if not config.episodes:
+            yield f"{folder.path}: trained without a simulator, so it has no scores."
     for task, reference in {config.task: config.reference for config in configs if config.reference.given}.items():
         yield f"Reference scores of {task}: {reference.min} and {reference.max}, {reference.source}."
     rules: dict[str, dict[str, None]] = {}

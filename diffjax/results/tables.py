@@ -143,6 +143,11 @@ def build_table(results: Iterable[Results]) -> Table:
                 cell = _merge(cells[where], cell)
             cells[where] = cell
             origins.setdefault(where, folder)
+    if not cells and folders:
+        raise UserError(
+            f"{folders[0].path} was trained without a simulator (episodes=0), so it has no scores; evaluate.py "
+            "--offline judges it by recorded trajectories"
+        )
     if not cells:
         raise UserError("no results to make a table of; name folders that hold runs")
     suites = list(dict.fromkeys(row.suite for row, _ in cells))
@@ -201,6 +206,8 @@ def evaluation_rule(row: Evaluation) -> str:
 def _cells(results: Results, ablation: ablations.Ablation | None) -> dict[tuple[Row, Column], Cell]:
     """The cells of one folder: one per setting, and per evaluation rule if there are several."""
     config = results.config
+    if not config.episodes:
+        return {}
     row = Row(config.suite, config.task, config.dataset.label, config.dataset.fingerprint)
     losses = _cloning_losses(results.metrics)
     evaluations: dict[tuple[RunId, str], list[Evaluation]] = {}

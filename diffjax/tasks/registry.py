@@ -9,6 +9,7 @@ import importlib.resources
 import json
 import tomllib
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -18,7 +19,9 @@ import numpy as np
 from diffjax.data.transitions import Dataset
 from diffjax.envs.base import VectorSimulator
 from diffjax.envs.make import make_vector
+from diffjax.envs.scaled import with_bounds
 from diffjax.errors import UserError, unknown_name
+from diffjax.types import ActionBounds
 
 OWN_DATA = ("mini", "local")
 """Suites whose data the program makes itself on first use."""
@@ -47,6 +50,7 @@ class Task:
     maker: str = ""
     level: str = ""
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    action_bounds: ActionBounds | None = None  # what a run calls -1 and 1; None: the simulator's actions are these
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,21 @@ def suite_tasks(suite: str) -> tuple[str, ...]:
 
 
 def make_simulator(task: Task, num_envs: int) -> VectorSimulator:
-    """``num_envs`` simulators of the task side by side; their physics is imported here, not before."""
-    return make_vector(task.env_id, num_envs, task.env_kwargs, task.horizon)
+    """``num_envs`` simulators of the task side by side; their physics is imported here, not before.
+
+    Raises:
+      UserError: the task has none.
+    """
+    if not task.env_id:
+        raise UserError(f"task {task.id} has no simulator: it was trained on data alone (--offline judges it without)")
+    return with_bounds(make_vector(task.env_id, num_envs, task.env_kwargs, task.horizon), task.action_bounds)
+
+
+def environment_bounds(task: Task) -> ActionBounds | None:
+    """The smallest and largest actions of the task's environment; None where it sets none."""
+    with closing(make_simulator(task, 1)) as simulator:
+        ones = (1.0,) * simulator.action_dim
+        return getattr(simulator, "action_bounds", ActionBounds(tuple(-one for one in ones), ones))
 
 
 def with_references(
