@@ -10,6 +10,7 @@ examples:
   python experiments/evaluate.py --run=runs/mini --step=best --first_episode=1000 --out=runs/mini-best
   python experiments/tables.py --runs=runs/dac,runs/dac-candidates
   python experiments/evaluate.py --run=runs/dac --seed=0 --video=episode.mp4
+  python experiments/evaluate.py --run=runs/robot,runs/other --offline --dataset='held_out/*.hdf5' --out=runs/judged
 """
 
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
+from diffjax.assess import fitted_q
 from diffjax.assess.episodes import ALL, Again, Plan, evaluate_again, plan
 from diffjax.assess.video import check_video, film
 from diffjax.errors import UserError
@@ -72,6 +74,30 @@ def define_flags(values: flags.FlagValues) -> None:
         "video",
         "FILE: Film the first episode as FILE.mp4 or FILE.gif (extra video); then --out may be left out.",
     )
+    flags.DEFINE_bool(
+        "offline",
+        False,
+        "Judge without a simulator, by fitted Q evaluation on recorded trajectories; writes fitted_q.csv to --out.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "dataset",
+        None,
+        "ID_OR_PATH: Trajectories for --offline, best such that no run was trained on; default: the runs' own data.",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "discount", 0.99, "Of the values of --offline.", lower_bound=0.0, upper_bound=0.9999, flag_values=values
+    )
+    flags.DEFINE_integer("fit_steps", 20_000, "Updates of --offline.", lower_bound=1, flag_values=values)
+    flags.DEFINE_float(
+        "held_out",
+        0.2,
+        "Share of the trajectories that --offline does not fit and judges at.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+        flag_values=values,
+    )
     define_plugin(values)
     launch.define_compilation_cache(values)
 
@@ -83,7 +109,8 @@ def plans(args: flags.FlagValues) -> list[Plan]:
     if not (args.step in (LAST, BEST, ALL) or args.step.isdecimal()):
         raise UserError(f"--step={args.step} is not {LAST}, {BEST}, {ALL} or a number of updates")
     found = []
-    for source, out in folders(args.run, None if args.out is None else Path(args.out)):
+    out_folder = None if args.out is None or args.offline else Path(args.out)
+    for source, out in folders(args.run, out_folder):
         again = Again(
             source=source,
             out=out,
@@ -115,15 +142,40 @@ def folders(text: str, out: Path | None) -> list[tuple[Path, Path | None]]:
     return found
 
 
+def judge(args: flags.FlagValues, planned: list[Plan]) -> None:
+    """Fitted Q evaluation of all runs, each folder on its own data."""
+    settings = fitted_q.Settings(args.dataset, args.discount, args.fit_steps, args.held_out)
+    estimates = []
+    with TrainingProgress(unit="steps") as progress:
+        for each in planned:
+            estimates += fitted_q.judge(each, settings, progress)
+    if args.out:
+        fitted_q.write(estimates, Path(args.out))
+    by_data: dict[str, list[fitted_q.Estimate]] = {}
+    for one in estimates:
+        by_data.setdefault(one.dataset_fingerprint, []).append(one)
+    for found in by_data.values():
+        print("\n".join(fitted_q.lines(found)))
+
+
 def main(args: flags.FlagValues) -> None:
     """Check everything, play, record."""
-    if not (args.out or args.video):
-        raise UserError("missing --out=DIR: Folder for the evaluations (or --video=FILE)")
+    if not (args.out or args.video or args.offline):
+        raise UserError("missing --out=DIR: Folder for the evaluations (or --video=FILE, or --offline)")
+    if args.offline and (args.episodes or args.first_episode or args.video):
+        raise UserError("--offline asks no simulator; leave out --episodes, --first_episode and --video")
+    if not args.offline and args.dataset:
+        raise UserError("--dataset names trajectories for --offline; add it, or leave out --dataset")
+    if args.offline and args.out:
+        fitted_q.check_out(Path(args.out))
     if args.video:
         check_video(args.video)
     load_plugins(args)
     planned = plans(args)
     launch.prepare(args)
+    if args.offline:
+        judge(args, planned)
+        return
     with TrainingProgress(unit="steps") as progress:
         if args.video:
             if len(planned) > 1:
