@@ -204,7 +204,10 @@ def evaluate(policy: Policy, task: str | None = None, *, episodes: int = 10, see
       UserError: the task is unknown, has no simulator, or other sizes.
     """
     check_platform()
-    found = find_task(task or policy.about.task)
+    name = task or policy.about.task
+    found = find_task(name, needs_simulator=False)
+    if not found.env_id:
+        raise UserError(f"there is no simulator of {name}; name a task that has one")
     if (found.observation_dim, found.action_dim) != policy.spec:
         raise UserError(
             f"task {found.id} has observations of {found.observation_dim} and actions of {found.action_dim} numbers, "
