@@ -1,5 +1,6 @@
 """Exported policies act as the policy does, for the same random numbers, in processes that know nothing of it."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -149,3 +150,16 @@ def test_a_missing_package_is_named(form, package, tmp_path, monkeypatch):
         "experiments/export.py", f"--run={tmp_path / 'policy.npz'}", f"--format={form}", f"--out={tmp_path / 'x.out'}"
     )
     refused(run, package, "diffjax[export]")
+
+
+def test_actions_leave_in_the_units_of_the_data():
+    policy = untrained("bc", "default")
+    low, high = (-1.0, 0.0), (3.0, 8.0)
+    scaled = Policy(policy.method, policy.acting, dataclasses.replace(policy.about, action_low=low, action_high=high))
+    action = policy.act(OBSERVATION)
+    expected = np.array([1.0, 4.0]) + np.array([2.0, 4.0]) * action
+    np.testing.assert_allclose(scaled.act(OBSERVATION), expected, atol=2e-6)
+    stored = export.deserialize(bytearray(stablehlo.exported(scaled).serialize()))
+    np.testing.assert_allclose(stored.call(OBSERVATION), expected, atol=2e-6)
+    model = onnxruntime.InferenceSession(onnx_model.converted(scaled))
+    np.testing.assert_allclose(model.run(None, {"observation": OBSERVATION})[0], expected, atol=2e-6)

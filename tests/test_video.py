@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 from data_tools import random_hdf5
@@ -94,6 +95,20 @@ def test_no_opengl(monkeypatch):
         filmed("Hopper-v4")
     assert tried == ["egl", "osmesa", "glfw"]
     assert filmed("diffjax/Pendulum").rate == 20.0  # needs none
+
+
+class Blind(gymnasium.Env):
+    """It draws nothing."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+
+def test_an_environment_that_cannot_draw_itself(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "egl")  # not what this is about
+    gymnasium.register("own/Blind-v0", entry_point=Blind, max_episode_steps=3)
+    with pytest.raises(UserError, match=r'own/Blind-v0 cannot draw itself: it needs render_mode="rgb_array"'):
+        filmed("own/Blind-v0")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ The only place that needs Pillow and OpenGL; both are looked for when a picture 
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -55,12 +56,15 @@ def filmed(env_id: str, kwargs: Mapping[str, Any] = NO_ARGUMENTS, horizon: int |
     if getattr(simulator, "is_mujoco", True):
         return Filmed(simulator, _mujoco_picture(simulator), simulator.steps_per_second)
     simulator.close()
-    simulator = make_vector(env_id, 1, {**kwargs, "render_mode": "rgb_array"}, horizon)
-    simulator.reset(np.zeros(1, np.uint32))
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that it does not know the mode: the error below says more
+            simulator = make_vector(env_id, 1, {**kwargs, "render_mode": "rgb_array"}, horizon)
+        simulator.reset(np.zeros(1, np.uint32))
         simulator.picture(0)
     except Exception as error:  # each environment has exceptions of its own
-        raise UserError(f"{env_id} cannot draw itself ({first_line(error)})") from None
+        reason = f'it needs render_mode="rgb_array" ({first_line(error)})'
+        raise UserError(f"{env_id} cannot draw itself: {reason}") from None
     return Filmed(simulator, lambda: simulator.picture(0), simulator.steps_per_second)
 
 
