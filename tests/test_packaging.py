@@ -185,10 +185,9 @@ def test_the_documents_name_files_that_exist() -> None:
 
 
 def test_the_readmes_own_data_loads(tmp_path: Path) -> None:
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-    assert code is not None
+    (code,) = (text for text in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "my_hopper.hdf5" in text)
     with contextlib.chdir(tmp_path):
-        exec(code[1], {})
+        exec(code, {})
         dataset = load_dataset("my_hopper.hdf5", Spec(observation_dim=11, action_dim=3))
     assert dataset.transitions.observation.shape == (20_000, 11)
     assert dataset.label != "D4RL v2"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOUNDATION = ("types", "errors", "files", "ranges", "numerics")
+FOUNDATION = ("types", "errors", "files", "ranges", "numerics", "version")
 ROOMS = (
     *FOUNDATION,
     *("diffusion", "nn", "losses"),

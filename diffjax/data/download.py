@@ -26,11 +26,11 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-import diffjax
 from diffjax.data.d4rl_files import d4rl_file
 from diffjax.data.hdf5 import check_opens
 from diffjax.data.transitions import one_line
 from diffjax.errors import UserError
+from diffjax.version import __version__
 
 DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # waits between attempts; there is one attempt more
 TIMEOUT_S = 30.0  # without a byte, after which a connection counts as dropped
@@ -346,7 +346,7 @@ class _Bar:
 
 
 def _headers(version: _Version | None, have: int) -> Mapping[str, str]:
-    headers = {"User-Agent": f"diffjax/{diffjax.__version__}", "Accept-Encoding": "identity"}
+    headers = {"User-Agent": f"diffjax/{__version__}", "Accept-Encoding": "identity"}
     if version is not None and version.condition is not None:
         headers |= {"Range": f"bytes={have}-", "If-Range": version.condition}
     return headers

@@ -9,18 +9,18 @@ from pathlib import Path
 import jax
 import numpy as np
 
-import diffjax
 from diffjax.data.transitions import Dataset
 from diffjax.experiment.plan import Plan
 from diffjax.files import plain
 from diffjax.numerics import jax_options
 from diffjax.records.schema import Config, DatasetRecord, OwnTask, ReferenceRecord, Request
 from diffjax.tasks.own import SUITE
+from diffjax.version import __version__
 
 
 def source_revision() -> str:
     """Commit of the checkout that the package runs from, or empty."""
-    folder = Path(diffjax.__file__).parent
+    folder = Path(__file__).parents[1]
     try:
         command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
@@ -34,7 +34,7 @@ def versions() -> dict[str, str]:
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "gymnasium", "minari")
     device = jax.devices()[0]
     return {name: importlib.metadata.version(name) for name in packages} | {
-        "diffjax": diffjax.__version__,
+        "diffjax": __version__,
         "revision": source_revision(),
         "python": platform.python_version(),
         "platform": device.platform,
