@@ -1,5 +1,6 @@
 """``import diffjax as dj``: in memory or with a folder, on data alone or on a task."""
 
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,11 @@ import jax
 import numpy as np
 import pytest
 from data_tools import random_hdf5
+from launcher_tools import launch, refused
 
 import diffjax as dj
 from diffjax.errors import UserError
+from diffjax.launch.plugins import ENTRY_POINTS
 from diffjax.methods import bc
 from diffjax.methods.registry import METHODS, TABLES
 from diffjax.tasks import own
@@ -172,6 +175,39 @@ def test_a_plugin_that_cannot_be_loaded(tmp_path: Path, content, words):
         path.write_text(content)
     with pytest.raises(UserError, match=words):
         dj.load_plugin(path)
+
+
+class Entry:
+    """An entry point of an installed package."""
+
+    name, value = "mine", "my_package.diffjax"
+
+    def __init__(self, works: bool):
+        self.works = works
+
+    def load(self):
+        if not self.works:
+            raise ImportError("no my_package")
+        dj.register_method("from_a_package", bc.METHOD)
+
+
+def test_installed_packages_register_theirs(monkeypatch, tmp_path):
+    calls, others = [], importlib.metadata.entry_points
+
+    def entry_points(*, group: str):
+        if group != ENTRY_POINTS:
+            return others(group=group)
+        calls.append(group)
+        return [Entry(works=len(calls) == 1)]
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+    flags = ["--task=pendulum-mixed", "--dataset=nowhere.npz", f"--out={tmp_path / 'out'}"]
+    try:
+        refused(launch("experiments/train.py", "--method=from_a_package", *flags), "nowhere.npz: no such file")
+    finally:
+        del METHODS["from_a_package"], TABLES["from_a_package"]
+    run = launch("experiments/train.py", "--method=from_a_package", *flags)
+    refused(run, "plugin mine (my_package.diffjax) cannot be loaded: ImportError: no my_package")
 
 
 def test_the_key_matters_and_nothing_else():

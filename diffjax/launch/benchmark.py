@@ -29,6 +29,7 @@ from diffjax.experiment.settings import PRESETS, Protocol, check_overrides, reso
 from diffjax.files import writable, write_json, write_text
 from diffjax.launch import cli
 from diffjax.launch.flags import define_matmul_precision
+from diffjax.launch.plugins import define_plugin, load_plugins
 from diffjax.methods.base import Method
 from diffjax.methods.registry import METHODS, get_method
 from diffjax.numerics import check_platform
@@ -84,6 +85,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "NAME=VALUE: Another value for one hyper-parameter, of all methods measured; repeatable.",
         flag_values=values,
     )
+    define_plugin(values)
     define_matmul_precision(values)
 
 
@@ -128,6 +130,7 @@ def chosen_cases(args: flags.FlagValues, aspect: Callable[[Case], Any]) -> list[
     Raises:
       UserError: for an unknown method, variant, preset, task or setting.
     """
+    load_plugins(args)
     overrides = cli.parse_settings(args.set)
 
     def case(name: str, variant: str) -> Case:
