@@ -1,6 +1,7 @@
 """What every test runs under: the CPU, exact float32 matmuls, a compilation cache, reproducible examples."""
 
 import contextlib
+import gc
 import os
 import re
 from collections.abc import Iterator
@@ -45,6 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
         given = os.environ.get("XLA_FLAGS", "").split()  # a worker's hold them already
         os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys((*given, *COMPILER)))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a Minari id that is not stored is answered at once
+    # Tracing makes millions of objects that stay; to look through them again and again takes a tenth of the time.
+    gc.set_threshold(200_000, 50, 1_000_000)
 
     import jax  # reads the variables above
 
