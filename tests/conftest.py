@@ -46,6 +46,9 @@ def pytest_configure(config: pytest.Config) -> None:
         given = os.environ.get("XLA_FLAGS", "").split()  # a worker's hold them already
         os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys((*given, *COMPILER)))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a Minari id that is not stored is answered at once
+    # Where in the source an operation stands is looked up for each, which takes a sixth of the time.
+    os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+    os.environ.setdefault("JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS", "0")
     # Tracing makes millions of objects that stay; to look through them again and again takes a tenth of the time.
     gc.set_threshold(200_000, 50, 1_000_000)
 

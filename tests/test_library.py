@@ -18,6 +18,7 @@ from diffjax.launch.plugins import ENTRY_POINTS
 from diffjax.methods import bc
 from diffjax.methods.registry import METHODS, TABLES
 from diffjax.tasks import own
+from diffjax.training.checkpoints import Checkpoints
 
 SMALL = {"preset": "quick", "steps": 4, "eval_interval": 2, "hidden_dims": (8, 8), "batch_size": 4, "progress": False}
 
@@ -79,6 +80,31 @@ def test_data_alone():
         dj.train("bc", **SMALL)
     with pytest.raises(UserError, match="there is no simulator of own-data"):
         dj.evaluate(policy, episodes=1)
+
+
+def test_an_own_task_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    """Interrupted before its second checkpoint and resumed, it ends where the uninterrupted one does."""
+    asked = {"dataset": arrays(size=2.0), "actions": "scale", **SMALL}
+    whole = dj.train("bc", "my-robot", episodes=0, out=tmp_path / "whole", **asked)
+    save = Checkpoints.save
+
+    def interrupted(self, number, *rest):
+        if number == 2:
+            raise KeyboardInterrupt
+        save(self, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            dj.train("bc", "my-robot", episodes=0, out=tmp_path / "parts", **asked)
+    with pytest.raises(UserError, match="already holds this experiment; add --resume"):
+        dj.train("bc", "my-robot", episodes=0, out=tmp_path / "parts", **asked)
+    parts = dj.train("bc", "my-robot", episodes=0, out=tmp_path / "parts", resume=True, **asked)
+    assert [record.step for record in parts.metrics] == [2, 4]
+    observation = np.ones((2, 3))
+    np.testing.assert_array_equal(parts.policy().act(observation), whole.policy().act(observation))
+    with pytest.raises(UserError, match="holds another experiment"):
+        dj.train("bc", "my-robot", episodes=0, out=tmp_path / "parts", resume=True, **asked | {"actions": "clip"})
 
 
 def test_failed_runs_are_named():

@@ -259,6 +259,18 @@ def test_metrics_keep_the_run_axis(results: ResultsFolder) -> None:
     assert read_metrics(results.path) == [record(**{"critic/loss": (0.5, -math.inf)})]
 
 
+def test_a_folder_without_the_newest_columns_is_read_and_continued(results: ResultsFolder) -> None:
+    """An older version's rows lack the last column; they get its default when the folder goes on."""
+    results.append_evaluations([evaluation(), evaluation(seed=1)])
+    path = results.path / "evaluations.csv"
+    newest = path.read_text()
+    path.write_text("".join(line.rpartition(",")[0] + "\n" for line in newest.splitlines()))
+    assert path.read_text().splitlines()[0] == HEADER.removesuffix(",actions")
+    assert read_evaluations(results.path) == [evaluation(), evaluation(seed=1)]
+    open_folder(results.path, config(), resume=True)
+    assert path.read_text() == newest
+
+
 def test_truncate_cuts_back_to_a_checkpoint(results: ResultsFolder) -> None:
     results.append_evaluations([evaluation(), evaluation(seed=1)])
     results.append_metrics([record()])

@@ -39,7 +39,7 @@ CONFIG, EVALUATIONS, METRICS, STATUS, CHECKPOINTS = (
     "status.json",
     "checkpoints",
 )
-_FROM_DATA = ("dataset", "reference")  # what is not known before the data are read
+_FROM_DATA = ("dataset", "reference", "own_task")  # what is not known before the data are read
 _KIND_NAMES = {int: "an integer", float: "a number", str: "text"}
 _STATUS_ENTRIES = ("seed", "setting", "status")
 _ABSENT = object()
