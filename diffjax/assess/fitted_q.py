@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.assess.episodes import Plan
+from diffjax.assess.episodes import Plan, Played
 from diffjax.data.actions import fit_actions
 from diffjax.data.load import load_dataset
 from diffjax.data.transitions import Dataset, has_trajectories, next_observations
@@ -38,7 +38,7 @@ from diffjax.numerics import check_platform, pinned, random_key
 from diffjax.policy import act_rows
 from diffjax.training.program import Acting
 from diffjax.training.progress import Progress
-from diffjax.types import Spec
+from diffjax.types import ActionBounds, Spec
 
 FILE = "fitted_q.csv"
 HIDDEN_DIMS, BATCH, RATE, TAU = (256, 256), 256, 3e-4, 0.02
@@ -225,75 +225,111 @@ def actions(
     return np.concatenate(found)
 
 
-def read_data(planned: Plan, settings: Settings, progress: Progress) -> Dataset:
-    """The data to judge by, with actions as the runs learned them.
+class Data(NamedTuple):
+    """What runs are judged by; the same for all that learned the same actions of the same source."""
+
+    source: str
+    label: str | None
+    actions: str
+    bounds: ActionBounds | None
+
+
+class Candidate(NamedTuple):
+    """A run at a step."""
+
+    planned: Plan
+    played: Played
+    step: int
+
+
+def data_of(planned: Plan, settings: Settings) -> Data:
+    """The data that the settings name, or the runs' own.
+
+    Raises:
+      UserError: the runs do not say where theirs are.
+    """
+    record = planned.config.dataset
+    if not (source := settings.dataset or record.source):
+        raise UserError(f"{planned.stored.folder} does not say where its data are; name some with --dataset")
+    label = None if settings.dataset else record.label
+    return Data(source, label, str(planned.config.protocol.get("actions", "")), record.action_bounds)
+
+
+def read_data(data: Data, planned: Plan, progress: Progress) -> Dataset:
+    """The data with actions as the runs learned them.
 
     Raises:
       UserError: they cannot be read, or are of another robot.
     """
-    config, stored = planned.config, planned.stored
-    source = settings.dataset or config.dataset.source
-    if not source:
-        raise UserError(f"{stored.folder} does not say where its data are; name some with --dataset")
-    task = stored.task
-    label = None if settings.dataset else config.dataset.label
-    horizon = task.horizon or None
-    dataset = load_dataset(source, stored.spec, label, horizon=horizon, any_actions=True, report=progress.note)
-    how = str(config.protocol.get("actions", ""))
-    return fit_actions(dataset, how, config.dataset.action_bounds)
+    spec, horizon = planned.stored.spec, planned.stored.task.horizon or None
+    dataset = load_dataset(data.source, spec, data.label, horizon=horizon, any_actions=True, report=progress.note)
+    return fit_actions(dataset, data.actions, data.bounds)
 
 
 @pinned()
-def judge(planned: Plan, settings: Settings, progress: Progress) -> list[Estimate]:
-    """The estimate of every run at every step that is planned.
+def judge(plans: Sequence[Plan], settings: Settings, progress: Progress) -> list[Estimate]:
+    """The estimate of every run at every step that is planned; those of the same data are fitted side by side.
 
     Raises:
       UserError: the data cannot be read, or hold too few trajectories.
     """
     check_platform()
-    dataset = read_data(planned, settings, progress)
-    parts, stored, config = split(dataset, settings), planned.stored, planned.config
+    groups: dict[Data, list[Candidate]] = {}
+    for planned in plans:
+        for steps in planned.steps:
+            for one, step in zip(planned.played, steps, strict=True):
+                groups.setdefault(data_of(planned, settings), []).append(Candidate(planned, one, step))
+    estimates: list[Estimate] = []
+    for data, candidates in groups.items():
+        with jax.default_matmul_precision("highest"):
+            estimates += _judge(read_data(data, candidates[0].planned, progress), candidates, settings, progress)
+    return estimates
+
+
+def _judge(dataset: Dataset, candidates: Sequence[Candidate], settings: Settings, progress: Progress) -> list[Estimate]:
+    """The estimates of policies by one data set."""
+    parts = split(dataset, settings)
     found = scaling(parts.fitted, settings.discount)
-    policies = [(one, step) for steps in planned.steps for one, step in zip(planned.played, steps, strict=True)]
     rows = [parts.fitted.next_observation, parts.held_out.next_observation, parts.start]
     act_key, fit_key, init_key = jax.random.split(random_key(settings.seed), 3)
-    progress.begin(f"{config.task} {config.method}: actions", len(policies), len(policies), 0)
+    progress.begin("actions of the policies", 1, len(candidates), 0)
     chosen: list[list[np.ndarray]] = []
-    with jax.default_matmul_precision(config.matmul_precision or "highest"):
-        for one, step in policies:
-            acting = stored.acting(one.trained, step)._replace(hyper=one.run.hyper)
-            acting = jax.tree.map(jnp.asarray, acting)
-            keys = jax.random.split(act_key, len(rows))
-            chosen.append(
-                [actions(key, stored.method, stored.spec, acting, each) for key, each in zip(keys, rows, strict=True)]
-            )
-            progress.advance(1)
-        state = _fitted(init_key, fit_key, parts, [each[0] for each in chosen], settings, found, progress)
+    for planned, one, step in candidates:
+        stored = planned.stored
+        acting = stored.acting(one.trained, step)._replace(hyper=one.run.hyper)
+        acting = jax.tree.map(jnp.asarray, acting)
+        keys = jax.random.split(act_key, len(rows))
+        chosen.append(
+            [actions(key, stored.method, stored.spec, acting, each) for key, each in zip(keys, rows, strict=True)]
+        )
+        progress.advance(1)
+    state = _fitted(init_key, fit_key, parts, [each[0] for each in chosen], settings, found, progress)
     progress.end()
     params = jax.device_get(state.learner.params)
     estimates = []
-    for index, ((one, step), (_, held_action, first_action)) in enumerate(zip(policies, chosen, strict=True)):
+    for index, (candidate, (_, held_action, first_action)) in enumerate(zip(candidates, chosen, strict=True)):
         own = jax.tree.map(lambda leaf, place=index: leaf[place], params)
         value = found.value * np.asarray(q_value(own, _seen(parts.start, found), first_action))
         error = found.value * _td_errors(own, parts.held_out, held_action, settings.discount, found)
+        config, run = candidate.planned.config, candidate.played.run
         estimates.append(
             Estimate(
-                config.method,
-                config.variant,
-                config.task,
-                dataset.label,
-                dataset.fingerprint,
-                one.run.seed,
-                one.run.setting,
-                step,
-                float(value.mean()),
-                float(value.std(ddof=1) / np.sqrt(len(value))) if len(value) > 1 else float("nan"),
-                float(np.sqrt(np.mean(error**2))),
-                float(parts.returns.mean()),
-                settings.discount,
-                settings.steps,
-                parts.trajectories,
-                len(parts.returns),
+                method=config.method,
+                variant=config.variant,
+                task=config.task,
+                dataset=dataset.label,
+                dataset_fingerprint=dataset.fingerprint,
+                seed=run.seed,
+                setting=run.setting,
+                step=candidate.step,
+                value=float(value.mean()),
+                standard_error=float(value.std(ddof=1) / np.sqrt(len(value))) if len(value) > 1 else float("nan"),
+                td_error=float(np.sqrt(np.mean(error**2))),
+                data_value=float(parts.returns.mean()),
+                discount=settings.discount,
+                fit_steps=settings.steps,
+                trajectories=parts.trajectories,
+                held_out=len(parts.returns),
             )
         )
     return estimates

@@ -145,10 +145,8 @@ def folders(text: str, out: Path | None) -> list[tuple[Path, Path | None]]:
 def judge(args: flags.FlagValues, planned: list[Plan]) -> None:
     """Fitted Q evaluation of all runs, each folder on its own data."""
     settings = fitted_q.Settings(args.dataset, args.discount, args.fit_steps, args.held_out)
-    estimates = []
     with TrainingProgress(unit="steps") as progress:
-        for each in planned:
-            estimates += fitted_q.judge(each, settings, progress)
+        estimates = fitted_q.judge(planned, settings, progress)
     if args.out:
         fitted_q.write(estimates, Path(args.out))
     by_data: dict[str, list[fitted_q.Estimate]] = {}
