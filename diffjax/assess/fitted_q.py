@@ -41,7 +41,7 @@ from diffjax.training.progress import Progress
 from diffjax.types import ActionBounds, Spec
 
 FILE = "fitted_q.csv"
-HIDDEN_DIMS, BATCH, RATE, TAU = (256, 256), 256, 3e-4, 0.02
+HIDDEN_DIMS, BATCH, RATE, TAU = (256, 256), 256, 3e-4, 0.05
 CHUNK = 500  # updates between two signs of progress
 ROWS_AT_ONCE = 4096  # observations at which a policy acts at once
 
