@@ -29,7 +29,7 @@ from diffjax.launch.benchmark import Case
 from diffjax.numerics import random_key
 from diffjax.training.batches import prepare
 from diffjax.training.flops import period, update_flops
-from diffjax.training.program import Program, RunSetup, TrainState, run_sharding, stack_setups
+from diffjax.training.program import Program, RunSetup, TrainState, run_sharding, stack_runs
 from diffjax.types import Spec
 
 NAME = "training"
@@ -151,7 +151,7 @@ class Trainer:
         self.program = Program(case.method, spec, case.protocol.sampling, run_sharding(runs))
         prepared = prepare(data, case.method.view, case.protocol.observation, action_clip=case.protocol.action_clip)
         setups = [RunSetup(random_key(seed), prepared.part, case.hyper) for seed in range(runs)]
-        self.setup = self.program.place(stack_setups(setups))
+        self.setup = self.program.place(stack_runs(setups))
         self.data = self.program.replicate(prepared.transitions)
         self.state = self.program.init(self.setup, self.data)
         self.step = 0

@@ -16,10 +16,16 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def close_names(name: str, known: Iterable[str]) -> list[str]:
+    """The names that may have been meant, at most three."""
+    names = list(known)
+    same = [other for other in names if other.lower() == name.lower()]
+    return same or difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not among ``known``: names the closest ones, or lists all."""
     names = list(known)
-    close = [other for other in names if other.lower() == name.lower()]
-    close = close or difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    close = close_names(name, names)
     right = f"did you mean {' or '.join(close)}?" if close else f"one of: {', '.join(names) or '(none)'}"
     return UserError(f"unknown {kind} {name!r}; {right}")

@@ -1,14 +1,12 @@
 """What ``import diffjax as dj`` offers: data, training, evaluation and policies, for notebooks and programs."""
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
@@ -21,19 +19,21 @@ from diffjax.experiment.memory import train_in_memory
 from diffjax.experiment.plan import Experiment, plan
 from diffjax.experiment.prepare import make_ready, obtain_dataset
 from diffjax.experiment.run import run_experiment
+from diffjax.experiment.stored import StoredRuns
+from diffjax.launch import cli
 from diffjax.launch.plugins import load_plugin
 from diffjax.launch.progress import TrainingProgress
 from diffjax.methods.registry import register_method
 from diffjax.numerics import check_platform, pinned, random_key
 from diffjax.policy import Policy
-from diffjax.records.folder import read_config, read_evaluations, read_metrics, read_status
+from diffjax.records.folder import read_evaluations, read_metrics, read_status
 from diffjax.records.schema import Config, Evaluation, MetricsRecord, RunId
 from diffjax.studies.collect.store import store_dataset
 from diffjax.tasks.own import find_task, register_task
 from diffjax.tasks.registry import make_simulator, normalized_score
 from diffjax.training.evaluation import episode_keys
 from diffjax.training.evaluation import evaluate as play
-from diffjax.training.program import Program
+from diffjax.training.program import Program, stack_runs
 
 OWN_TASK = "own-data"
 """What a task is called of which only data are known."""
@@ -137,8 +137,6 @@ def train(
         if dataset is None:
             raise UserError("name a task, or give data to learn from: train(method, dataset=...)")
         task, settings = OWN_TASK, {"episodes": 0} | settings
-    names, values = list(grid or {}), list((grid or {}).values())
-    combinations = [zip(names, one, strict=True) for one in itertools.product(*values)]
     experiment = Experiment(
         method=method,
         task=task,
@@ -146,7 +144,7 @@ def train(
         variant=variant,
         preset=preset,
         seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
-        settings=tuple(";".join(f"{name}={value}" for name, value in one) for one in combinations),
+        settings=cli.grid_settings(grid or {}),
         overrides=tuple((name, str(value)) for name, value in settings.items()),
         dataset=None if dataset is None else dataset.source if isinstance(dataset, Dataset) else str(dataset),
         ref_scores=ref_scores,
@@ -176,10 +174,9 @@ def read(folder: str | Path) -> Trained:
     """The runs of a results folder after their last update."""
     statuses = read_status(folder)
     failed = {status.run: status.reason for status in statuses if status.state == "failed"}
-    runs = [status.run for status in statuses if status.run not in failed]
-    made = {run: policies.load(folder, run.seed, run.setting) for run in runs}
-    config = read_config(folder)
-    return Trained(config, tuple(read_evaluations(folder)), tuple(read_metrics(folder)), made, failed)
+    stored = StoredRuns(Path(folder))
+    made = {status.run: policies.policy_of(stored, status.run) for status in statuses if status.run not in failed}
+    return Trained(stored.config, tuple(read_evaluations(folder)), tuple(read_metrics(folder)), made, failed)
 
 
 load_policy = policies.load
@@ -214,7 +211,7 @@ def evaluate(policy: Policy, task: str | None = None, *, episodes: int = 10, see
             f"this policy {policy.spec.observation_dim} and {policy.spec.action_dim}"
         )
     found = dataclasses.replace(found, action_bounds=policy.action_bounds)
-    acting = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], policy.acting)
+    acting = stack_runs([policy.acting])
     keys = episode_keys(random_key(seed)[None], 0, episodes)
     program = Program(policy.method, policy.spec, "uniform")
     precision = jax.default_matmul_precision(policy.about.matmul_precision)

@@ -6,7 +6,6 @@ device, whatever it was trained on.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,11 +16,11 @@ import numpy as np
 from jax.extend.core import Literal
 
 from diffjax.data.observations import ObservationTransform
-from diffjax.errors import UserError, first_line, unknown_name
-from diffjax.experiment.settings import check_overrides
+from diffjax.errors import UserError, first_line
+from diffjax.experiment.settings import acting_differently
 from diffjax.experiment.stored import StoredRuns, hyper_of, named_leaves, state_of
 from diffjax.files import check_parent, plain, read_arrays, writable, write_arrays
-from diffjax.methods.base import Method, acting_values, check_hyper, no_draws
+from diffjax.methods.base import Method, no_draws
 from diffjax.methods.registry import get_method
 from diffjax.numerics import pinned, random_key
 from diffjax.records.entries import from_entries, to_entries
@@ -101,7 +100,7 @@ class Policy:
                 raise UserError(f"{self.about.method} draws random numbers when acting; give a key: jax.random.key(0)")
             key = random_key(0)
         with pinned(), jax.default_matmul_precision(self.about.matmul_precision):
-            action = np.asarray(_act(self.method, self.spec, key, self.acting, np.atleast_2d(observed)))
+            action = np.asarray(act_compiled(key, self.method, self.spec, self.acting, np.atleast_2d(observed)))
         action = self.in_units(action)
         return action[0] if observed.ndim == 1 else action
 
@@ -121,13 +120,8 @@ class Policy:
         Raises:
           UserError: training reads it too, it is unknown, or its value is out of range.
         """
-        about, free = self.about, acting_values(self.acting.hyper)
-        for name in values:
-            if name not in free:
-                raise unknown_name(f"setting of {about.method} that only acting reads:", name, sorted(free))
-        converted = check_overrides(about.method, about.variant, {name: str(value) for name, value in values.items()})
-        hyper = dataclasses.replace(self.acting.hyper, **converted)
-        check_hyper(hyper)
+        about, given = self.about, {name: str(value) for name, value in values.items()}
+        hyper = acting_differently(about.method, about.variant, self.acting.hyper, given)
         about = dataclasses.replace(
             about, hyper=plain(dataclasses.asdict(hyper)), score=None, return_mean=None, episodes=None
         )
@@ -164,9 +158,8 @@ def act_rows(key: jax.Array, method: Method[Any, Any], spec: Spec, acting: Actin
     return jax.vmap(act)(jnp.arange(observation.shape[0], dtype=jnp.uint32), observation)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _act(method: Method[Any, Any], spec: Spec, key: jax.Array, acting: Acting, observation: jax.Array) -> jax.Array:
-    return act_rows(key, method, spec, acting, observation)
+act_compiled = jax.jit(act_rows, static_argnums=(1, 2))
+"""One program per method, sizes and static hyper-parameters; parameters are arguments."""
 
 
 def _leaves_read(policy: Policy) -> set[str]:
@@ -211,9 +204,15 @@ def _from_folder(folder: Path, seed: int | None, setting: str | None, step: int 
     stored = StoredRuns(folder)
     config = stored.config
     run = config.run(_chosen(folder, "seed", seed, config.seeds), _chosen(folder, "setting", setting, config.settings))
+    return policy_of(stored, run, step)
+
+
+def policy_of(stored: StoredRuns, run: RunId, step: int | str | None = None) -> Policy:
+    """The policy of one of several stored runs; ``step`` as in :func:`load`."""
     step = stored.chosen_step(run, step)
     acting, evaluation = stored.acting(run, step), stored.evaluations(run).get(step)
-    about = about_run(config, run, step, acting.hyper, stored.spec, evaluation, str(folder.absolute()))
+    config = dataclasses.replace(stored.config, env=stored.config.env or stored.task.env_id)
+    about = about_run(config, run, step, acting.hyper, stored.spec, evaluation, str(stored.folder.absolute()))
     return Policy(stored.method, acting, about)
 
 

@@ -16,7 +16,7 @@ from diffjax.methods.base import Method, Phase, Relabel, View, static, traced, w
 from diffjax.methods.checks import check_method, check_shapes
 from diffjax.nn.learners import Learner, learn, learner
 from diffjax.training.batches import gather_batch, prepare, return_to_go, usable_rows
-from diffjax.training.program import Program, RunSetup, stack_setups
+from diffjax.training.program import Program, RunSetup, stack_runs
 from diffjax.types import Spec
 
 
@@ -155,7 +155,7 @@ def run(method: Method[State, Hyper], hyper: Hyper, steps: list[int], transition
     """State, setup, program and mean losses after training one run to each of some steps in turn."""
     program = Program(method, Spec(1, 1), "uniform")
     usable, part = prepare(transitions, method.view, **options)
-    setup, data = stack_setups([RunSetup(jax.random.key(0), part, hyper)]), program.replicate(usable)
+    setup, data = stack_runs([RunSetup(jax.random.key(0), part, hyper)]), program.replicate(usable)
     state, goals, start = program.init(setup, data), [], 0
     for stop in steps:
         state, sums = program.advance(0, state, start, stop, setup, data)

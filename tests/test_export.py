@@ -17,7 +17,7 @@ from method_tools import ALL, SPEC
 from policy_tools import untrained
 
 from diffjax.export import onnx_model, stablehlo
-from diffjax.export.program import draws_of
+from diffjax.export.program import Draws, draws_of
 from diffjax.policy import Policy
 
 onnxruntime.set_default_logger_severity(3)  # it comments on the converter's leftovers
@@ -25,11 +25,11 @@ KEY = jax.random.key(3)
 OBSERVATION = np.random.default_rng(0).normal(size=(5, SPEC.observation_dim)).astype(np.float32)
 
 
-def feeds(policy: Policy, rows: int) -> dict[str, np.ndarray]:
+def feeds(policy: Policy, draws: Draws, rows: int) -> dict[str, np.ndarray]:
     """The random numbers that ``policy.act(..., KEY)`` draws for some rows, by their names."""
     keys = jax.vmap(lambda row: jax.random.fold_in(KEY, row))(jnp.arange(rows, dtype=jnp.uint32))
     drawn = jax.vmap(lambda key: policy.method.draw_action(key, policy.spec, policy.acting.hyper))(keys)
-    names = [one.name for one in draws_of(policy).inputs]
+    names = [one.name for one in draws.inputs]
     return dict(zip(names, map(np.asarray, jax.tree.leaves(drawn)), strict=True))
 
 
@@ -37,13 +37,14 @@ def feeds(policy: Policy, rows: int) -> dict[str, np.ndarray]:
 def test_an_exported_policy_acts_alike(name, variant):
     policy = untrained(name, variant)
     stored = export.deserialize(bytearray(stablehlo.exported(policy).serialize()))
-    model = onnxruntime.InferenceSession(onnx_model.converted(policy))
+    draws = draws_of(policy)
+    model = onnxruntime.InferenceSession(onnx_model.converted(policy, draws))
     assert stored.platforms == ("cpu", "cuda", "tpu")
     action = policy.act(OBSERVATION, KEY)
     key = (jax.random.key_data(KEY),) if policy.is_random else ()
     np.testing.assert_allclose(stored.call(OBSERVATION, *key), action, atol=2e-6)
     for rows in (1, 5):
-        (other,) = model.run(None, {"observation": OBSERVATION[:rows], **feeds(policy, rows)})
+        (other,) = model.run(None, {"observation": OBSERVATION[:rows], **feeds(policy, draws, rows)})
         np.testing.assert_allclose(other, action[:rows], atol=2e-6)
 
 
@@ -161,5 +162,5 @@ def test_actions_leave_in_the_units_of_the_data():
     np.testing.assert_allclose(scaled.act(OBSERVATION), expected, atol=2e-6)
     stored = export.deserialize(bytearray(stablehlo.exported(scaled).serialize()))
     np.testing.assert_allclose(stored.call(OBSERVATION), expected, atol=2e-6)
-    model = onnxruntime.InferenceSession(onnx_model.converted(scaled))
+    model = onnxruntime.InferenceSession(onnx_model.converted(scaled, draws_of(scaled)))
     np.testing.assert_allclose(model.run(None, {"observation": OBSERVATION})[0], expected, atol=2e-6)

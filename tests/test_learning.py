@@ -25,7 +25,7 @@ from method_tools import ALL, tiny
 from diffjax.data.transitions import Transitions
 from diffjax.methods.base import MEAN_VALUE, Method, without_acting
 from diffjax.training.batches import prepare
-from diffjax.training.program import Program, RunSetup, mean_metrics, stack_setups
+from diffjax.training.program import Program, RunSetup, mean_metrics, stack_runs
 from diffjax.types import Spec
 
 SPEC = Spec(observation_dim=1, action_dim=1)
@@ -89,7 +89,7 @@ def trained(method: Method[Any, Any], hyper: Any) -> Trained:
     seen = {name: pair for name, pair in sizes.items() if pair[1] > pair[0]}
     assert tuple(seen) == (PROBLEMS if method.view.horizon == 1 else ("endless", "modes"))
     parts = [part._replace(offset=jnp.int32(first), size=jnp.int32(last - first)) for first, last in seen.values()]
-    setup = stack_setups([RunSetup(jax.random.key(number), own, hyper) for number, own in enumerate(parts)])
+    setup = stack_runs([RunSetup(jax.random.key(number), own, hyper) for number, own in enumerate(parts)])
     program = Program(method, SPEC, "uniform")
     data = program.replicate(usable)
     state = program.init(setup, data)
@@ -107,7 +107,7 @@ def learned(name: str, variant: str) -> Learned:
     hyper = dataclasses.replace(hyper, **{key: value for key, value in QUICK.items() if key in known})
     found = trained(method, without_acting(hyper))
     runs = len(found.problems)
-    acting = stack_setups([RunSetup(jax.random.key(number), found.setup.data, hyper) for number in range(runs)])
+    acting = stack_runs([RunSetup(jax.random.key(number), found.setup.data, hyper) for number in range(runs)])
     keys = jax.random.split(jax.random.key(9), (runs, EPISODES))
     observation = jnp.linspace(-1, 1, EPISODES)[None, :, None].repeat(runs, 0)
     action = np.asarray(found.program.act(found.state.acting(acting.hyper), keys, 0, observation))[..., 0]

@@ -36,7 +36,7 @@ from diffjax.training.program import (
     mean_metrics,
     pieces,
     run_sharding,
-    stack_setups,
+    stack_runs,
 )
 
 ROWS = 200
@@ -72,7 +72,7 @@ def train(program, setup, steps, pieces=1):
 
 def test_pieces_do_not_matter():
     method, hyper = tiny("diffcps", "default")
-    setup = stack_setups([setup_of(hyper, seed) for seed in range(2)])
+    setup = stack_runs([setup_of(hyper, seed) for seed in range(2)])
     program = Program(method, SPEC, "uniform")
     whole, _ = train(program, setup, 12)
     cut, _ = train(program, setup, 12, pieces=5)
@@ -83,20 +83,20 @@ def test_a_run_is_the_same_whatever_runs_beside_it():
     method, hyper = tiny("td3_bc", "default")
     program = Program(method, SPEC, "shuffled")
     other = dataclasses.replace(hyper, alpha=3.0)
-    alone, _ = train(program, stack_setups([setup_of(hyper, 4)]), 10)
-    beside, _ = train(program, stack_setups([setup_of(other, 1), setup_of(hyper, 4)]), 10)
+    alone, _ = train(program, stack_runs([setup_of(hyper, 4)]), 10)
+    beside, _ = train(program, stack_runs([setup_of(other, 1), setup_of(hyper, 4)]), 10)
     assert largest_difference(jax.tree.map(lambda x: x[1:], beside), alone) < 1e-5
 
 
 def test_a_bad_run_is_found_and_the_others_go_on():
     method, hyper = tiny("td3_bc", "default")
     bad = dataclasses.replace(hyper, alpha=float("inf"))
-    setup = stack_setups([setup_of(hyper, 0), setup_of(bad, 1), setup_of(hyper, 2)])
+    setup = stack_runs([setup_of(hyper, 0), setup_of(bad, 1), setup_of(hyper, 2)])
     program = Program(method, SPEC, "uniform")
     state, sums = train(program, setup, 6)
     assert np.asarray(state.first_bad_step).tolist() == [NEVER, 1, NEVER]  # the policy moves on every second step
     assert np.isfinite(mean_metrics(sums)["critic/loss"][[0, 2]]).all()
-    alone, _ = train(program, stack_setups([setup_of(hyper, 2)]), 6)
+    alone, _ = train(program, stack_runs([setup_of(hyper, 2)]), 6)
     good = jax.tree.map(lambda x: x[2:], state.method)
     assert largest_difference(good, alone.method) < 1e-5
     keys = jax.random.split(jax.random.key(0), (3, 4))
@@ -107,7 +107,7 @@ def test_a_bad_run_is_found_and_the_others_go_on():
 
 def test_metrics_of_delayed_updates_are_means_over_those_that_took_place():
     method, hyper = tiny("diffcps", "default")
-    setup = stack_setups([setup_of(hyper, 0)])
+    setup = stack_runs([setup_of(hyper, 0)])
     _, sums = train(Program(method, SPEC, "uniform"), setup, 7)
     assert float(sums["critic/loss"].weight[0]) == 7
     assert float(sums["actor/loss"].weight[0]) == 4
@@ -118,7 +118,7 @@ def test_metrics_of_delayed_updates_are_means_over_those_that_took_place():
 def test_the_compiled_program_holds_the_data_once():
     """Arguments and temporaries for four runs stay far below two copies of a large data set."""
     method, hyper = tiny("bc", "default")
-    setup = stack_setups([setup_of(hyper, seed) for seed in range(4)])
+    setup = stack_runs([setup_of(hyper, seed) for seed in range(4)])
     program = Program(method, SPEC, "uniform")
     rows = 200_000
     data = jax.tree.map(lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype), random_data())
@@ -135,7 +135,7 @@ def test_several_seeds_or_rates_compile_once():
     program = Program(method, SPEC, "uniform")
     before = program_module._advance._cache_size()
     for rate in (1e-3, 1e-4):
-        setup = stack_setups([setup_of(dataclasses.replace(hyper, actor_lr=rate), seed) for seed in (5, 6)])
+        setup = stack_runs([setup_of(dataclasses.replace(hyper, actor_lr=rate), seed) for seed in (5, 6)])
         train(program, setup, 3)
         train(program, setup, 9)
     assert program_module._advance._cache_size() <= before + 1
@@ -147,7 +147,7 @@ import jax
 import numpy as np
 sys.path.insert(0, sys.argv[1])
 from test_training import largest_difference, setup_of, tiny, train, SPEC
-from diffjax.training.program import Program, run_sharding, stack_setups
+from diffjax.training.program import Program, run_sharding, stack_runs
 assert jax.local_device_count() == 4
 shares = {runs: run_sharding(runs) for runs in (1, 3, 5, 6, 8)}
 sizes = {runs: found and found.mesh.size for runs, found in shares.items()}
@@ -155,7 +155,7 @@ assert sizes == {1: None, 3: 3, 5: None, 6: 3, 8: 4}, sizes
 worst = 0.0
 for name in ("diffcps", "dac"):
     method, hyper = tiny(name, "default")
-    setup = stack_setups([setup_of(hyper, seed) for seed in range(4)])
+    setup = stack_runs([setup_of(hyper, seed) for seed in range(4)])
     whole, _ = train(Program(method, SPEC, "uniform"), setup, 50)
     program = Program(method, SPEC, "uniform", run_sharding(4))
     split, _ = train(program, program.place(setup), 50)

@@ -15,20 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.envs.base import VectorSimulator
-from diffjax.errors import UserError, unknown_name
+from diffjax.errors import UserError
 from diffjax.experiment import rows
 from diffjax.experiment.plan import Run
 from diffjax.experiment.provenance import versions
-from diffjax.experiment.settings import check_overrides, parse_setting
+from diffjax.experiment.settings import acting_differently, parse_setting
 from diffjax.experiment.stored import LAST, StoredRuns
 from diffjax.files import plain
-from diffjax.methods.base import acting_values, check_hyper
 from diffjax.numerics import check_platform, jax_options, pinned, random_key
 from diffjax.records.folder import ResultsFolder, check_folder, open_folder, read_status
 from diffjax.records.schema import Config, EvaluatedAgain, Evaluation, RunId, RunStatus
 from diffjax.tasks.registry import Task, make_simulator
 from diffjax.training.evaluation import Episodes, episode_keys, evaluate
-from diffjax.training.program import Acting, Program, run_sharding
+from diffjax.training.program import Acting, Program, run_sharding, stack_runs
 from diffjax.training.progress import Progress
 
 ALL = "all"
@@ -133,14 +132,8 @@ def _subset(folder: Path, name: str, wanted: Sequence[Any] | None, known: Sequen
 
 def _acting_setting(stored: StoredRuns, setting: str, acting: str) -> tuple[str, Any]:
     """The name and the hyper-parameters of a setting that acts in another way."""
-    config, hyper = stored.config, stored.hypers[setting]
-    given, free = parse_setting(acting), acting_values(hyper)
-    for name in given:
-        if name not in free:
-            what = f"setting of {config.method} that only acting reads:"
-            raise unknown_name(what, name, sorted(free))
-    hyper = dataclasses.replace(hyper, **check_overrides(config.method, config.variant, given))
-    check_hyper(hyper)
+    config, given = stored.config, parse_setting(acting)
+    hyper = acting_differently(config.method, config.variant, stored.hypers[setting], given)
     return ";".join(f"{name}={value}" for name, value in (parse_setting(setting) | given).items()), hyper
 
 
@@ -213,7 +206,7 @@ def _episodes(planned: Plan, group: Sequence[int], steps: Sequence[int], progres
     each = [
         stored.acting(one.trained, step)._replace(hyper=one.run.hyper) for one, step in zip(played, steps, strict=True)
     ]
-    acting: Acting = program.place(jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(x) for x in leaves]), *each))
+    acting: Acting = program.place(stack_runs(each))
     run_keys = jnp.stack([random_key(one.run.seed) for one in played])
     parts = []
     for first, count in _parts(planned, len(group)):

@@ -35,7 +35,7 @@ from diffjax.methods.base import Method, Scalars
 from diffjax.nn.learners import Learner, copies, learn, learner, polyak
 from diffjax.nn.networks import MLP, TORCH, Params
 from diffjax.numerics import check_platform, pinned, random_key
-from diffjax.policy import act_rows
+from diffjax.policy import act_compiled
 from diffjax.training.program import Acting
 from diffjax.training.progress import Progress
 from diffjax.types import ActionBounds, Spec
@@ -207,11 +207,6 @@ def _fit(
     return jax.lax.fori_loop(bounds[0].astype(int), bounds[1].astype(int), body, state)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _act(key: jax.Array, method: Method[Any, Any], spec: Spec, acting: Acting, observation: jax.Array) -> jax.Array:
-    return act_rows(key, method, spec, acting, observation)
-
-
 def actions(
     key: jax.Array, method: Method[Any, Any], spec: Spec, acting: Acting, observation: np.ndarray
 ) -> np.ndarray:
@@ -221,7 +216,9 @@ def actions(
         part = observation[first : first + ROWS_AT_ONCE]
         size = min(ROWS_AT_ONCE, len(observation))
         filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-        found.append(np.asarray(_act(jax.random.fold_in(key, number), method, spec, acting, filled))[: len(part)])
+        found.append(
+            np.asarray(act_compiled(jax.random.fold_in(key, number), method, spec, acting, filled))[: len(part)]
+        )
     return np.concatenate(found)
 
 

@@ -9,7 +9,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffjax.assess.episodes import Plan
@@ -19,7 +18,7 @@ from diffjax.errors import UserError
 from diffjax.files import check_parent, whole_file, writable
 from diffjax.numerics import check_platform, pinned, random_key
 from diffjax.training.evaluation import Episodes, episode_keys, evaluate
-from diffjax.training.program import Program
+from diffjax.training.program import Program, stack_runs
 from diffjax.training.progress import Progress
 
 FORMATS = (".mp4", ".gif")
@@ -58,8 +57,7 @@ def film(planned: Plan, path: str | Path, progress: Progress) -> Episodes:
     check_platform()
     (one,), ((step,),), stored = planned.played, planned.steps, planned.stored
     task, program = stored.task, Program(stored.method, stored.spec, "uniform")
-    acting = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], stored.acting(one.trained, step))
-    acting = acting._replace(hyper=jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], one.run.hyper))
+    acting = stack_runs([stored.acting(one.trained, step)._replace(hyper=one.run.hyper)])
     keys = episode_keys(random_key(one.run.seed)[None], step, 1, planned.again.first_episode)
     scene = filmed(task.env_id, task.env_kwargs, task.horizon)
     progress.begin(f"{task.id} {planned.config.method}: {path}", 1, task.horizon, 0)

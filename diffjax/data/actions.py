@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from diffjax.data.transitions import Dataset, check_action_range, fingerprint
+from diffjax.data.transitions import Dataset, check_action_range, fingerprint, only_observed
 from diffjax.errors import UserError, unknown_name
 from diffjax.types import ACTIONS, ActionBounds
 
@@ -27,7 +27,7 @@ def fit_actions(dataset: Dataset, how: str, bounds: ActionBounds | None = None) 
         check_action_range(dataset.source, dataset.largest_action, dataset.largest_at)
         return dataset
     transitions = dataset.transitions
-    action, is_real = np.array(transitions.action), ~_only_observed(dataset)
+    action, is_real = np.array(transitions.action), ~only_observed(transitions)
     if how == "clip":
         cut = (np.abs(action) > 1).any(axis=1)
         note = f"actions clipped to [-1, 1] in {int(cut.sum()):,} of {len(action):,} rows"
@@ -47,15 +47,6 @@ def fit_actions(dataset: Dataset, how: str, bounds: ActionBounds | None = None) 
     whose = "the data's" if bounds is None else "the environment's"
     note = f"actions scaled to [-1, 1] from {whose} bounds, {_text(chosen.low)} to {_text(chosen.high)}"
     return _with(dataset, scaled, chosen, note)
-
-
-def _only_observed(dataset: Dataset) -> np.ndarray:
-    """Rows that only hold a last observation: no transition, zero action and reward, ``(rows,)`` bool."""
-    transitions = dataset.transitions
-    begins = np.zeros(len(transitions.reward), bool)
-    begins[np.asarray(transitions.row)] = True
-    is_zero = ~np.asarray(transitions.action).any(axis=1) & (np.asarray(transitions.reward) == 0)
-    return ~begins & is_zero & np.asarray(transitions.end)
 
 
 def _with(dataset: Dataset, action: np.ndarray, bounds: ActionBounds | None, note: str) -> Dataset:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from diffjax.data import hdf5, npz
 from diffjax.data.arrays import Episode, end_to_end, load_arrays
+from diffjax.data.layout import order_notes
 from diffjax.data.transitions import HDF5_SUFFIXES, NPZ_SUFFIX, Dataset
 from diffjax.errors import UserError
 from diffjax.types import Spec
@@ -47,8 +48,7 @@ def load_episode_files(source: str, spec: Spec | None = None, horizon: int | Non
         raise UserError(f"{source}: no file ending in {', '.join(_SUFFIXES)} is there")
     recordings = [(str(path), *_read(str(path))) for path in paths]
     order = _same_order(source, [(name, order) for name, _, order in recordings])
-    notes: tuple[str, ...] = (f"{len(paths)} files, one after the other in the order of their names",)
-    notes += (f"observations are {order}, side by side in this order",) if order else ()
+    notes = (f"{len(paths)} files, one after the other in the order of their names", *order_notes(order))
     return load_arrays(end_to_end(source, [(name, one) for name, one, _ in recordings]), source, spec, horizon, notes)
 
 

@@ -13,7 +13,15 @@ import numpy as np
 
 from diffjax.data.arrays import Episode, end_to_end, load_arrays, read_episode
 from diffjax.data.d4rl_files import d4rl_file_named
-from diffjax.data.layout import KNOWN_ALGORITHMS, MAPPINGS, SideBySide, StoredArray, own_label, read_layout
+from diffjax.data.layout import (
+    KNOWN_ALGORITHMS,
+    MAPPINGS,
+    SideBySide,
+    StoredArray,
+    order_notes,
+    own_label,
+    read_layout,
+)
 from diffjax.data.transitions import Dataset, check_readable, one_line
 from diffjax.errors import UserError
 from diffjax.types import Spec
@@ -55,9 +63,8 @@ def load_demonstrations(source: str, file: h5py.File, spec: Spec | None) -> Data
     names = sorted((name for name in data if _DEMONSTRATION.fullmatch(name)), key=lambda name: int(name[5:]))
     read = {name: read_group(source, data[name], {"dones": "terminals"}) for name in names}
     parts = [(f"data/{name}", arrays) for name, (arrays, _) in read.items()]
-    notes: tuple[str, ...] = (f"{len(names)} demonstrations in robomimic's layout, whose 'dones' are terminals",)
-    if order := read[names[0]][1]:
-        notes += (f"observations are {order}, side by side in this order",)
+    said = f"{len(names)} demonstrations in robomimic's layout, whose 'dones' are terminals"
+    notes = (said, *order_notes(read[names[0]][1]))
     return load_arrays(end_to_end(source, parts), source, spec, notes=notes)
 
 

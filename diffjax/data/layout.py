@@ -111,6 +111,11 @@ class SideBySide:
         return np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
 
 
+def order_notes(order: str) -> tuple[str, ...]:
+    """What is said of observations that stand side by side; nothing of one array."""
+    return (f"observations are {order}, side by side in this order",) if order else ()
+
+
 def read_layout(
     source: str,
     find: Callable[[str], StoredArray | None],
@@ -160,8 +165,7 @@ def read_layout(
     notes: tuple[str, ...] = ()
     if own_next is not None:
         transitions, locate, notes = _with_own_next(transitions, *own_next)
-    if order := getattr(arrays["observations"], "order", ""):
-        notes = (f"observations are {order}, side by side in this order", *notes)
+    notes = (*order_notes(getattr(arrays["observations"], "order", "")), *notes)
     return make_dataset(
         transitions,
         source=source,

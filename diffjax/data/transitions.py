@@ -146,6 +146,17 @@ def has_trajectories(transitions: Transitions) -> bool:
     return transitions.next_observation is None
 
 
+def only_observed(transitions: Transitions) -> np.ndarray:
+    """Rows that only hold a last observation: no transition, zero action and reward, ``(rows,)`` bool.
+
+    Readers append them where a file's last next observation is known.
+    """
+    begins = np.zeros(len(transitions.reward), bool)
+    begins[np.asarray(transitions.row)] = True
+    is_zero = ~np.asarray(transitions.action).any(axis=1) & (np.asarray(transitions.reward) == 0)
+    return np.asarray(transitions.end) & ~begins & is_zero
+
+
 def trajectory_returns(reward: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Undiscounted returns ``sum_i r_i`` of consecutive trajectories, float64.
 

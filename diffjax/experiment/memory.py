@@ -44,8 +44,7 @@ def train_in_memory(ready: Ready, progress: Progress) -> Kept:
                 evaluations += outcome.evaluations
                 metrics.append(outcome.metrics)
                 state, failures = outcome.interval.state, outcome.failed
-                if len(outcome.scores):
-                    progress.evaluated(outcome.interval.stop, outcome.scores)
+                trainer.show(outcome)
             for run, one, training in zip(assembled.runs, group.runs, group.training, strict=True):
                 if training in failures:
                     failed[run] = failures[training]

@@ -11,7 +11,7 @@ from diffjax.experiment import rows
 from diffjax.experiment.plan import Experiment, plan
 from diffjax.experiment.prepare import Ready, make_ready, obtain_dataset
 from diffjax.experiment.provenance import request
-from diffjax.experiment.trainer import Assembled, Outcome, Trainer
+from diffjax.experiment.trainer import Assembled, Trainer
 from diffjax.numerics import check_platform, pinned
 from diffjax.records.folder import ResultsFolder, Rows, check_folder, open_folder, read_status
 from diffjax.records.loggers import Loggers
@@ -99,7 +99,7 @@ class _Recorder:
             best = rows.best_evaluations(best, outcome.scores, number)
             self.folder.append_metrics([outcome.metrics])
             self.folder.append_evaluations(outcome.evaluations)
-            self.show(outcome)
+            self.trainer.show(outcome)
             loggers.add(outcome.metrics, outcome.evaluations)
             self.write_status(rows.statuses(runs, group, outcome.failed, outcome.interval.is_last))
             record = {
@@ -121,13 +121,6 @@ class _Recorder:
         failed = {int(training): reason for training, reason in record["failures"].items()}
         best = {int(run): rows.BestEvaluation(*one) for run, one in record.get("best", {}).items()}
         return state, _Saved(Position(record["phase"], record["step"]), number, failed, best)
-
-    def show(self, outcome: Outcome) -> None:
-        """The scores of an interval, or where nothing is ever evaluated its metrics."""
-        if len(outcome.scores):
-            self.progress.evaluated(outcome.interval.stop, outcome.scores)
-        elif not self.plan.protocol.episodes:
-            self.progress.note(rows.metrics_line(self.trainer.name, outcome.metrics))
 
     def kept(self, best: rows.Best) -> set[int] | None:
         """The checkpoints to keep beside the newest two; None for all."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from diffjax.data.rewards import REWARD_TRANSFORMS
 from diffjax.data.sampling import SAMPLINGS
 from diffjax.errors import UserError, unknown_name
-from diffjax.methods.base import Method, check_hyper
+from diffjax.methods.base import Method, acting_values, check_hyper
 from diffjax.methods.registry import TABLES, get_method
 from diffjax.ranges import KINDS, Range, check_fields
 from diffjax.records.schema import SELECTION_RULES
@@ -196,6 +196,21 @@ def check_overrides(method: str, variant: str, overrides: dict[str, str]) -> dic
         if name not in known:
             raise unknown_name(f"setting of {method}:", name, sorted(known))
     return {name: _convert(name, text, known[name]) for name, text in overrides.items()}
+
+
+def acting_differently(method: str, variant: str, hyper: Any, overrides: dict[str, str]) -> Any:
+    """Hyper-parameters with other values of what only acting reads.
+
+    Raises:
+      UserError: training reads one too, it is unknown, or its value is out of range.
+    """
+    free = acting_values(hyper)
+    for name in overrides:
+        if name not in free:
+            raise unknown_name(f"setting of {method} that only acting reads:", name, sorted(free))
+    hyper = dataclasses.replace(hyper, **check_overrides(method, variant, overrides))
+    check_hyper(hyper)
+    return hyper
 
 
 def resolve(

@@ -1,6 +1,7 @@
 """The trained runs of a results folder: at which steps their checkpoints stand, and what acting reads of one."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,11 @@ class StoredRuns:
 
     def evaluations(self, run: RunId) -> dict[int, Evaluation]:
         """A run's own evaluations by step."""
-        return {row.step: row for row in read_evaluations(self.folder) if row.run == run}
+        return {row.step: row for row in self._evaluations if row.run == run}
+
+    @functools.cached_property
+    def _evaluations(self) -> list[Evaluation]:
+        return read_evaluations(self.folder)
 
     def steps(self, run: RunId) -> list[int]:
         """The updates of the main phase at which checkpoints of a run were kept, upwards; at least one.
@@ -170,6 +175,13 @@ def named_leaves(state: Any) -> dict[str, Any]:
     return {"state/" + jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+@functools.lru_cache(maxsize=64)
+def _shapes(method: Method[Any, Any], spec: Spec, structure: Any) -> Any:
+    """The shapes of a method's state, which runs of the same static hyper-parameters share."""
+    hyper = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct((), np.float32)] * structure.num_leaves)
+    return jax.eval_shape(lambda hyper: method.init(random_key(0), spec, hyper), hyper)
+
+
 def state_of(
     method: Method[Any, Any], spec: Spec, hyper: Any, arrays: Mapping[str, Any], whole: bool, where: Path, made_by: str
 ) -> Any:
@@ -178,7 +190,7 @@ def state_of(
     Raises:
       UserError: the method's state has other leaves; ``where`` and ``made_by`` name the file and its version.
     """
-    shapes = jax.eval_shape(lambda: method.init(random_key(0), spec, hyper))
+    shapes = _shapes(method, spec, jax.tree.structure(hyper))
     leaves = named_leaves(shapes)
     other = sorted(name for name, array in arrays.items() if name not in leaves or leaves[name].shape != array.shape)
     if other or (whole and (other := sorted(leaves.keys() - arrays.keys()))):

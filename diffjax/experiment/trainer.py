@@ -16,7 +16,7 @@ from diffjax.records.schema import Evaluation, MetricsRecord, RunId
 from diffjax.tasks.registry import make_simulator
 from diffjax.training.evaluation import Episodes, episode_keys, evaluate
 from diffjax.training.loop import Interval, Position, intervals
-from diffjax.training.program import Program, RunSetup, TrainState, run_sharding, stack_setups
+from diffjax.training.program import Program, RunSetup, TrainState, run_sharding, stack_runs
 from diffjax.training.progress import Progress
 
 
@@ -72,7 +72,7 @@ class Trainer:
         def setup(hypers: tuple[Any, ...]) -> RunSetup:
             runs = zip(group.trained, hypers, strict=True)
             return program.place(
-                stack_setups([RunSetup(random_key(run.seed), self.data.part, hyper) for run, hyper in runs])
+                stack_runs([RunSetup(random_key(run.seed), self.data.part, hyper) for run, hyper in runs])
             )
 
         runs = tuple(self.config.run(run.seed, run.setting) for run in group.runs)
@@ -102,6 +102,13 @@ class Trainer:
                 yield Outcome(interval, failed, metrics, evaluations, scores)
                 if len(failed) == len(group.trained):
                     return
+
+    def show(self, outcome: Outcome) -> None:
+        """The scores of an interval, or where nothing is ever evaluated its metrics."""
+        if len(outcome.scores):
+            self.progress.evaluated(outcome.interval.stop, outcome.scores)
+        elif not self.plan.protocol.episodes:
+            self.progress.note(rows.metrics_line(self.name, outcome.metrics))
 
     def _intervals(self, assembled: Assembled, state: TrainState, position: Position) -> Iterator[Interval]:
         interval, program = self.plan.protocol.eval_interval, assembled.program

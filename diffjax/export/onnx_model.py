@@ -7,8 +7,8 @@ from pathlib import Path
 import jax
 
 from diffjax.errors import UserError, first_line
-from diffjax.export.program import act_on_draws, draws_of, observation_input, write_description
-from diffjax.files import check_parent, whole_file, writable
+from diffjax.export.program import Draws, act_on_draws, draws_of, observation_input, write_program
+from diffjax.files import check_parent
 from diffjax.numerics import pinned
 from diffjax.policy import Policy
 
@@ -28,7 +28,7 @@ _DRAWN = {
 }
 
 
-def converted(policy: Policy) -> bytes:
+def converted(policy: Policy, draws: Draws) -> bytes:
     """The model ``(observation, *random numbers) -> action``, leading axis ``batch`` everywhere.
 
     The inputs are called as :func:`~diffjax.export.program.draws_of` names them; its parameters are constants.
@@ -41,7 +41,6 @@ def converted(policy: Policy) -> bytes:
             import jax2onnx
     except ImportError:
         raise UserError('ONNX needs jax2onnx; install it with pip install "diffjax[export]"') from None
-    draws = draws_of(policy)
     inputs = (observation_input(policy), *draws.inputs)
 
     def act(observation: jax.Array, *arrays: jax.Array) -> jax.Array:
@@ -70,14 +69,11 @@ def save(policy: Policy, path: str | Path) -> None:
     """
     path = Path(path)
     check_parent("out", path)
-    content, inputs = converted(policy), draws_of(policy).inputs
+    draws = draws_of(policy)
+    content, inputs = converted(policy, draws), draws.inputs
     feeds = {one.name: next((code for law, code in _DRAWN.items() if law in one.meaning), "...") for one in inputs}
     shapes = {one.name: ", ".join(map(str, ("len(observation)", *one.shape[1:]))) for one in inputs}
     texts = ['"observation": observation']
     texts += [f'"{name}": {code.format(shape=f"({shapes[name]},)")}' for name, code in feeds.items()]
-    with writable(path):
-        with whole_file(path) as temporary:
-            temporary.write_bytes(content)
-        call = CALL.format(file=path.name, feeds="{" + ", ".join(texts) + "}")
-        seen = (observation_input(policy), *inputs)
-        write_description(path.with_suffix(".json"), path, f"ONNX, opset {OPSET}", call, policy, seen)
+    call = CALL.format(file=path.name, feeds="{" + ", ".join(texts) + "}")
+    write_program(path, content, f"ONNX, opset {OPSET}", call, policy, (observation_input(policy), *inputs))

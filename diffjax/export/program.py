@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from diffjax.files import write_json
+from diffjax.files import whole_file, writable, write_json
 from diffjax.numerics import random_key
 from diffjax.policy import Policy, act_row
 from diffjax.records.entries import to_entries
@@ -84,11 +84,16 @@ def act_on_draws(policy: Policy, draws: Draws, observation: jax.Array, *arrays: 
     return policy.in_units(jax.vmap(decide)(rows, observation))
 
 
-def write_description(path: Path, file: Path, form: str, call: str, policy: Policy, inputs: tuple[Input, ...]) -> None:
-    """The ``.json`` beside an exported policy: sizes, ranges, random inputs, score and source run.
+def write_program(
+    file: Path, program: bytes | bytearray, form: str, call: str, policy: Policy, inputs: tuple[Input, ...]
+) -> None:
+    """An exported policy, and the ``.json`` beside it: sizes, ranges, random inputs, score and source run.
 
     Args:
       call: how the file is loaded and called, as lines of Python.
+
+    Raises:
+      UserError: they cannot be written.
     """
     dim, bounds = policy.spec.action_dim, policy.action_bounds
     ends = [-1.0, 1.0] if bounds is None else [list(bounds.low), list(bounds.high)]
@@ -102,4 +107,7 @@ def write_description(path: Path, file: Path, form: str, call: str, policy: Poli
         "call": call.splitlines(),
         "policy": to_entries(policy.about),
     }
-    write_json(path, content)
+    with writable(file):
+        with whole_file(file) as temporary:
+            temporary.write_bytes(program)
+        write_json(file.with_suffix(".json"), content)

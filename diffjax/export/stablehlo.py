@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import export
 
 from diffjax.errors import UserError
-from diffjax.export.program import BATCH, Input, observation_input, write_description
-from diffjax.files import check_parent, whole_file, writable
+from diffjax.export.program import BATCH, Input, observation_input, write_program
+from diffjax.files import check_parent
 from diffjax.numerics import PRNG, pinned
 from diffjax.policy import Policy, act_rows
 
@@ -54,9 +54,6 @@ def save(policy: Policy, path: str | Path) -> None:
         content = exported(policy).serialize()
     except ImportError:
         raise UserError('jax.export needs flatbuffers; install it with pip install "diffjax[export]"') from None
-    with writable(path):
-        with whole_file(path) as temporary:
-            temporary.write_bytes(content)
-        call = CALL.format(file=path.name, call=RANDOM_CALL if policy.is_random else PLAIN_CALL)
-        inputs = (observation_input(policy), *((KEY,) if policy.is_random else ()))
-        write_description(path.with_suffix(".json"), path, "jax.export (StableHLO)", call, policy, inputs)
+    call = CALL.format(file=path.name, call=RANDOM_CALL if policy.is_random else PLAIN_CALL)
+    inputs = (observation_input(policy), *((KEY,) if policy.is_random else ()))
+    write_program(path, content, "jax.export (StableHLO)", call, policy, inputs)

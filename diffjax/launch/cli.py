@@ -176,7 +176,7 @@ def parse_grid(
     return grid
 
 
-def grid_settings(grid: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+def grid_settings(grid: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
     """Every combination of a grid as a setting string ``"eta=0.1;rho=1.5"``; no grid gives ``("",)``."""
     return tuple(
         ";".join(f"{name}={value}" for name, value in zip(grid, values, strict=True))

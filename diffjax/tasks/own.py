@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import Any
 
 from diffjax.envs.make import known_environment, make_vector
-from diffjax.errors import UserError, unknown_name
+from diffjax.errors import UserError, close_names, unknown_name
 from diffjax.tasks.registry import Task, get_task, tasks
 
 SUITE = "own"
@@ -94,9 +94,9 @@ def find_task(task_id: str, needs_simulator: bool = True) -> Task:
         return _of_environment(task_id, task_id, None, None, "", {})
     if not needs_simulator:
         return Task(task_id, SUITE, SUITE, "", 0, 0, 0, None, None, "")
-    error = unknown_name("task", task_id, (*tasks(), *_REGISTERED))
-    if "did you mean" in str(error):
-        raise error
+    known = (*tasks(), *_REGISTERED)
+    if close_names(task_id, known):
+        raise unknown_name("task", task_id, known)
     raise UserError(
         f"unknown task {task_id!r}: no task of diffjax (tasks.py lists them), no environment of Gymnasium, none that a "
         "--plugin registers; to train on data without a simulator, add --episodes=0"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.data.observations import ObservationTransform, observation_transform
-from diffjax.data.transitions import Transitions, has_trajectories, next_observations
+from diffjax.data.transitions import Transitions, has_trajectories, next_observations, only_observed
 from diffjax.errors import UserError
 from diffjax.methods.base import View
 from diffjax.types import Batch
@@ -100,15 +100,10 @@ def usable_rows(transitions: Transitions, view: View) -> np.ndarray:
 def _ends_in_nothing(transitions: Transitions) -> np.ndarray:
     """Which rows are followed by no action of their trajectory though its value counts, ``(rows,)`` bool.
 
-    Those that end one without a terminal, and those before a row that only holds a last observation (no transition,
-    zero action and reward), which readers append where a file's last next observation is known.
+    Those that end one without a terminal, and those before a row that only holds a last observation.
     """
-    end = np.asarray(transitions.end)
-    begins = np.zeros(len(end), bool)
-    begins[np.asarray(transitions.row)] = True
-    is_empty = ~np.asarray(transitions.action).any(axis=1) & (np.asarray(transitions.reward) == 0)
-    before_empty = np.append((end & ~begins & is_empty)[1:], False)
-    return (end | before_empty) & ~np.asarray(transitions.terminal)
+    before_empty = np.append(only_observed(transitions)[1:], False)
+    return (np.asarray(transitions.end) | before_empty) & ~np.asarray(transitions.terminal)
 
 
 def return_to_go(reward: jax.Array, end: jax.Array, discount: jax.Array | float) -> jax.Array:

@@ -8,7 +8,7 @@ no key is carried, so that a run may stop and go on anywhere.
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from diffjax.methods.base import Method, Metrics, labelling_phase
 from diffjax.methods.checks import example_labels
 from diffjax.training.batches import RunData, gather_batch, return_to_go, whole_data
 from diffjax.types import Spec
+
+Tree = TypeVar("Tree")
 
 NEVER = -1
 INIT_STREAM, BATCH_STREAM, DRAW_STREAM, EVALUATION_STREAM, LABEL_STREAM = range(5)
@@ -61,9 +63,9 @@ class TrainState(NamedTuple):
         return Acting(self.method, hyper, self.observation)
 
 
-def stack_setups(setups: Sequence[RunSetup]) -> RunSetup:
-    """Setups of single runs as one, leading axis ``runs``."""
-    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *setups)
+def stack_runs(runs: Sequence[Tree]) -> Tree:
+    """What stands for single runs (setups, or what acting reads) as one tree, leading axis ``runs``."""
+    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *runs)
 
 
 def run_sharding(num_runs: int) -> NamedSharding | None:

@@ -12,7 +12,7 @@ from diffjax.numerics import random_key
 from diffjax.studies.toys.clouds import Problem
 from diffjax.studies.toys.figures import Arm, Figure
 from diffjax.training.batches import prepare
-from diffjax.training.program import NEVER, Program, RunSetup, TrainState, pieces, stack_setups
+from diffjax.training.program import NEVER, Program, RunSetup, TrainState, pieces, stack_runs
 from diffjax.training.progress import Progress
 from diffjax.types import Spec
 
@@ -72,10 +72,10 @@ def train_arm(figure: Figure, arm: Arm, seed: int, num_samples: int, progress: P
         for number, (problem, offset) in enumerate(zip(problems, offsets, strict=True))
     ]
     spec = Spec(figure.observation_dim, 2)
-    program, setup = Program(arm.method, spec, arm.sampling), stack_setups(setups)
+    program, setup = Program(arm.method, spec, arm.sampling), stack_runs(setups)
     state = _train(program, setup, program.replicate(prepared.transitions), figure.name, arm, progress)
 
-    acting = stack_setups([run._replace(hyper=dataclasses.replace(run.hyper, **arm.acting)) for run in setups]).hyper
+    acting = stack_runs([run._replace(hyper=dataclasses.replace(run.hyper, **arm.acting)) for run in setups]).hyper
     keys = jax.random.split(figure_key(seed, SAMPLE_STREAM), (len(problems), num_samples))
     observation = jnp.zeros((len(problems), num_samples, figure.observation_dim))
     samples = np.array(program.act(state.acting(acting), keys, 0, observation))
