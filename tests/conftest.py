@@ -57,6 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
 
 
+@pytest.hookimpl(optionalhook=True)  # of a plugin that one can do without
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Tests that share compiled programs or data run in one process: a file's, in some files a method's."""
     from xdist.scheduler import LoadScopeScheduling

@@ -153,7 +153,7 @@ shares = {runs: run_sharding(runs) for runs in (1, 3, 5, 6, 8)}
 sizes = {runs: found and found.mesh.size for runs, found in shares.items()}
 assert sizes == {1: None, 3: 3, 5: None, 6: 3, 8: 4}, sizes
 worst = 0.0
-for name in ("diffcps", "dac"):
+for name in ("diffcps", "iql"):
     method, hyper = tiny(name, "default")
     setup = stack_runs([setup_of(hyper, seed) for seed in range(4)])
     whole, _ = train(Program(method, SPEC, "uniform"), setup, 50)

@@ -110,8 +110,7 @@ def check_shapes(
     def shapes(tree: Any) -> list[Any]:
         return [(path, x.shape, jnp.dtype(x.dtype)) for path, x in jax.tree_util.tree_leaves_with_path(tree)]
 
-    state = trace("init fails", lambda: method.init(key, spec, hyper))
-    _check_no_alias(name, method, spec, hyper)
+    state = _fresh_state(name, method, spec, hyper)
     reported: set[str] = set()
     main: dict[str, Any] = {}
     for index, phase in enumerate(method.phases):
@@ -154,15 +153,20 @@ def check_shapes(
     require(action.shape == (spec.action_dim,), f"act returns the shape {action.shape} for one observation; {right}")
 
 
-def _check_no_alias(name: str, method: Method[State, Hyper], spec: Spec, hyper: Hyper) -> None:
-    """That no two leaves of a fresh state are one array, which a program that consumes its state could not take."""
-    program, state = jax.make_jaxpr(lambda key: method.init(key, spec, hyper), return_shape=True)(jax.random.key(0))
+def _fresh_state(name: str, method: Method[State, Hyper], spec: Spec, hyper: Hyper) -> Any:
+    """The shapes of a fresh state, of which no two leaves are one array: a program that consumes it takes each once."""
+    try:
+        trace = jax.make_jaxpr(lambda key: method.init(key, spec, hyper), return_shape=True)
+        program, state = trace(jax.random.key(0))
+    except Exception as error:
+        raise UserError(f"method {name}: init fails: {type(error).__name__}: {first_line(error)}") from error
     first: dict[int, str] = {}
     for output, (path, _) in zip(program.jaxpr.outvars, jax.tree_util.tree_leaves_with_path(state), strict=True):
         where = jax.tree_util.keystr(path)
         if id(output) in first:
             raise UserError(f"method {name}: init makes {where} and {first[id(output)]} one array; use copies(...)")
         first[id(output)] = where
+    return state
 
 
 def _described(batches: tuple[Batch, ...]) -> str:
