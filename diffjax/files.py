@@ -78,11 +78,18 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def append_text(path: str | Path, text: str) -> None:
-    """Append to a text file and flush it to the disk."""
+    """Append to a text file that is there and flush it to the disk.
+
+    Raises:
+      UserError: it is not there any more.
+    """
+    existing = lambda name, flags: os.open(name, flags & ~os.O_CREAT)  # noqa: E731
     try:
-        with open(path, "a", encoding="utf-8", newline="") as stream:
+        with open(path, "a", encoding="utf-8", newline="", opener=existing) as stream:
             stream.write(text)
             _flush(stream)
+    except FileNotFoundError:
+        raise UserError(f"{path} is gone; it was there when this began") from None
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
@@ -169,14 +176,6 @@ def complete_lines(path: str | Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
     return text.split("\n")[:-1]
-
-
-def cut_lines(path: str | Path, lines: int) -> None:
-    """Cut a text file back to its first lines; raises ``UserError`` if it holds fewer complete ones."""
-    complete = complete_lines(path)
-    if len(complete) < lines:
-        raise UserError(f"{path}: {len(complete)} lines where the checkpoint recorded {lines}; cannot resume")
-    os.truncate(path, sum(len(line.encode("utf-8")) + 1 for line in complete[:lines]))
 
 
 def _read_bytes(path: str | Path) -> bytes:

@@ -38,8 +38,8 @@ def tiny(name: str, variant: str, **changes: Any) -> tuple[Method, Any]:
 
 
 @functools.cache
-def initialiser(method: Method[Any, Any], spec: Spec) -> Any:
-    """A compiled start; without optimisation, for it runs once or twice."""
+def initialiser(method: Method[Any, Any], spec: Spec, structure: Any) -> Any:
+    """A compiled start with hyper-parameters of one structure; without optimisation, for it runs once or twice."""
     return jax.jit(
         lambda key, hyper: method.init(key, spec, hyper), compiler_options={"xla_backend_optimization_level": 0}
     )
@@ -47,7 +47,7 @@ def initialiser(method: Method[Any, Any], spec: Spec) -> Any:
 
 def fresh_state(method: Method[Any, Any], hyper: Any, seed: int = 0, spec: Spec = SPEC) -> Any:
     """A fresh state of a method."""
-    return initialiser(method, spec)(jax.random.key(seed), hyper)
+    return initialiser(method, spec, jax.tree.structure(hyper))(jax.random.key(seed), hyper)
 
 
 def random_batch(key: jax.Array, size: int, spec: Spec = SPEC, view: View = View()) -> Batch:  # noqa: B008

@@ -44,7 +44,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def final_state(folder: Path):
     with Checkpoints(folder / "checkpoints" / "0") as checkpoints:
-        number = checkpoints.latest()
+        number = max(checkpoints.numbers())
         restored = checkpoints._manager.restore(number)
         return number, restored["state"]
 

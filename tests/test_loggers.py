@@ -15,7 +15,7 @@ from diffjax.experiment import run as experiment
 from diffjax.experiment import trainer
 from diffjax.experiment.plan import Experiment
 from diffjax.launch.progress import TrainingProgress
-from diffjax.records.folder import ResultsFolder, read_config, read_evaluations, read_metrics
+from diffjax.records.folder import METRICS, ResultsFolder, metrics_lines, read_config, read_evaluations, read_metrics
 from diffjax.records.loggers import Loggers, check_loggers
 from diffjax.records.schema import Config, MetricsRecord
 from diffjax.studies.collect.store import store_dataset
@@ -230,7 +230,7 @@ def folder_of_two_phases(path: Path) -> tuple[ResultsFolder, Config]:
     folder = open_folder(path, described)
     for phase, step, loss in (("pretrain", 10, 3.0), ("pretrain", 20, 2.0), ("main", 1000, float("nan"))):
         metrics = {"critic/loss": [loss], "behavior/loss": [step / 10]}
-        folder.append_metrics([MetricsRecord(phase, step, described.runs, metrics)])
+        folder.append(METRICS, metrics_lines([MetricsRecord(phase, step, described.runs, metrics)]))
     folder.append_evaluations([evaluation(seed=3)])
     return folder, described
 

@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from diffjax.errors import UserError
 from diffjax.files import FULL_DISK, plain, whole_file, writable, write_text
 from diffjax.records.folder import (
+    METRICS,
     ResultsFolder,
-    Rows,
     check_folder,
     find_folders,
+    metrics_lines,
     open_folder,
     read_config,
     read_evaluations,
@@ -251,7 +250,7 @@ def test_a_line_break_in_a_label_becomes_a_space(results: ResultsFolder) -> None
 
 def test_metrics_keep_the_run_axis(results: ResultsFolder) -> None:
     written = record(**{"critic/loss": np.array([0.5, -math.inf], np.float32)})
-    results.append_metrics([written])
+    results.append(METRICS, metrics_lines([written]))
     assert (results.path / "metrics.jsonl").read_text() == (
         '{"phase": "main", "step": 1000, "seeds": [0, 1], "settings": ["", ""], '
         '"metrics": {"critic/loss": [0.5, "-inf"]}}\n'
@@ -269,51 +268,6 @@ def test_a_folder_without_the_newest_columns_is_read_and_continued(results: Resu
     assert read_evaluations(results.path) == [evaluation(), evaluation(seed=1)]
     open_folder(results.path, config(), resume=True)
     assert path.read_text() == newest
-
-
-def test_truncate_cuts_back_to_a_checkpoint(results: ResultsFolder) -> None:
-    results.append_evaluations([evaluation(), evaluation(seed=1)])
-    results.append_metrics([record()])
-    rows = results.rows()
-    assert rows == Rows(evaluations=2, metrics=1)
-    before = contents(results.path)
-    results.append_evaluations([evaluation(step=2000, dataset="é")])
-    results.append_metrics([record(2000)])
-    with open(results.path / "evaluations.csv", "a") as stream:
-        stream.write("dac,default,pa")  # killed in the middle of a row
-    assert results.rows() == Rows(evaluations=3, metrics=2)
-    results.truncate(rows)
-    assert contents(results.path) == before
-    results.truncate(Rows(0, 0))
-    assert (results.path / "evaluations.csv").read_text() == HEADER + "\n"
-    assert (results.path / "metrics.jsonl").read_text() == ""
-
-
-def test_truncate_refuses_lost_rows(results: ResultsFolder) -> None:
-    results.append_evaluations([evaluation()])
-    assert error_of(lambda: results.truncate(Rows(2, 0))) == (
-        f"{results.path / 'evaluations.csv'}: 2 lines where the checkpoint recorded 3; cannot resume"
-    )
-    assert len(read_evaluations(results.path)) == 1
-
-
-@given(
-    st.lists(st.text(st.characters(codec="utf-8"), max_size=6), max_size=4),
-    st.integers(0, 4),
-    st.binary(max_size=6),
-)
-def test_any_text_survives_a_cut(
-    tmp_path_factory: pytest.TempPathFactory, labels: list[str], keep: int, torn: bytes
-) -> None:
-    results = open_folder(tmp_path_factory.mktemp("cut") / "run", config())
-    results.append_evaluations([evaluation(simulator=label, step=i) for i, label in enumerate(labels)])
-    with open(results.path / "evaluations.csv", "ab") as stream:
-        stream.write(torn.replace(b"\n", b""))
-    keep = min(keep, len(labels))
-    results.truncate(Rows(keep, 0))
-    assert [row.simulator.split() for row in read_evaluations(results.path)] == [
-        " ".join(label.splitlines()).split() for label in labels[:keep]
-    ]
 
 
 def test_status_is_replaced(results: ResultsFolder) -> None:
@@ -335,7 +289,7 @@ def test_results_hold_everything(results: ResultsFolder) -> None:
     assert [status.run for status in read.runs] == [run(0), run(1), run(0, "eta=0.1"), run(1, "eta=0.1")]
     assert [status.status for status in read.runs] == ["running"] * 4
     assert read.evaluations[0].run == run(0)
-    results.append_metrics([record()])
+    results.append(METRICS, metrics_lines([record()]))
     assert read_results(results.path).metrics == (record(),)
     (results.path / "metrics.jsonl").unlink()  # a copy of the scores alone
     assert read_results(results.path) == read
@@ -438,7 +392,7 @@ def test_a_defect_is_named(results: ResultsFolder, file: str, old: str, new: str
     ],
 )
 def test_a_record_of_another_shape_is_named(results: ResultsFolder, old: str, new: str) -> None:
-    results.append_metrics([record()])
+    results.append(METRICS, metrics_lines([record()]))
     edit(results.path / "metrics.jsonl", old, new)
     if new.startswith("[{"):
         edit(results.path / "metrics.jsonl", "\n", "]\n")
@@ -508,8 +462,16 @@ def test_a_full_disk_names_the_file(results: ResultsFolder) -> None:
     file.unlink()
     file.symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left") as error:
-        results.append_metrics([record()])
+        results.append(METRICS, metrics_lines([record()]))
     assert error.value.filename == str(file)
+
+
+def test_a_file_that_is_gone_is_not_begun_again(results: ResultsFolder) -> None:
+    (results.path / "evaluations.csv").unlink()
+    assert error_of(lambda: results.append_evaluations([evaluation()])) == (
+        f"{results.path / 'evaluations.csv'} is gone; it was there when this began"
+    )
+    assert not (results.path / "evaluations.csv").exists()
 
 
 def test_writable_keeps_a_full_disk_apart(tmp_path: Path) -> None:

@@ -19,14 +19,13 @@ examples:
 import re
 from pathlib import Path
 
-import jax
 from absl import flags
 
 from diffjax.errors import UserError
 from diffjax.experiment import ablations
 from diffjax.experiment.plan import Experiment, plan
 from diffjax.experiment.provenance import request
-from diffjax.experiment.run import run_experiment
+from diffjax.experiment.run import run_experiments
 from diffjax.files import write_text
 from diffjax.launch import cli
 from diffjax.launch import flags as launch
@@ -118,10 +117,7 @@ def main(args: flags.FlagValues) -> None:
         check_folder(experiment.out, request(plans[experiment.out]), experiment.resume)
     launch.prepare(args)
     with TrainingProgress() as progress:
-        for number, experiment in enumerate(mine, start=1):
-            progress.note(f"[{number}/{len(mine)}] {experiment.out}")
-            run_experiment(experiment, progress, store_dataset)
-            jax.clear_caches()  # the next experiment compiles programs of its own; these would pile up
+        run_experiments(mine, progress, store_dataset)
     if args.shard is None:
         table = tables.build_table(read_results(experiment.out) for experiment in found)
         page = lay_out(table, Options())

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from diffjax.experiment import rows
+from diffjax.experiment.joint import join_groups
 from diffjax.experiment.prepare import Ready
 from diffjax.experiment.trainer import Trainer
 from diffjax.numerics import pinned
@@ -29,26 +29,27 @@ class Kept(NamedTuple):
 @pinned()
 def train_in_memory(ready: Ready, progress: Progress) -> Kept:
     """Trains and evaluates all runs of an experiment."""
-    trainer = Trainer(ready, progress)
     evaluations: list[Evaluation] = []
     metrics: list[MetricsRecord] = []
     acting: dict[RunId, Acting] = {}
     failed: dict[RunId, str] = {}
     with jax.default_matmul_precision(ready.plan.experiment.matmul_precision):
-        for group in ready.plan.groups:
-            assembled = trainer.assemble(group)
-            state = assembled.program.init(assembled.setup, assembled.data)
-            progress.begin(trainer.name, len(group.trained), sum(trainer.lengths), 0)
+        for (member,) in join_groups([ready]):
+            trainer = Trainer([member], progress)
+            data, setup = trainer.arrays()
+            state = trainer.program.init(setup, data)
+            progress.begin(trainer.name, trainer.count, sum(trainer.lengths), 0)
             failures: rows.Failures = {}
-            for outcome in trainer.outcomes(assembled, state, Position(), {}):
+            for step in trainer.steps(data, setup, state, Position(), {0: {}}):
+                outcome = step.outcomes[0]
                 evaluations += outcome.evaluations
                 metrics.append(outcome.metrics)
-                state, failures = outcome.interval.state, outcome.failed
-                trainer.show(outcome)
-            for run, one, training in zip(assembled.runs, group.runs, group.training, strict=True):
+                state, failures = step.interval.state, outcome.failed
+                trainer.show(step)
+            own = trainer.part(state._replace(labels={}), 0)
+            for run, one, training in zip(member.runs, member.group.runs, member.group.training, strict=True):
                 if training in failures:
                     failed[run] = failures[training]
-                parts = jax.tree.map(lambda leaf, place=training: np.asarray(leaf[place]), state._replace(labels={}))
-                acting[run] = parts.acting(one.hyper)
+                acting[run] = jax.tree.map(lambda leaf, place=training: leaf[place], own).acting(one.hyper)
     progress.end()
     return Kept(ready.config, tuple(evaluations), tuple(metrics), acting, failed)

@@ -10,8 +10,7 @@ from diffjax.methods.base import Method
 from diffjax.records.schema import Config, Evaluation, MetricsRecord, RunId
 from diffjax.tasks.registry import Task, normalized_score
 from diffjax.training.evaluation import Episodes
-from diffjax.training.loop import Interval
-from diffjax.training.program import NEVER, mean_metrics
+from diffjax.training.program import NEVER
 
 Failures = Mapping[int, str]
 """Why trainings failed, by their number in the group."""
@@ -38,20 +37,21 @@ def best_evaluations(before: Best, scores: np.ndarray, checkpoint: int) -> Best:
     return {**before, **better}
 
 
-def new_failures(phase: str, interval: Interval, failed: Failures) -> dict[int, str]:
+def new_failures(phase: str, bad_steps: Sequence[int], failed: Failures) -> dict[int, str]:
     """Trainings that met a non-finite number in an interval, with the reason."""
     return {
         number: f"non-finite loss or parameter at {phase} step {step}"
-        for number, step in enumerate(interval.bad_steps)
+        for number, step in enumerate(bad_steps)
         if number not in failed and step != NEVER
     }
 
 
-def metrics_record(phase: str, runs: Sequence[RunId], group: Group, interval: Interval) -> MetricsRecord:
-    """Means over the updates of an interval, one value per run."""
-    means = mean_metrics(interval.sums)
+def metrics_record(
+    phase: str, runs: Sequence[RunId], group: Group, step: int, means: Mapping[str, np.ndarray]
+) -> MetricsRecord:
+    """Means over the updates of an interval, of every training, as one value per run."""
     return MetricsRecord(
-        phase, interval.stop, tuple(runs), {name: values[list(group.training)] for name, values in means.items()}
+        phase, step, tuple(runs), {name: values[list(group.training)] for name, values in means.items()}
     )
 
 

@@ -1,167 +1,182 @@
-"""One experiment: a method on a task, all its runs, from data to evaluated and recorded results."""
+"""Experiments: methods on tasks, all their runs, from data to evaluated and recorded results.
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import NamedTuple
+Groups of several experiments that share a program train in it side by side; each experiment keeps a folder of its own,
+as if it were alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from diffjax.data.transitions import Dataset
-from diffjax.experiment import rows
-from diffjax.experiment.plan import Experiment, plan
-from diffjax.experiment.prepare import Ready, make_ready, obtain_dataset
+from diffjax.experiment.joint import Member, join_groups
+from diffjax.experiment.plan import Experiment, Plan, plan
+from diffjax.experiment.prepare import make_ready, obtain_dataset
 from diffjax.experiment.provenance import request
-from diffjax.experiment.trainer import Assembled, Trainer
+from diffjax.experiment.recorder import GroupRecorder, Recorder
+from diffjax.experiment.trainer import Trainer
 from diffjax.numerics import check_platform, pinned
-from diffjax.records.folder import ResultsFolder, Rows, check_folder, open_folder, read_status
-from diffjax.records.loggers import Loggers
-from diffjax.records.schema import RunId, RunStatus
+from diffjax.records.folder import ResultsFolder, check_folder, open_folder
 from diffjax.tasks.default_data import MakeData
-from diffjax.training.checkpoints import KEPT, Checkpoints
-from diffjax.training.loop import Position, bounds, updates_done
+from diffjax.training.loop import Position, updates_done
 from diffjax.training.program import TrainState
 from diffjax.training.progress import Progress
 
 
-@pinned()
 def run_experiment(
     experiment: Experiment, progress: Progress, make_data: MakeData, dataset: Dataset | None = None
 ) -> ResultsFolder:
-    """Trains and evaluates all runs of an experiment and records them in its folder.
+    """Trains and evaluates all runs of one experiment; see :func:`run_experiments`.
 
-    ``make_data`` makes the data of a task that has its own and none stored yet; ``dataset`` is what was loaded already.
-
-    Raises:
-      UserError: for any mistake in the request, the data or the folder; nothing is written then.
+    ``dataset`` is what was loaded already.
     """
-    planned = plan(experiment)
-    check_platform()
-    check_folder(experiment.out, request(planned), experiment.resume)
-    about_data: list[str] = []  # said once nothing can be refused any more, so that a refusal is one line
-    ready = make_ready(planned, dataset or obtain_dataset(planned, make_data, about_data.append), about_data.append)
-    folder = open_folder(experiment.out, ready.config, experiment.resume)
-    for line in about_data:
-        progress.note(line)
-    with jax.default_matmul_precision(experiment.matmul_precision):
-        _Recorder(ready, folder, progress).train()
+    (folder,) = run_experiments([experiment], progress, make_data, dataset)
     return folder
 
 
-class _Saved(NamedTuple):
-    """What a checkpoint's record says: where training stands, its number, failures, the best evaluations."""
+@pinned()
+def run_experiments(
+    experiments: Sequence[Experiment], progress: Progress, make_data: MakeData, dataset: Dataset | None = None
+) -> list[ResultsFolder]:
+    """Trains and evaluates all runs of some experiments and records them in their folders.
 
-    position: Position = Position()
-    number: int = 0
-    failed: rows.Failures = MappingProxyType({})
-    best: rows.Best = MappingProxyType({})
+    ``make_data`` makes the data of a task that has its own and none stored yet.
 
-
-class _Recorder:
-    """Trains the groups of an experiment in order and keeps its folder true.
-
-    What lies beyond the newest checkpoint, which records how many rows stand, is cut on resume.
+    Raises:
+      UserError: for any mistake in a request, the data or a folder. What is wrong with a request is found before
+        anything is written, with data or a simulator before anything of the experiments that share a program.
     """
+    plans = [plan(experiment) for experiment in experiments]
+    check_platform()
+    for planned in plans:
+        check_folder(planned.experiment.out, request(planned), planned.experiment.resume)
+    folders: dict[int, ResultsFolder] = {}
+    loaded: dict[object, Dataset] = {}
+    together = list(_together(plans))
+    for count, numbers in enumerate(together, start=1):
+        chosen = [plans[number] for number in numbers]
+        said: list[str] = []  # once nothing can be refused any more, so that a refusal is one line
+        # What the experiments before read and these do not is let go.
+        loaded = {_data_of(one): loaded[_data_of(one)] for one in chosen if _data_of(one) in loaded}
+        recorders = []
+        for planned in chosen:
+            data = dataset or loaded.get(_data_of(planned)) or obtain_dataset(planned, make_data, said.append)
+            loaded[_data_of(planned)] = data
+            ready = make_ready(planned, data, said.append)
+            recorders.append(Recorder(ready, progress))
+        for number, recorder in zip(numbers, recorders, strict=True):
+            experiment = recorder.ready.plan.experiment
+            folders[number] = recorder.open(open_folder(experiment.out, recorder.ready.config, experiment.resume))
+        for line in dict.fromkeys(said):
+            progress.note(line)
+        with ExitStack() as stack:
+            for recorder in recorders:
+                stack.callback(recorder.close)
+            of = {id(recorder.ready): recorder for recorder in recorders}
+            for members in join_groups([recorder.ready for recorder in recorders]):
+                _train([(member, of[id(member.ready)].groups[member.number]) for member in members], progress)
+        if count < len(together):
+            jax.clear_caches()  # the next ones compile programs of their own; these would pile up
+    progress.end()
+    return [folders[number] for number in range(len(plans))]
 
-    def __init__(self, ready: Ready, folder: ResultsFolder, progress: Progress) -> None:
-        self.plan, _, self.config = ready
-        self.trainer = Trainer(ready, progress)
-        self.folder = folder
-        self.progress = progress
-        self.lengths = self.trainer.lengths
-        self.status = dict(read_status(folder.path))
 
-    def train(self) -> None:
-        """Trains what is not yet trained; rows that no checkpoint vouches for are cut first."""
-        self.folder.truncate(self.committed_rows())
-        for index, group in enumerate(self.plan.groups):
-            assembled = self.trainer.assemble(group)
-            with self.checkpoints(index) as checkpoints:
-                state, saved = self.begin(assembled, checkpoints)
-                done = updates_done(self.lengths, saved.position)
-                self.progress.begin(self.trainer.name, len(group.trained), sum(self.lengths), done)
-                with self.loggers(assembled, done) as loggers:
-                    self.train_group(assembled, state, saved, checkpoints, loggers)
-        self.progress.end()
+def _together(plans: Sequence[Plan]) -> Iterator[list[int]]:
+    """Experiments that may share programs, by their numbers."""
+    found: dict[object, list[int]] = {}
+    for number, planned in enumerate(plans):
+        found.setdefault((planned.method, planned.spec), []).append(number)
+    yield from found.values()
 
-    def train_group(
-        self, assembled: Assembled, state: TrainState, saved: _Saved, checkpoints: Checkpoints, loggers: Loggers
-    ) -> None:
-        """Runs a group to its end: evaluate, rows, log, status, checkpoint, again and again."""
-        group, runs = assembled.group, assembled.runs
-        best = saved.best
-        is_done = not bounds(self.lengths, self.plan.protocol.eval_interval, saved.position)
-        self.write_status(rows.statuses(runs, group, saved.failed, is_done))
-        if is_done or len(saved.failed) == len(group.trained):
-            return
-        self.say_what_is_kept(state, len(runs))
-        outcomes = self.trainer.outcomes(assembled, state, saved.position, saved.failed)
-        for number, outcome in enumerate(outcomes, start=saved.number + 1):
-            best = rows.best_evaluations(best, outcome.scores, number)
-            self.folder.append_metrics([outcome.metrics])
-            self.folder.append_evaluations(outcome.evaluations)
-            self.trainer.show(outcome)
-            loggers.add(outcome.metrics, outcome.evaluations)
-            self.write_status(rows.statuses(runs, group, outcome.failed, outcome.interval.is_last))
-            record = {
-                "phase": outcome.interval.phase,
-                "step": outcome.interval.stop,
-                "rows": list(self.folder.rows()),
-                "failures": {str(training): reason for training, reason in outcome.failed.items()},
-                "best": {str(run): list(one) for run, one in best.items()},
-            }
-            checkpoints.save(number, outcome.interval.state, record, self.kept(best))  # the commit point
 
-    def begin(self, assembled: Assembled, checkpoints: Checkpoints) -> tuple[TrainState, _Saved]:
-        """A fresh state, or the newest checkpoint's."""
-        state = assembled.program.init(assembled.setup, assembled.data)
-        number = checkpoints.latest()
-        if number is None:
-            return state, _Saved()
-        state, record = checkpoints.restore(number, state)
-        failed = {int(training): reason for training, reason in record["failures"].items()}
-        best = {int(run): rows.BestEvaluation(*one) for run, one in record.get("best", {}).items()}
-        return state, _Saved(Position(record["phase"], record["step"]), number, failed, best)
+def _data_of(planned: Plan) -> object:
+    """What names the data of an experiment."""
+    experiment = planned.experiment
+    return (
+        experiment.dataset or planned.task.id,
+        experiment.dataset and planned.task.id,
+        experiment.dataset_source,
+        experiment.mirror,
+        experiment.top_percent,
+    )
 
-    def kept(self, best: rows.Best) -> set[int] | None:
-        """The checkpoints to keep beside the newest two; None for all."""
-        if self.plan.experiment.keep == "all":
-            return None
-        return {one.checkpoint for one in best.values()} if self.plan.experiment.keep == "best" else set()
 
-    def say_what_is_kept(self, state: TrainState, runs: int) -> None:
-        """The room that checkpoints take, where more than two are kept."""
-        keep = self.plan.experiment.keep
-        if keep == "last":
-            return
-        intervals = len(bounds(self.lengths, self.plan.protocol.eval_interval))
-        count = intervals if keep == "all" else min(intervals, KEPT + runs)
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 2**20
-        most = "" if keep == "all" else "up to "
-        self.progress.note(
-            f"--keep={keep}: {most}{count} checkpoints of {size:,.1f} MiB, {count * size:,.1f} MiB on disk"
-        )
+Pair = tuple[Member, GroupRecorder]
 
-    def write_status(self, changed: Mapping[RunId, str]) -> None:
-        """Rewrites ``status.json``."""
-        self.status |= changed
-        self.folder.write_status(RunStatus(run, state) for run, state in self.status.items())
 
-    def loggers(self, assembled: Assembled, done: int) -> Loggers:
-        """The loggers of a group; none for one that has nothing left to train."""
-        names = self.plan.experiment.log if done < sum(self.lengths) else ()
-        phases = dict(zip((phase.name for phase in self.plan.method.phases), self.lengths, strict=True))
-        return Loggers(names, self.folder, self.config, assembled.runs, phases)
+def _train(pairs: Sequence[Pair], progress: Progress) -> None:
+    """Trains what is not yet trained of the groups that share a program."""
+    precision = pairs[0][0].ready.plan.experiment.matmul_precision
+    for team in _teams(pairs):
+        with jax.default_matmul_precision(precision), ExitStack() as stack:
+            _train_together(team, progress, stack)
+    for _, recorder in pairs:
+        recorder.close()
 
-    def checkpoints(self, index: int) -> Checkpoints:
-        """The checkpoints of a group."""
-        return Checkpoints(self.folder.checkpoints / str(index))
 
-    def committed_rows(self) -> Rows:
-        """Rows of the folder that stood when the newest checkpoint was made."""
-        committed = Rows(0, 0)
-        for index in range(len(self.plan.groups)):
-            with self.checkpoints(index) as checkpoints:
-                number = checkpoints.latest()
-                if number is not None:
-                    committed = Rows(*checkpoints.record(number)["rows"])
-        return committed
+def _teams(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    """Those that train side by side, from one position.
+
+    All that are new do. Training that was interrupted goes on in the program that it began in, so that it ends bitwise
+    as it would have: with those that it began with, which go back an interval where they are ahead, and train along
+    where they are finished. What stands too far apart goes on apart.
+    """
+    unfinished = [pair for pair in pairs if not pair[1].is_finished]
+    by_company: dict[tuple[str, ...], list[Pair]] = {}
+    companies = {recorder.saved.company for _, recorder in pairs if recorder.saved.company}
+    for pair in unfinished:
+        own = pair[1].saved.company
+        # A group without a checkpoint belongs to those that began with it, if they have one.
+        found = own or next((company for company in sorted(companies) if pair[0].label in company), ())
+        by_company.setdefault(found, []).append(pair)
+    teams = []
+    for company, members in by_company.items():
+        lowest = min(recorder.saved.position for _, recorder in members)
+        if all(recorder.reaches(lowest) for _, recorder in members):
+            for _, recorder in members:
+                recorder.go_back(lowest)
+            finished = [pair for pair in pairs if pair[1].is_finished and pair[0].label in company]
+            chosen = [pair for pair in pairs if pair in members or pair in finished]
+            teams.append(chosen)
+        else:
+            by_position: dict[Position, list[Pair]] = {}
+            for pair in members:
+                by_position.setdefault(pair[1].saved.position, []).append(pair)
+            teams += by_position.values()
+    return teams
+
+
+def _train_together(pairs: Sequence[Pair], progress: Progress, stack: ExitStack) -> None:
+    """Runs groups to their ends in one program: evaluate, rows, log, status, checkpoint, again and again."""
+    members, recorders = [member for member, _ in pairs], [recorder for _, recorder in pairs]
+    trainer = Trainer(members, progress)
+    finished = frozenset(number for number, recorder in enumerate(recorders) if recorder.is_finished)
+    position = min(recorder.saved.position for number, recorder in enumerate(recorders) if number not in finished)
+    data, setup = trainer.arrays()
+    state = trainer.program.init(setup, data)
+    if position != Position():
+        state = _restored(trainer, recorders, state, finished)
+    company = tuple(member.label for member in members)
+    progress.begin(trainer.name, trainer.count, sum(trainer.lengths), updates_done(trainer.lengths, position))
+    for number, recorder in enumerate(recorders):
+        if number not in finished:
+            stack.enter_context(recorder.begin(state, company))
+    failed = {number: recorder.saved.failed for number, recorder in enumerate(recorders)}
+    for step in trainer.steps(data, setup, state, position, failed, finished):
+        trainer.show(step)
+        for number, outcome in step.outcomes.items():
+            recorders[number].commit(step.interval, outcome, trainer.part(step.interval.state, number))
+
+
+def _restored(
+    trainer: Trainer, recorders: Sequence[GroupRecorder], state: TrainState, finished: frozenset[int]
+) -> TrainState:
+    """The state of all runs as the checkpoints hold it; of those that are finished a fresh one, which nobody reads."""
+    parts = []
+    for number, recorder in enumerate(recorders):
+        like = trainer.part(state, number)
+        parts.append(like if number in finished else recorder.restore(like))
+    return trainer.program.place(jax.tree.map(lambda *leaves: jnp.array(np.concatenate(leaves)), *parts))

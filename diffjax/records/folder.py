@@ -21,7 +21,6 @@ from diffjax.errors import UserError
 from diffjax.files import (
     append_text,
     complete_lines,
-    cut_lines,
     is_temporary,
     plain,
     read_json,
@@ -54,13 +53,6 @@ class Difference(NamedTuple):
     new: str
 
 
-class Rows(NamedTuple):
-    """How many rows (without the header) of the two growing files stand."""
-
-    evaluations: int
-    metrics: int
-
-
 @dataclass(frozen=True)
 class ResultsFolder:
     """A folder to write results to; made by ``open_folder``."""
@@ -71,22 +63,17 @@ class ResultsFolder:
     def checkpoints(self) -> Path:
         return self.path / CHECKPOINTS
 
+    def append(self, file: str, lines: Sequence[str]) -> None:
+        """Append lines to one of the files that grow and flush them to the disk.
+
+        Raises:
+          UserError: the file is gone.
+        """
+        append_text(self.path / file, "".join(line + "\n" for line in lines))
+
     def append_evaluations(self, evaluations: Iterable[Evaluation]) -> None:
         """Append rows and flush them to the disk."""
-        append_text(self.path / EVALUATIONS, _csv(evaluations))
-
-    def append_metrics(self, records: Iterable[MetricsRecord]) -> None:
-        """Append one JSON object per record and flush; arrays become lists, non-finite floats strings."""
-        append_text(self.path / METRICS, "".join(map(_metrics_line, records)))
-
-    def rows(self) -> Rows:
-        """The complete rows that stand now: what a checkpoint records."""
-        return Rows(len(complete_lines(self.path / EVALUATIONS)) - 1, len(complete_lines(self.path / METRICS)))
-
-    def truncate(self, rows: Rows) -> None:
-        """Cut the growing files back to ``rows``; raises ``UserError`` if one holds fewer."""
-        cut_lines(self.path / EVALUATIONS, rows.evaluations + 1)
-        cut_lines(self.path / METRICS, rows.metrics)
+        self.append(EVALUATIONS, evaluation_lines(evaluations))
 
     def write_status(self, runs: Iterable[RunStatus]) -> None:
         """Replace ``status.json``."""
@@ -125,7 +112,8 @@ def open_folder(path: str | Path, config: Config, resume: bool = False) -> Resul
         if not (folder / EVALUATIONS).is_file():
             write_text(folder / EVALUATIONS, _HEADER)
         elif complete_lines(folder / EVALUATIONS)[:1] != [_HEADER.rstrip()]:  # an older version's
-            write_text(folder / EVALUATIONS, _HEADER + _csv(read_evaluations(folder)))
+            lines = evaluation_lines(read_evaluations(folder))
+            write_text(folder / EVALUATIONS, _HEADER + "".join(line + "\n" for line in lines))
         if not (folder / METRICS).is_file():
             write_text(folder / METRICS, "")
         if not (folder / STATUS).is_file():
@@ -275,6 +263,11 @@ def _read_metrics(file: Path, config: Config) -> list[MetricsRecord]:
     return records
 
 
+def metrics_lines(records: Iterable[MetricsRecord]) -> list[str]:
+    """One JSON object per record; arrays become lists, non-finite floats texts."""
+    return [_metrics_line(record) for record in records]
+
+
 def _metrics_line(record: MetricsRecord) -> str:
     content = {
         "phase": record.phase,
@@ -283,7 +276,7 @@ def _metrics_line(record: MetricsRecord) -> str:
         "settings": [run.setting for run in record.runs],
         "metrics": record.metrics,
     }
-    return json.dumps(plain(content)) + "\n"
+    return json.dumps(plain(content))
 
 
 def first_difference(old: Any, new: Any, name: str = "") -> Difference | None:
@@ -298,13 +291,13 @@ def first_difference(old: Any, new: Any, name: str = "") -> Difference | None:
     return None if old == new else Difference(name, _short(old), _short(new))
 
 
-def _csv(rows: Iterable[Sequence[Any]]) -> str:
+def evaluation_lines(rows: Iterable[Evaluation]) -> list[str]:
     """CSV lines, each row on one line: a line break inside a text becomes a space."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     for row in rows:
         writer.writerow([" ".join(item.splitlines()) if isinstance(item, str) else item for item in row])
-    return stream.getvalue()
+    return stream.getvalue().splitlines()
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """What a run sees of its data: which rows it samples, how rewards, actions and observations look, and minibatches."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.data.observations import ObservationTransform, observation_transform
-from diffjax.data.transitions import Transitions, has_trajectories, next_observations, only_observed
+from diffjax.data.transitions import MAX_ROWS, Transitions, has_trajectories, next_observations, only_observed
 from diffjax.errors import UserError
 from diffjax.methods.base import View
 from diffjax.types import Batch
@@ -61,6 +62,31 @@ def prepare(
     )
     usable = transitions._replace(row=usable_rows(transitions, view))
     return Prepared(usable, part._replace(size=jnp.int32(usable.row.size)))
+
+
+def join_data(prepared: Sequence[Prepared]) -> tuple[Transitions, tuple[RunData, ...]]:
+    """Several data sets one after the other, those that are the same arrays once, and the part of each.
+
+    Raises:
+      UserError: together they are too large for the numbers of rows.
+    """
+    first_rows: dict[tuple[int, int], tuple[int, int]] = {}
+    held: list[Transitions] = []
+    parts = []
+    rows, entries = 0, 0
+    for transitions, part in prepared:
+        same = id(transitions.observation), id(transitions.action)
+        if same not in first_rows:
+            first_rows[same] = rows, entries
+            held.append(transitions._replace(row=np.asarray(transitions.row) + np.int64(rows)))
+            rows, entries = rows + len(transitions.reward), entries + transitions.row.size
+        parts.append(part._replace(offset=part.offset + jnp.int32(first_rows[same][1])))
+    if rows > MAX_ROWS:
+        raise UserError(f"the data sets of one program have {rows} rows together; at most {MAX_ROWS} are supported")
+    if len(held) == 1:
+        return prepared[0].transitions, tuple(parts)
+    joined = jax.tree.map(lambda *arrays: np.concatenate([np.asarray(array) for array in arrays]), *held)
+    return joined._replace(row=joined.row.astype(np.int32)), tuple(parts)
 
 
 def usable_rows(transitions: Transitions, view: View) -> np.ndarray:

@@ -26,12 +26,20 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(create=True)
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
+        self._is_open = True
+
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        self.close()
+
+    def close(self) -> None:
+        """Waits for what is being written; nothing more will be."""
+        if self._is_open:
+            self._is_open = False
+            self._manager.wait_until_finished()
+            self._manager.close()
 
     def save(self, number: int, state: Any, record: dict[str, Any], keep: Collection[int] | None = ()) -> None:
         """Writes checkpoint ``number``, and once it stands deletes older ones but those of ``keep`` (None: all)."""
@@ -39,26 +47,29 @@ class Checkpoints:
         self._manager.save(number, args=arguments, force=True)
         self._manager.wait_until_finished()
         if keep is not None:
-            for old in sorted(self._manager.all_steps())[:-KEPT]:
+            for old in self.numbers()[:-KEPT]:
                 if old not in keep:
                     self._manager.delete(old)
 
-    def latest(self) -> int | None:
-        """Number of the newest checkpoint."""
-        return self._manager.latest_step()
+    def numbers(self) -> list[int]:
+        """The numbers of those that stand, upwards."""
+        return sorted(self._manager.all_steps())
+
+    def delete(self, number: int) -> None:
+        """Deletes checkpoint ``number``."""
+        self._manager.delete(number)
 
     def record(self, number: int) -> dict[str, Any]:
         """The JSON record of checkpoint ``number`` alone."""
         return self._restore(number, record=ocp.args.JsonRestore())["record"]
 
     def restore(self, number: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """State and record of checkpoint ``number``; ``like`` gives structure, shapes, types and sharding.
+        """State and record of checkpoint ``number``; ``like`` gives structure, shapes, types and holders.
 
         Raises:
           UserError: if it cannot be read.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        restored = self._restore(number, state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore())
+        restored = self._restore(number, state=ocp.args.StandardRestore(like), record=ocp.args.JsonRestore())
         return restored["state"], restored["record"]
 
     def _restore(self, number: int, **arguments: Any) -> Any:

@@ -49,10 +49,10 @@ def evaluate(
     returns = np.zeros(runs * episodes)
     lengths = np.zeros(runs * episodes, np.int64)
     running = np.ones(runs * episodes, bool)
-    keys = program.place(keys)
+    keys = program.place(keys)  # padded, as what comes back then is
     for time in range(simulator.horizon):
         observed = program.place(jnp.asarray(observation).reshape(runs, episodes, -1))
-        action = np.asarray(program.act(acting, keys, time, observed))
+        action = np.asarray(program.act(acting, keys, time, observed))[:runs]
         action = np.clip(action.reshape(runs * episodes, -1), -1.0, 1.0)
         observation, reward, terminated, truncated = simulator.step(action)
         returns += np.where(running, reward, 0.0)

@@ -69,15 +69,11 @@ def stack_runs(runs: Sequence[Tree]) -> Tree:
 
 
 def run_sharding(num_runs: int) -> NamedSharding | None:
-    """How to split the run axis over the local devices; None where that cannot be done or there is one device.
-
-    The largest number of devices that divides ``num_runs`` is used.
-    """
-    devices = jax.local_devices()
-    count = max(n for n in range(1, len(devices) + 1) if num_runs % n == 0)
-    if count == 1:
+    """How to split the run axis over the local devices, of which there may be more than runs; None for one device."""
+    devices = jax.local_devices()[:num_runs]
+    if len(devices) == 1:
         return None
-    mesh = jax.make_mesh((count,), ("run",), axis_types=(AxisType.Auto,), devices=devices[:count])
+    mesh = jax.make_mesh((len(devices),), ("run",), axis_types=(AxisType.Auto,), devices=devices)
     return NamedSharding(mesh, PartitionSpec("run"))
 
 
@@ -91,7 +87,11 @@ def pieces(start: int, stop: int, count: int) -> list[tuple[int, int]]:
 
 
 class Program(NamedTuple):
-    """One method on tasks of one size, ready for any number of runs that share the static hyper-parameters."""
+    """One method on tasks of one size, ready for any number of runs that share the static hyper-parameters.
+
+    Split over devices, the run axis is as long as the next multiple of their number: what is placed is padded with
+    copies of its last run, which train along and whose results nobody reads.
+    """
 
     method: Method[Any, Any]
     spec: Spec
@@ -99,8 +99,16 @@ class Program(NamedTuple):
     sharding: NamedSharding | None = None
 
     def place(self, tree: Any) -> Any:
-        """Arrays with the run axis, split over the devices."""
-        return tree if self.sharding is None else jax.device_put(tree, self.sharding)
+        """Arrays with the run axis, padded and split over the devices."""
+        if self.sharding is None:
+            return tree
+        devices = self.sharding.mesh.size
+
+        def padded(leaf: jax.Array) -> jax.Array:
+            missing = -leaf.shape[0] % devices
+            return jnp.concatenate([leaf, *[leaf[-1:]] * missing]) if missing else leaf
+
+        return jax.device_put(jax.tree.map(padded, tree), self.sharding)
 
     def replicate(self, tree: Any) -> Any:
         """Arrays that every device needs whole."""
@@ -123,8 +131,8 @@ class Program(NamedTuple):
     ) -> tuple[TrainState, Metrics]:
         """Steps ``start .. stop - 1`` of a phase, of all runs, also of those that met a non-finite number before.
 
-        The old state is consumed. Metrics come as sums with weights, ``(runs,)`` each. Where the phase makes labels,
-        they are made anew before step 0 and before every step that its interval divides.
+        The old state is consumed. Metrics come as sums with weights, ``(runs,)`` each, also of padding. Where the phase
+        makes labels, they are made anew before step 0 and before every step that its interval divides.
         """
         relabel = self.method.phases[phase].relabel
         if relabel is None:

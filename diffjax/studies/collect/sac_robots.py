@@ -152,7 +152,7 @@ def learn(
         sac.empty_history(steps, *sizes),
     )
     with Checkpoints(out / "checkpoints") as checkpoints:
-        done = checkpoints.latest() or 0
+        done = max(checkpoints.numbers(), default=0)
         scores: list[Score] = []
         if done:
             found = checkpoints.record(done)["request"]

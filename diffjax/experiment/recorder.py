@@ -1,0 +1,269 @@
+"""What keeps the folder of an experiment true: rows, logs, status, checkpoints, and where each group stands.
+
+A checkpoint is the commit point: it says how many rows of its group stand, with a checksum. What lies beyond is cut
+when the group goes on.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+
+from diffjax.errors import UserError
+from diffjax.experiment import rows
+from diffjax.experiment.joint import Member
+from diffjax.experiment.prepare import Ready
+from diffjax.experiment.trainer import Outcome
+from diffjax.records.commits import Count, Ledger, Standing, prefix_standing, read_ledgers, rows_of
+from diffjax.records.entries import is_a
+from diffjax.records.folder import ResultsFolder, read_status
+from diffjax.records.loggers import Loggers
+from diffjax.records.schema import RunId, RunStatus
+from diffjax.training.checkpoints import KEPT, Checkpoints
+from diffjax.training.loop import Interval, Position, bounds
+from diffjax.training.program import TrainState
+from diffjax.training.progress import Progress
+
+
+class Saved(NamedTuple):
+    """What a checkpoint's record says: where training stands, its number, failures, best evaluations, rows, company."""
+
+    position: Position = Position()
+    number: int = 0
+    failed: rows.Failures = MappingProxyType({})
+    best: rows.Best = MappingProxyType({})
+    standing: Standing | None = None
+    company: tuple[str, ...] = ()  # labels of all that trained in the program
+
+
+class Recorder:
+    """Keeps the folder of one experiment; every group has a recorder of its own, once the folder is open."""
+
+    def __init__(self, ready: Ready, progress: Progress) -> None:
+        self.ready = ready
+        self.progress = progress
+        self.groups: tuple[GroupRecorder, ...] = ()
+        self._status: dict[RunId, str] = {}
+
+    def open(self, folder: ResultsFolder) -> ResultsFolder:
+        """Reads where every group stands and cuts rows that no checkpoint vouches for.
+
+        Raises:
+          UserError: rows, records or states are damaged; nothing is touched then.
+        """
+        self._folder = folder
+        self._status = dict(read_status(folder.path))
+        members = [Member(self.ready, index) for index in range(len(self.ready.plan.groups))]
+        groups = tuple(GroupRecorder(self, member, folder) for member in members)
+        wanted = [group.vouched_for(self._status) for group in groups]
+        ledgers = read_ledgers(folder, [member.runs for member in members], wanted)
+        for group, ledger in zip(groups, ledgers, strict=True):
+            group.ledger = ledger
+        self.groups = groups
+        return folder
+
+    def close(self) -> None:
+        """Nothing more will be written."""
+        for group in self.groups:
+            group.close()
+
+    def recut(self) -> None:
+        """Cuts rows again, after a group went back."""
+        ledgers = read_ledgers(
+            self._folder, [group.member.runs for group in self.groups], [group.wanted for group in self.groups]
+        )
+        for group, ledger in zip(self.groups, ledgers, strict=True):
+            group.ledger = ledger
+
+    def write_status(self, changed: Mapping[RunId, str]) -> None:
+        """Rewrites ``status.json``."""
+        self._status |= changed
+        self._folder.write_status(RunStatus(run, state) for run, state in self._status.items())
+
+
+class GroupRecorder:
+    """Keeps what a group of runs leaves in the folder of its experiment."""
+
+    ledger: Ledger
+
+    def __init__(self, parent: Recorder, member: Member, folder: ResultsFolder) -> None:
+        self.member = member
+        self._parent, self._folder = parent, folder
+        self._checkpoints = Checkpoints(folder.checkpoints / str(member.number))
+        self._history = self._read()
+        self._all_rows_stand: Standing | None = None
+        self._company: tuple[str, ...] = ()
+        self._loggers: Loggers | None = None
+
+    @property
+    def saved(self) -> Saved:
+        """Where the group stands."""
+        return self._history[-1] if self._history else Saved()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to train."""
+        if self._all_rows_stand is not None:
+            return True
+        interval = self.member.ready.plan.protocol.eval_interval
+        is_done = not bounds(self.member.lengths, interval, self.saved.position)
+        return is_done or len(self.saved.failed) == len(self.member.trained)
+
+    @property
+    def wanted(self) -> Standing | None:
+        """The rows that stand."""
+        return self._all_rows_stand or self.saved.standing
+
+    def vouched_for(self, status: Mapping[RunId, str]) -> Standing | None:
+        """The rows that stand, when a folder is opened.
+
+        Without checkpoints a finished group is finished all the same, and what stands before a first one is nothing.
+
+        Raises:
+          UserError: there are rows of more than one interval, and no checkpoint of them.
+        """
+        if self._history:
+            return self.wanted
+        found = rows_of(self._folder, self.member.runs)
+        if not any(found):
+            return None
+        if all(status[run] != "running" for run in self.member.runs):
+            self._all_rows_stand = Standing(*map(Count, found))
+            return self._all_rows_stand
+        if found[1] > 1 or found[0] > len(self.member.runs):
+            raise UserError(
+                f"{self._folder.path} has rows of an unfinished training and no checkpoint to go on from; bring "
+                f"{self._folder.checkpoints} back, or delete the folder to begin again"
+            )
+        return None
+
+    def reaches(self, position: Position) -> bool:
+        """Whether the group stands at a position or can go back to it."""
+        return position == self.saved.position or any(one.position == position for one in self._before())
+
+    def go_back(self, position: Position) -> None:
+        """Forgets what lies beyond a position."""
+        if position == self.saved.position:
+            return
+        (index,) = [index for index, one in enumerate(self._before()) if one.position == position]
+        kept = [one for one in self._before()[: index + 1] if one.number]
+        for one in self._history[len(kept) :]:
+            self._checkpoints.delete(one.number)
+        self._history = kept
+        self._parent.recut()
+
+    def restore(self, like: TrainState) -> TrainState:
+        """The group's state in host memory; ``like`` gives its structure and shapes."""
+        state, _ = self._checkpoints.restore(self.saved.number, like)
+        return state
+
+    @contextmanager
+    def begin(self, state: TrainState, company: tuple[str, ...]) -> Iterator[None]:
+        """While the group trains, together with ``company``, to which it belongs."""
+        self._company = company
+        ready, lengths = self.member.ready, self.member.lengths
+        names = ready.plan.experiment.log
+        phases = dict(zip((phase.name for phase in ready.plan.method.phases), lengths, strict=True))
+        self._parent.write_status(rows.statuses(self.member.runs, self.member.group, self.saved.failed, False))
+        self._say_what_is_kept(state)
+        with Loggers(names, self._folder, ready.config, self.member.runs, phases) as self._loggers:
+            yield
+
+    def commit(self, interval: Interval, outcome: Outcome, state: TrainState) -> None:
+        """Keeps an interval: rows, log, status, checkpoint; ``state`` is the group's part, in host memory."""
+        assert self._loggers is not None
+        before = self.saved
+        number = before.number + 1
+        best = rows.best_evaluations(before.best, outcome.scores, number)
+        self.ledger.append([outcome.metrics], outcome.evaluations)
+        self._loggers.add(outcome.metrics, outcome.evaluations)
+        member = self.member
+        self._parent.write_status(rows.statuses(member.runs, member.group, outcome.failed, outcome.is_last))
+        position = Position(interval.phase, interval.stop)
+        now = Saved(position, number, outcome.failed, best, self.ledger.standing, self._company)
+        self._checkpoints.save(number, state, _entries(now), self._kept(best))  # the commit point
+        self._history = [*self._history[-1:], now]
+
+    def close(self) -> None:
+        """Nothing more will be written."""
+        self._checkpoints.close()
+
+    def _before(self) -> list[Saved]:
+        """Where the group can stand: its checkpoints, and its beginning if nothing older was deleted."""
+        is_whole = not self._history or self._history[0].number == 1
+        return [*([Saved()] if is_whole else []), *self._history]
+
+    def _read(self) -> list[Saved]:
+        """What the newest checkpoints say.
+
+        Raises:
+          UserError: a record is damaged.
+        """
+        return [
+            _saved(self._checkpoints.record(number), number, self._folder, self.member.runs)
+            for number in self._checkpoints.numbers()[-KEPT:]
+        ]
+
+    def _kept(self, best: rows.Best) -> set[int] | None:
+        """The checkpoints to keep beside the newest two; None for all."""
+        keep = self.member.ready.plan.experiment.keep
+        if keep == "all":
+            return None
+        return {one.checkpoint for one in best.values()} if keep == "best" else set()
+
+    def _say_what_is_kept(self, state: TrainState) -> None:
+        """The room that checkpoints take, where more than two are kept."""
+        plan = self.member.ready.plan
+        keep = plan.experiment.keep
+        if keep == "last":
+            return
+        intervals = len(bounds(self.member.lengths, plan.protocol.eval_interval))
+        count = intervals if keep == "all" else min(intervals, KEPT + len(self.member.runs))
+        trained = len(self.member.trained)
+        size = sum(leaf.nbytes // leaf.shape[0] * trained for leaf in jax.tree.leaves(state)) / 2**20
+        most = "" if keep == "all" else "up to "
+        self._parent.progress.note(
+            f"--keep={keep}: {most}{count} checkpoints of {size:,.1f} MiB, {count * size:,.1f} MiB on disk"
+        )
+
+
+def _entries(saved: Saved) -> dict[str, Any]:
+    """What a checkpoint records."""
+    assert saved.standing is not None
+    return {
+        "phase": saved.position.phase,
+        "step": saved.position.step,
+        "rows": saved.standing.entries(),
+        "failures": {str(training): reason for training, reason in saved.failed.items()},
+        "best": {str(run): list(one) for run, one in saved.best.items()},
+        "company": list(saved.company),
+    }
+
+
+def _saved(record: Mapping[str, Any], number: int, folder: ResultsFolder, runs: Sequence[RunId]) -> Saved:
+    """A checkpoint's record, checked; an older version's counts all rows of the folder and names no company.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    try:
+        position = Position(record["phase"], record["step"])
+        failed = {int(training): str(reason) for training, reason in record["failures"].items()}
+        best = {int(run): rows.BestEvaluation(*one) for run, one in record.get("best", {}).items()}
+        found = record["rows"]
+        if isinstance(found, list):
+            evaluations, metrics = found
+            standing: Standing | None = prefix_standing(folder, runs, (int(evaluations), int(metrics)))
+        else:
+            standing = Standing.of(found)
+        company = tuple(map(str, record.get("company", ())))
+        if not (is_a(int, position.phase) and is_a(int, position.step) and standing is not None):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(
+            f"{folder.checkpoints}: the record of checkpoint {number} is damaged; delete the checkpoint's folder to go "
+            "on from the one before"
+        ) from None
+    return Saved(position, number, failed, best, standing, company)
