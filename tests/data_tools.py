@@ -18,9 +18,11 @@ def error_of(call, *args, **kwargs) -> str:
     return message
 
 
-def random_hdf5(path: Path, observation_dim: int, action_dim: int, rows: int = 200, horizon: int = 50) -> Path:
+def random_hdf5(
+    path: Path, observation_dim: int, action_dim: int, rows: int = 200, horizon: int = 50, seed: int = 0
+) -> Path:
     """A file in D4RL's layout with random transitions; every episode ends by the time limit."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     with h5py.File(path, "w") as file:
         file["observations"] = rng.normal(size=(rows, observation_dim)).astype(np.float32)
         file["actions"] = rng.uniform(-1, 1, (rows, action_dim)).astype(np.float32)

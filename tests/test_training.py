@@ -213,7 +213,7 @@ def scores(out: Path) -> dict[tuple[int, str, int], float]:
 
 
 def test_any_number_of_devices_equals_one(tmp_path):
-    """5 runs on 4 devices and on 3, 9 on 8: all devices train, padding is nowhere to be seen, nothing is sent around."""
+    """5 runs on 4 devices and on 3, 9 on 8: all devices train, padding is not to be seen, nothing is sent around."""
     environment = os.environ | {
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     }

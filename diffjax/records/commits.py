@@ -203,6 +203,8 @@ def _kept(
 
 def _rewrite(path: Path, lines: Sequence[str], kept: Sequence[str]) -> None:
     if lines[: len(kept)] == list(kept):
-        os.truncate(path, sum(len(line.encode()) + 1 for line in kept))  # also what follows the last whole line
+        size = sum(len(line.encode()) + 1 for line in kept)
+        if os.path.getsize(path) != size:  # there is more, perhaps not even a whole line
+            os.truncate(path, size)
     else:
         write_text(path, "".join(line + "\n" for line in kept))
