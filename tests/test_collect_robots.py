@@ -179,6 +179,7 @@ def test_collecting_is_a_function_of_its_key(tmp_path: Path):
     assert not np.array_equal(first[0].action[0], other[0].action[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", ["Hopper-v4", "HalfCheetah-v4", "Walker2d-v4"])
 def test_policies_that_come_along_are_worth_what_they_say(env_id: str):
     policies = robots.policies_of(env_id)

@@ -260,6 +260,7 @@ def launch(*arguments: object, **options: object) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
+@pytest.mark.slow  # the launcher's other tests train one arm
 def test_launcher_writes_numbers_samples_and_pictures(tmp_path, quickly):
     out = tmp_path / "new" / "toys"
     asked = ("--figure=dql", "--preset=quick", "--steps=3", "--samples=40", f"--out={out}")
