@@ -23,6 +23,14 @@ def close_names(name: str, known: Iterable[str]) -> list[str]:
     return same or difflib.get_close_matches(name, names, n=3, cutoff=0.6)
 
 
+class Stopped(Exception):
+    """Work that ended early because it was asked to, and can go on; ``status`` is that of the process."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not among ``known``: names the closest ones, or lists all."""
     names = list(known)

@@ -1,9 +1,6 @@
 """The command ``diffjax bandit`` from a checkout: ``diffjax/commands/bandit.py``."""
 
-import sys
-
-from diffjax.commands.bandit import COMMAND
-from diffjax.launch import cli
+from diffjax.launch.start import start
 
 if __name__ == "__main__":
-    sys.exit(cli.run(COMMAND))
+    start("bandit")

@@ -1,9 +1,6 @@
 """The command ``diffjax collect`` from a checkout: ``diffjax/commands/collect.py``."""
 
-import sys
-
-from diffjax.commands.collect import COMMAND
-from diffjax.launch import cli
+from diffjax.launch.start import start
 
 if __name__ == "__main__":
-    sys.exit(cli.run(COMMAND))
+    start("collect")

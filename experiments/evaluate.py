@@ -1,9 +1,6 @@
 """The command ``diffjax evaluate`` from a checkout: ``diffjax/commands/evaluate.py``."""
 
-import sys
-
-from diffjax.commands.evaluate import COMMAND
-from diffjax.launch import cli
+from diffjax.launch.start import start
 
 if __name__ == "__main__":
-    sys.exit(cli.run(COMMAND))
+    start("evaluate")

@@ -1,9 +1,6 @@
 """The command ``diffjax sweep`` from a checkout: ``diffjax/commands/sweep.py``."""
 
-import sys
-
-from diffjax.commands.sweep import COMMAND
-from diffjax.launch import cli
+from diffjax.launch.start import start
 
 if __name__ == "__main__":
-    sys.exit(cli.run(COMMAND))
+    start("sweep")

@@ -1,9 +1,6 @@
 """The command ``diffjax tables`` from a checkout: ``diffjax/commands/tables.py``."""
 
-import sys
-
-from diffjax.commands.tables import COMMAND
-from diffjax.launch import cli
+from diffjax.launch.start import start
 
 if __name__ == "__main__":
-    sys.exit(cli.run(COMMAND))
+    start("tables")

@@ -1,9 +1,6 @@
 """The command ``diffjax tasks`` from a checkout: ``diffjax/commands/tasks.py``."""
 
-import sys
-
-from diffjax.commands.tasks import COMMAND
-from diffjax.launch import cli
+from diffjax.launch.start import start
 
 if __name__ == "__main__":
-    sys.exit(cli.run(COMMAND))
+    start("tasks")

@@ -1,10 +1,12 @@
 """Several experiments in one program: each as if it were alone, whenever the program is interrupted."""
 
 import itertools
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from data_tools import random_hdf5
@@ -13,6 +15,7 @@ from test_results import contents
 from diffjax.envs.base import VectorSimulator
 from diffjax.envs.make import make_vector
 from diffjax.envs.side_by_side import SideBySide
+from diffjax.errors import Stopped, UserError
 from diffjax.experiment import run as experiment
 from diffjax.experiment.joint import Member, join_groups, rounds
 from diffjax.experiment.plan import Experiment, plan
@@ -82,8 +85,6 @@ def test_two_tasks_in_one_program_are_each_as_alone(tmp_path):
 
 
 def np_leaves(tree: Any) -> list[np.ndarray]:
-    import jax
-
     return [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
 
 
@@ -136,6 +137,43 @@ def test_an_interrupted_program_goes_on_to_the_bit(tmp_path, tmp_path_factory, m
             assert all(np.array_equal(first, second) for first, second in pairs)
 
 
+class Asked(TrainingProgress):
+    """Asks to stop when it is looked at for the n-th time."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.looks = itertools.count(1)
+        self.after = after
+
+    def stop_status(self) -> int | None:
+        return 143 if next(self.looks) >= self.after else None
+
+
+@pytest.mark.parametrize("after", [1, 2, 5, 30, 100])
+def test_a_program_that_is_asked_to_stop_goes_on_to_the_bit(tmp_path, tmp_path_factory, after):
+    """In the middle of an interval or of its episodes, twice in a row, with the metrics of the whole interval."""
+    folder, steps = tmp_path_factory.getbasetemp(), {"steps": "60", "interval": "30"}
+    requests = lambda out, **more: [  # noqa: E731
+        request(folder, out / task, task, seeds=(0, 1), method="td3_bc", **steps, **more) for task in TASKS
+    ]
+    whole = folder / "whole60"
+    if not whole.exists():
+        run(*requests(whole))
+    for resume, looks in ((False, after), (True, min(after, 4))):
+        with pytest.raises(Stopped, match="stopped at main step") as stopped:
+            experiment.run_experiments(requests(tmp_path, resume=resume), Asked(looks), store_dataset)
+        assert stopped.value.status == 143
+    run(*requests(tmp_path, resume=True))
+    for task in TASKS:
+        ours, theirs = kept(tmp_path / task), kept(whole / task)
+        assert ours == theirs | {"config.json": ours["config.json"]}
+        assert sorted(path.name for path in (tmp_path / task / "checkpoints").iterdir()) == ["0"]
+        one, other = (Checkpoints(out / task / "checkpoints" / "0") for out in (tmp_path, whole))
+        with one, other:
+            pairs = zip(*(np_leaves(each._manager.restore(2)["state"]) for each in (one, other)), strict=True)
+            assert all(np.array_equal(first, second) for first, second in pairs)
+
+
 def test_what_is_finished_is_not_trained_again(tmp_path):
     first, second = (request(tmp_path, tmp_path / task, task) for task in TASKS)
     run(first)
@@ -149,8 +187,6 @@ def test_what_is_finished_is_not_trained_again(tmp_path):
 
 
 def test_a_finished_experiment_without_checkpoints_is_finished(tmp_path):
-    import shutil
-
     asked = request(tmp_path, tmp_path / "out", TASKS[0])
     run(asked)
     shutil.rmtree(asked.out / "checkpoints")
@@ -160,10 +196,6 @@ def test_a_finished_experiment_without_checkpoints_is_finished(tmp_path):
 
 
 def test_an_unfinished_one_without_checkpoints_is_refused(tmp_path, monkeypatch):
-    import shutil
-
-    from diffjax.errors import UserError
-
     with monkeypatch.context() as patch:
         interrupted_at(patch, 2, before=False)
         with pytest.raises(KeyboardInterrupt):

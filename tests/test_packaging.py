@@ -21,6 +21,7 @@ import pytest
 import diffjax
 from diffjax.commands import console
 from diffjax.data.load import load_dataset
+from diffjax.launch import start
 from diffjax.types import Spec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -205,15 +206,17 @@ def test_the_tree_names_no_machine_and_no_package_host() -> None:
     assert found == []
 
 
-def test_the_installed_program_knows_every_command() -> None:
+def test_the_installed_program_knows_every_command(monkeypatch) -> None:
     """``diffjax NAME`` is ``python experiments/NAME.py``: the same flags, said in its own words."""
     scripts = {path.stem for path in (ROOT / "experiments").glob("*.py")}
     assert scripts == set(console.COMMANDS)
     assert PROJECT["scripts"] == {"diffjax": "diffjax.commands.console:main"}
     for name in scripts:
-        module = importlib.import_module(f"diffjax.commands.{name}")
-        script = runpy.run_path(str(ROOT / "experiments" / f"{name}.py"))
-        assert script["COMMAND"] is module.COMMAND
+        assert importlib.import_module(f"diffjax.commands.{name}").COMMAND.main
+        started = []
+        monkeypatch.setattr(start, "start", started.append)
+        runpy.run_path(str(ROOT / "experiments" / f"{name}.py"), run_name="__main__")
+        assert started == [name]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +231,7 @@ def test_the_installed_program_knows_every_command() -> None:
 )
 def test_the_installed_program(arguments, status, words, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/diffjax", *arguments])
-    assert console.main() == status
+    assert console.run() == status
     said = capsys.readouterr()
     text = said.err if status else said.out
     assert all(word in text for word in words), text

@@ -25,6 +25,7 @@ from diffjax.files import plain
 from diffjax.numerics import check_platform, jax_options, pinned, random_key
 from diffjax.records.folder import ResultsFolder, check_folder, open_folder, read_status
 from diffjax.records.schema import Config, EvaluatedAgain, Evaluation, RunId, RunStatus
+from diffjax.records.writer import only_writer
 from diffjax.tasks.registry import Task, make_simulator
 from diffjax.training.evaluation import Episodes, episode_keys, evaluate
 from diffjax.training.program import Acting, Program, run_sharding, stack_runs
@@ -159,9 +160,10 @@ def evaluate_again(planned: Plan, progress: Progress) -> ResultsFolder:
     with jax.default_matmul_precision(config.matmul_precision or "highest"):
         found, simulator = _play(planned, progress)
     config = dataclasses.replace(config, versions={**config.versions, "simulator": simulator})
-    folder = open_folder(out, config)
-    folder.append_evaluations(found)
-    folder.write_status(RunStatus(run, planned.failures.get(run, "complete")) for run in config.runs)
+    with only_writer(out, progress.note):
+        folder = open_folder(out, config)
+        folder.append_evaluations(found)
+        folder.write_status(RunStatus(run, planned.failures.get(run, "complete")) for run in config.runs)
     return folder
 
 

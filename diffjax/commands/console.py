@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from diffjax.errors import unknown_name
 from diffjax.launch import cli
+from diffjax.launch.start import start
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
@@ -23,7 +24,12 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 """Each is a module of this package; here, what it is for."""
 
 
-def main() -> int:
+def main() -> None:
+    """Run the command that the first argument names."""
+    start("console")
+
+
+def run() -> int:
     """The exit status of the command that the first argument names."""
     name, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
     if name in cli.HELP:

@@ -116,7 +116,7 @@ def main(args: flags.FlagValues) -> None:
     for experiment in mine:
         check_folder(experiment.out, request(plans[experiment.out]), experiment.resume)
     launch.prepare(args)
-    with TrainingProgress() as progress:
+    with TrainingProgress(stop=launch.stop(args)) as progress:
         run_experiments(mine, progress, store_dataset)
     if args.shard is None:
         table = tables.build_table(read_results(experiment.out) for experiment in found)

@@ -35,7 +35,7 @@ def main(args: flags.FlagValues) -> None:
     load_plugins(args)
     launch.prepare(args)
     experiment = launch.experiment_from_flags(args, args.method, args.variant, args.task, Path(args.out))
-    with TrainingProgress() as progress:
+    with TrainingProgress(stop=launch.stop(args)) as progress:
         run_experiment(experiment, progress, store_dataset)
     print(f"results in {args.out}")
 

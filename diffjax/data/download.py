@@ -12,16 +12,15 @@ import json
 import os
 import re
 import shutil
-import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -30,6 +29,7 @@ from diffjax.data.d4rl_files import d4rl_file
 from diffjax.data.hdf5 import check_opens
 from diffjax.data.transitions import one_line
 from diffjax.errors import UserError
+from diffjax.locks import NoLocks, try_lock
 from diffjax.version import __version__
 
 DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # waits between attempts; there is one attempt more
@@ -365,43 +365,22 @@ def _described(url: str, response: Any) -> tuple[_Version, int]:
 
 @contextmanager
 def _locked(path: Path, note: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of ``path``; the operating system frees it when its process ends, however that ends."""
+    """Hold the lock of ``path``; where the file system has none, whoever is last puts its whole file in place."""
     lock = path.with_name(f".{path.name}.lock")
-    is_told = False
-    while (held := _acquired(lock)) is None:
-        if not is_told:
+    has_waited = False
+    while True:
+        with ExitStack() as stack:
+            try:
+                is_ours = stack.enter_context(try_lock(lock))
+            except NoLocks:
+                is_ours = True
+            if is_ours:
+                yield
+                return
+        if not has_waited:
             note("another process is fetching it; waiting for its file")
-            is_told = True
+            has_waited = True
         time.sleep(_POLL_S)
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            lock.unlink()
-        held.close()
-
-
-def _lock(file: IO[bytes]) -> None:
-    """Lock an open file, or raise if another process holds it."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _acquired(lock: Path) -> IO[bytes] | None:
-    file = lock.open("ab")
-    with suppress(BlockingIOError, PermissionError, FileNotFoundError):
-        _lock(file)
-        # Who held it before may have removed the file that is locked now.
-        if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-            return file
-    file.close()
-    return None
 
 
 def _megabytes(size: int) -> str:

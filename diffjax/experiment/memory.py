@@ -46,7 +46,7 @@ def train_in_memory(ready: Ready, progress: Progress) -> Kept:
                 metrics.append(outcome.metrics)
                 state, failures = step.interval.state, outcome.failed
                 trainer.show(step)
-            own = trainer.part(state._replace(labels={}), 0)
+            own = trainer.own(state._replace(labels={}), 0)
             for run, one, training in zip(member.runs, member.group.runs, member.group.training, strict=True):
                 if training in failures:
                     failed[run] = failures[training]

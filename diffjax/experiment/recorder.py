@@ -16,6 +16,8 @@ from diffjax.experiment import rows
 from diffjax.experiment.joint import Member
 from diffjax.experiment.prepare import Ready
 from diffjax.experiment.trainer import Outcome
+from diffjax.experiment.unfinished import Begun, UnfinishedInterval
+from diffjax.methods.base import Metrics
 from diffjax.records.commits import Count, Ledger, Standing, prefix_standing, read_ledgers, rows_of
 from diffjax.records.entries import is_a
 from diffjax.records.folder import ResultsFolder, read_status
@@ -92,6 +94,7 @@ class GroupRecorder:
         self.member = member
         self._parent, self._folder = parent, folder
         self._checkpoints = Checkpoints(folder.checkpoints / str(member.number))
+        self._unfinished = UnfinishedInterval(folder.checkpoints / f"{member.number}-unfinished")
         self._history = self._read()
         self._all_rows_stand: Standing | None = None
         self._company: tuple[str, ...] = ()
@@ -100,7 +103,10 @@ class GroupRecorder:
     @property
     def saved(self) -> Saved:
         """Where the group stands."""
-        return self._history[-1] if self._history else Saved()
+        if self._history:
+            return self._history[-1]
+        began = self._unfinished.begun_after(0)
+        return Saved(company=began.company) if began else Saved()
 
     @property
     def is_finished(self) -> bool:
@@ -159,6 +165,20 @@ class GroupRecorder:
         state, _ = self._checkpoints.restore(self.saved.number, like)
         return state
 
+    @property
+    def unfinished(self) -> Begun | None:
+        """The interval after the last checkpoint, if it was begun and kept."""
+        return self._unfinished.begun_after(self.saved.number)
+
+    def restore_unfinished(self, like: TrainState) -> tuple[TrainState, Metrics]:
+        """As :meth:`restore`, of the interval that was begun, with the sums of its metrics."""
+        return self._unfinished.restore(like)
+
+    def keep_unfinished(self, interval: Interval, state: TrainState, sums: Metrics) -> None:
+        """Keeps an interval that ends early, to go on with; the group's part, in host memory."""
+        begun = Begun(Position(interval.phase, interval.start), interval.step, self.saved.number, self._company)
+        self._unfinished.keep(begun, state, sums)
+
     @contextmanager
     def begin(self, state: TrainState, company: tuple[str, ...]) -> Iterator[None]:
         """While the group trains, together with ``company``, to which it belongs."""
@@ -184,6 +204,7 @@ class GroupRecorder:
         position = Position(interval.phase, interval.stop)
         now = Saved(position, number, outcome.failed, best, self.ledger.standing, self._company)
         self._checkpoints.save(number, state, _entries(now), self._kept(best))  # the commit point
+        self._unfinished.forget()
         self._history = [*self._history[-1:], now]
 
     def close(self) -> None:

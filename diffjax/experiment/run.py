@@ -6,22 +6,27 @@ as if it were alone.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffjax.data.transitions import Dataset
+from diffjax.errors import Stopped
 from diffjax.experiment.joint import Member, join_groups
 from diffjax.experiment.plan import Experiment, Plan, plan
 from diffjax.experiment.prepare import make_ready, obtain_dataset
 from diffjax.experiment.provenance import request
 from diffjax.experiment.recorder import GroupRecorder, Recorder
 from diffjax.experiment.trainer import Trainer
+from diffjax.experiment.unfinished import Begun
+from diffjax.methods.base import Metrics
 from diffjax.numerics import check_platform, pinned
 from diffjax.records.folder import ResultsFolder, check_folder, open_folder
+from diffjax.records.writer import only_writer
 from diffjax.tasks.default_data import MakeData
-from diffjax.training.loop import Position, updates_done
+from diffjax.training.loop import Partial, Position, updates_done
 from diffjax.training.program import TrainState
 from diffjax.training.progress import Progress
 
@@ -67,20 +72,20 @@ def run_experiments(
             loaded[_data_of(planned)] = data
             ready = make_ready(planned, data, said.append)
             recorders.append(Recorder(ready, progress))
-        for number, recorder in zip(numbers, recorders, strict=True):
-            experiment = recorder.ready.plan.experiment
-            folders[number] = recorder.open(open_folder(experiment.out, recorder.ready.config, experiment.resume))
-        for line in dict.fromkeys(said):
-            progress.note(line)
         with ExitStack() as stack:
-            for recorder in recorders:
+            for number, recorder in zip(numbers, recorders, strict=True):
+                experiment = recorder.ready.plan.experiment
+                stack.enter_context(only_writer(experiment.out, said.append))
+                folder = open_folder(experiment.out, recorder.ready.config, experiment.resume)
+                folders[number] = recorder.open(folder)
                 stack.callback(recorder.close)
+            for line in dict.fromkeys(said):
+                progress.note(line)
             of = {id(recorder.ready): recorder for recorder in recorders}
             for members in join_groups([recorder.ready for recorder in recorders]):
                 _train([(member, of[id(member.ready)].groups[member.number]) for member in members], progress)
         if count < len(together):
             jax.clear_caches()  # the next ones compile programs of their own; these would pile up
-    progress.end()
     return [folders[number] for number in range(len(plans))]
 
 
@@ -112,6 +117,7 @@ def _train(pairs: Sequence[Pair], progress: Progress) -> None:
     precision = pairs[0][0].ready.plan.experiment.matmul_precision
     for team in _teams(pairs):
         with jax.default_matmul_precision(precision), ExitStack() as stack:
+            stack.callback(progress.end)
             _train_together(team, progress, stack)
     for _, recorder in pairs:
         recorder.close()
@@ -157,18 +163,33 @@ def _train_together(pairs: Sequence[Pair], progress: Progress, stack: ExitStack)
     position = min(recorder.saved.position for number, recorder in enumerate(recorders) if number not in finished)
     data, setup = trainer.arrays()
     state = trainer.program.init(setup, data)
-    if position != Position():
-        state = _restored(trainer, recorders, state, finished)
     company = tuple(member.label for member in members)
-    progress.begin(trainer.name, trainer.count, sum(trainer.lengths), updates_done(trainer.lengths, position))
+    partial = None
+    if (begun := _begun(recorders, company, finished)) is not None:
+        state, sums = _restored_within(trainer, recorders, state, finished)
+        partial = Partial(begun.step, sums)
+    elif position != Position():
+        state = _restored(trainer, recorders, state, finished)
+    done = updates_done(trainer.lengths, position) + (partial.step - position.step if partial else 0)
+    progress.begin(trainer.name, trainer.count, sum(trainer.lengths), done)
     for number, recorder in enumerate(recorders):
         if number not in finished:
             stack.enter_context(recorder.begin(state, company))
     failed = {number: recorder.saved.failed for number, recorder in enumerate(recorders)}
-    for step in trainer.steps(data, setup, state, position, failed, finished):
+    for step in trainer.steps(data, setup, state, position, failed, finished, partial):
+        if not step.interval.is_whole:
+            for number, recorder in enumerate(recorders):
+                if not recorder.is_finished:
+                    sums = trainer.own(step.interval.sums, number)
+                    recorder.keep_unfinished(step.interval, trainer.own(step.interval.state, number), sums)
+            phase = trainer.method.phases[step.interval.phase].name
+            where = f"{trainer.name}: stopped at {phase} step {step.interval.step}"
+            status = progress.stop_status()
+            assert status is not None
+            raise Stopped(f"{where}; the same command with --resume goes on", status)
         trainer.show(step)
         for number, outcome in step.outcomes.items():
-            recorders[number].commit(step.interval, outcome, trainer.part(step.interval.state, number))
+            recorders[number].commit(step.interval, outcome, trainer.own(step.interval.state, number))
 
 
 def _restored(
@@ -177,6 +198,38 @@ def _restored(
     """The state of all runs as the checkpoints hold it; of those that are finished a fresh one, which nobody reads."""
     parts = []
     for number, recorder in enumerate(recorders):
-        like = trainer.part(state, number)
+        like = trainer.own(state, number)
         parts.append(like if number in finished else recorder.restore(like))
+    return _joined(trainer, parts)
+
+
+def _begun(recorders: Sequence[GroupRecorder], company: tuple[str, ...], finished: frozenset[int]) -> Begun | None:
+    """The interval that all who are not finished were in when they were asked to stop, if it was kept of each."""
+    found = {recorder.unfinished for number, recorder in enumerate(recorders) if number not in finished}
+    places = {begun and (begun.position, begun.step, begun.company) for begun in found}
+    if places != {place for place in places if place and place[2] == company} or len(places) != 1:
+        return None
+    return found.pop()
+
+
+def _restored_within(
+    trainer: Trainer, recorders: Sequence[GroupRecorder], state: TrainState, finished: frozenset[int]
+) -> tuple[TrainState, Metrics]:
+    """As :func:`_restored`, in the middle of an interval, with the sums of its metrics."""
+    parts = [
+        (trainer.own(state, number), None)
+        if number in finished
+        else recorder.restore_unfinished(trainer.own(state, number))
+        for number, recorder in enumerate(recorders)
+    ]
+    (known, *_) = (sums for _, sums in parts if sums is not None)
+    joined = [
+        jax.tree.map(lambda leaf, count=count: np.zeros(count, leaf.dtype), known) if sums is None else sums
+        for count, (_, sums) in zip(trainer.counts, parts, strict=True)
+    ]
+    return _joined(trainer, [own for own, _ in parts]), _joined(trainer, joined)
+
+
+def _joined(trainer: Trainer, parts: Sequence[Any]) -> Any:
+    """What members have in host memory, on the run axis of all."""
     return trainer.program.place(jax.tree.map(lambda *leaves: jnp.array(np.concatenate(leaves)), *parts))

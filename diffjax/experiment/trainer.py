@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,11 @@ from diffjax.records.schema import Evaluation, MetricsRecord
 from diffjax.tasks.registry import make_simulator
 from diffjax.training.batches import join_data
 from diffjax.training.evaluation import Episodes, episode_keys, evaluate
-from diffjax.training.loop import Interval, Position, intervals
+from diffjax.training.loop import Interval, Partial, Position, intervals
 from diffjax.training.program import Program, RunSetup, TrainState, mean_metrics, run_sharding, stack_runs
 from diffjax.training.progress import Progress
+
+Tree = TypeVar("Tree")
 
 
 class Outcome(NamedTuple):
@@ -54,10 +56,10 @@ class Trainer:
         plan = members[0].ready.plan
         self.method, self.protocol = plan.method, plan.protocol  # of the protocol what members agree in
         self.lengths = max((member.lengths for member in members), key=lambda lengths: lengths[-1])
-        counts = [len(member.trained) for member in members]
-        bounds = itertools.accumulate(counts, initial=0)
+        self.counts = [len(member.trained) for member in members]
+        bounds = itertools.accumulate(self.counts, initial=0)
         self.parts = tuple(slice(first, last) for first, last in itertools.pairwise(bounds))
-        self.count = sum(counts)
+        self.count = sum(self.counts)
         self.program = Program(plan.method, plan.spec, plan.protocol.sampling, run_sharding(self.count))
 
     @property
@@ -79,9 +81,9 @@ class Trainer:
         ]
         return self.program.replicate(transitions), self.program.place(stack_runs(setups))
 
-    def part(self, state: TrainState, number: int) -> TrainState:
-        """A member's part of a state, in host memory."""
-        return jax.tree.map(lambda leaf: np.asarray(leaf[self.parts[number]]), state)
+    def own(self, tree: Tree, number: int) -> Tree:
+        """A member's part of a tree with the run axis, in host memory."""
+        return jax.tree.map(lambda leaf: np.asarray(leaf[self.parts[number]]), tree)
 
     def steps(
         self,
@@ -91,10 +93,12 @@ class Trainer:
         position: Position,
         failed: Mapping[int, rows.Failures],
         finished: frozenset[int] = frozenset(),
+        partial: Partial | None = None,
     ) -> Iterator[Step]:
         """Trains on from a position; a state that was given out is consumed by the next interval.
 
-        Ends early where every training has failed.
+        Ends early where every training has failed, or with an interval that is not whole where the progress wants to
+        stop; ``partial`` goes on with one.
 
         Args:
           failed: of each member.
@@ -105,7 +109,13 @@ class Trainer:
         acting = rounds(self.members, live)
         with ExitStack() as stack:
             simulators = _Simulators(self.members, self.protocol.episodes, stack)
-            for interval in self._intervals(data, setup, state, position):
+            every = self.protocol.eval_interval
+            for interval in intervals(
+                self.program, state, setup, data, self.lengths, every, position, self.progress, partial
+            ):
+                if not interval.is_whole:
+                    yield Step(interval, {})
+                    return
                 phase = self.method.phases[interval.phase].name
                 bad_steps, means = interval.bad_steps, mean_metrics(interval.sums)
                 for number in live:
@@ -115,7 +125,11 @@ class Trainer:
                     sofar[number] = {**sofar[number], **found}
                 played = {}
                 if interval.is_main and self.protocol.episodes:
-                    played = self._play(setup, interval, acting, simulators)
+                    try:
+                        played = self._play(setup, interval, acting, simulators)
+                    except _StopAsked:
+                        yield Step(interval._replace(is_whole=False), {})
+                        return
                 outcomes = {}
                 for number in sorted(live):
                     member, part = self.members[number], self.parts[number]
@@ -144,11 +158,9 @@ class Trainer:
     def _is_done(self, number: int, outcome: Outcome) -> bool:
         return outcome.is_last or len(outcome.failed) == len(self.members[number].trained)
 
-    def _intervals(
-        self, data: Transitions, setup: RunSetup, state: TrainState, position: Position
-    ) -> Iterator[Interval]:
-        interval = self.protocol.eval_interval
-        return intervals(self.program, state, setup, data, self.lengths, interval, position, self.progress)
+    def _heed(self, time: int) -> None:
+        if self.progress.stop_status() is not None:
+            raise _StopAsked
 
     def _play(
         self, setup: RunSetup, interval: Interval, acting: Sequence[Round], simulators: "_Simulators"
@@ -164,7 +176,7 @@ class Trainer:
                 state = self.program.place(jax.tree.map(lambda leaf: leaf[trainings], state._replace(labels={})))  # noqa: B023
             hyper = self.program.place(jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(_arrays, one.hyper)))
             keys = episode_keys(setup.key[trainings], interval.stop, episodes)
-            result = evaluate(keys, self.program, state.acting(hyper), simulators.of(one))
+            result = evaluate(keys, self.program, state.acting(hyper), simulators.of(one), self._heed)
             for place, played in enumerate(one.played):
                 if played.member not in found:
                     shape = (len(self.members[played.member].group.runs), episodes)
@@ -198,6 +210,10 @@ class Trainer:
             run = member.trained[training]
             setting = f" ({run.setting})" if run.setting else ""
             self.progress.note(f"{where}seed {run.seed}{setting} failed: {reason}; the others go on")
+
+
+class _StopAsked(Exception):
+    """The progress wants to stop."""
 
 
 def _arrays(hyper: Any) -> Any:

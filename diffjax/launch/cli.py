@@ -4,15 +4,17 @@ import difflib
 import itertools
 import os
 import re
+import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags, logging
 
-from diffjax.errors import UserError, unknown_name
+from diffjax.errors import Stopped, UserError, unknown_name
 from diffjax.files import FULL_DISK
 from diffjax.numerics import pinned
 
@@ -53,7 +55,8 @@ def launch(
     the help page, so it is the place for examples. ``required`` names the flags that have no default.
 
     Status 0: done, or ``--help``. Status 2 and one line on stderr: unknown flag, bad flag value, stray
-    argument, missing required flag, ``UserError``, full disk. Status 130 and one line: interrupted. A reader
+    argument, missing required flag, ``UserError``, full disk. Status 130 and one line: interrupted; 143 or 75: asked to
+    stop by SIGTERM, or out of time. A reader
     of stdout that went away (``| head``) ends the program with status 1. Any other exception propagates.
     """
     logging.set_verbosity(logging.ERROR)  # libraries' warnings, such as of slow saves, would break into the progress
@@ -64,6 +67,8 @@ def launch(
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # an ASCII terminal shows "?" for "±" instead of a traceback
             stream.reconfigure(errors="replace")
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if any(argument in HELP for argument in arguments[1:]):
             print(help_page(values, arguments[0], description, required))
@@ -75,6 +80,8 @@ def launch(
         return 0
     except UserError as error:
         return complain(program, str(error), EXIT_USER_ERROR)
+    except Stopped as error:
+        return complain(program, str(error), error.status)
     except KeyboardInterrupt:
         return complain(program, "interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:

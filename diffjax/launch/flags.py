@@ -14,6 +14,7 @@ from diffjax.experiment.plan import KEEP, Experiment
 from diffjax.experiment.settings import PRESETS
 from diffjax.launch import cli
 from diffjax.launch.plugins import define_plugin, fingerprints
+from diffjax.launch.stop import Stop
 from diffjax.numerics import check_platform
 from diffjax.records.folder import CONFIG, STATUS, read_status
 from diffjax.records.loggers import PACKAGES
@@ -105,6 +106,13 @@ def define_training_flags(values: flags.FlagValues) -> None:
     )
     cli.define_path(values, "out", "DIR: Folder for the results.")
     flags.DEFINE_bool("resume", False, "Go on where an interrupted experiment in --out stopped.", flag_values=values)
+    flags.DEFINE_float(
+        "max_hours",
+        None,
+        "H: Stop after so many hours, keep what is done and exit with status 75; --resume goes on.",
+        lower_bound=0.0,
+        flag_values=values,
+    )
     flags.DEFINE_enum(
         "keep",
         "last",
@@ -155,6 +163,17 @@ def prepare(args: flags.FlagValues) -> None:
     if args.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", args.compilation_cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def stop(args: flags.FlagValues) -> Stop:
+    """What ends a training before its time: signals, and ``--max_hours`` from now on.
+
+    Raises:
+      UserError: that is no number of hours.
+    """
+    if args.max_hours is not None and not math.isfinite(args.max_hours):
+        raise UserError(f"--max_hours={args.max_hours} is not a number of hours, such as 11.5")
+    return Stop(args.max_hours)
 
 
 def experiment_from_flags(

@@ -1,18 +1,26 @@
 """What a long training shows: a bar with updates per second and time left, and a line per evaluation."""
 
 import time
+from contextlib import ExitStack
 from types import TracebackType
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from diffjax.launch.stop import Stop
+
 
 class TrainingProgress:
-    """Shows one experiment at a time, in updates or another ``unit``; where output is no terminal, only the lines."""
+    """Shows one program at a time, in updates or another ``unit``; where output is no terminal, only the lines.
 
-    def __init__(self, console: Console | None = None, unit: str = "updates") -> None:
+    With a ``stop`` it heeds signals between ``with`` and its end.
+    """
+
+    def __init__(self, console: Console | None = None, unit: str = "updates", stop: Stop | None = None) -> None:
         self._unit = unit
+        self._stop = stop
+        self._context = ExitStack()
         self.console = console or Console(stderr=True)
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -36,6 +44,8 @@ class TrainingProgress:
         self._counted = 0
 
     def __enter__(self) -> "TrainingProgress":
+        if self._stop is not None:
+            self._context.enter_context(self._stop.heeding_signals())
         self._bar.start()
         return self
 
@@ -43,6 +53,7 @@ class TrainingProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+        self._context.close()
 
     def begin(self, name: str, runs: int, total: int, done: int) -> None:
         """A new experiment of ``total`` updates, ``done`` of which stand already."""
@@ -51,6 +62,8 @@ class TrainingProgress:
         self._busy, self._counted = 0.0, 0
         self._task = self._bar.add_task(name, total=total, completed=done, rate="compiling", unit=self._unit)
         self._clock = time.perf_counter()
+        if self._stop is not None:
+            self._stop.is_heeded = True
 
     def advance(self, updates: int) -> None:
         """``updates`` more took place since the last call of this object."""
@@ -89,8 +102,14 @@ class TrainingProgress:
         """A line above the bar."""
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
+    def stop_status(self) -> int | None:
+        """The exit status to stop with; None to go on."""
+        return None if self._stop is None else self._stop.status
+
     def end(self) -> None:
         """The current experiment is over."""
+        if self._stop is not None:
+            self._stop.is_heeded = False
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None

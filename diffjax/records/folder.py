@@ -30,6 +30,7 @@ from diffjax.files import (
 )
 from diffjax.records.entries import is_a
 from diffjax.records.schema import TUNINGS, Config, Evaluation, MetricsRecord, Request, RunStatus
+from diffjax.records.writer import HIDDEN
 
 CONFIG, EVALUATIONS, METRICS, STATUS, CHECKPOINTS = (
     "config.json",
@@ -143,7 +144,7 @@ def check_folder(path: str | Path, known: Request, resume: bool) -> None:
             raise UserError(f"{folder} already holds this experiment; add --resume or choose another --out")
     elif os.path.isdir(folder):
         with writable(folder):
-            other = sorted(name for name in os.listdir(folder) if not is_temporary(name))
+            other = sorted(name for name in os.listdir(folder) if not is_temporary(name) and name not in HIDDEN)
         if other:
             raise UserError(f"{folder} holds other files ({other[0]}); choose another --out")
 

@@ -23,16 +23,25 @@ class Position(NamedTuple):
     step: int = 0
 
 
+class Partial(NamedTuple):
+    """How far an interval has come that was begun and not ended, with the sums of its metrics."""
+
+    step: int
+    sums: Metrics
+
+
 class Interval(NamedTuple):
     """What some updates of one phase left behind."""
 
     phase: int
     start: int  # updates of the phase before it
     stop: int  # and after it
+    step: int  # how far it has come; less than ``stop`` only of one that ended early
     is_main: bool  # of the phase in which runs are evaluated
     is_last: bool  # nothing is to come
     state: TrainState
     sums: Metrics  # sums with weights, (runs,) each
+    is_whole: bool = True
 
     @property
     def bad_steps(self) -> list[int]:
@@ -65,21 +74,33 @@ def intervals(
     interval: int,
     position: Position,
     progress: Progress,
+    partial: Partial | None = None,
 ) -> Iterator[Interval]:
     """Trains on from a position, an interval at a time; a state that was given out is consumed by the next one.
+
+    Where the progress wants to stop, the last one is not whole; with that ``partial`` it goes on to the same numbers.
 
     Args:
       lengths: updates of each phase; the last one is the main phase.
       interval: updates between evaluations.
     """
     for phase, start, stop in bounds(lengths, interval, position):
-        state = state._replace(first_bad_step=jnp.full_like(state.first_bad_step, NEVER))
-        sums: Metrics | None = None
+        is_main = phase == len(lengths) - 1
+        is_last = is_main and stop == lengths[phase]
+        if partial is None:
+            state = state._replace(first_bad_step=jnp.full_like(state.first_bad_step, NEVER))
+        sums = None if partial is None else partial.sums
+        done = start if partial is None else partial.step
+        partial = None
         for first, last in pieces(start, stop, PIECES):
+            if first < done:
+                continue
             state, piece = program.advance(phase, state, first, last, setup, data)
             sums = add_metrics(sums, piece)
             jax.block_until_ready(sums)
             progress.advance(last - first)
+            if last < stop and progress.stop_status() is not None:
+                yield Interval(phase, start, stop, last, is_main, is_last, state, sums, is_whole=False)
+                return
         assert sums is not None
-        is_main = phase == len(lengths) - 1
-        yield Interval(phase, start, stop, is_main, is_main and stop == lengths[phase], state, sums)
+        yield Interval(phase, start, stop, stop, is_main, is_last, state, sums)

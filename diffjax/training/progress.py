@@ -23,5 +23,8 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """A line for the user."""
 
+    def stop_status(self) -> int | None:
+        """The exit status to stop with, for a signal or a limit of time; None to go on."""
+
     def end(self) -> None:
         """The program is over."""
