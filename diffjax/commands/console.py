@@ -15,6 +15,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "sweep": "train several methods on several tasks and print the table",
         "evaluate": "evaluate trained runs again, film them, or judge them without a simulator",
         "export": "write a policy as a program that runs without diffjax",
+        "status": "say how far experiments are",
         "tables": "make score tables, figures and reports of results folders",
         "tasks": "list the tasks and their data",
         "collect": "make data with policies of the program's own",

@@ -27,7 +27,7 @@ from diffjax.experiment.plan import Experiment, plan
 from diffjax.experiment.provenance import request
 from diffjax.experiment.run import run_experiments
 from diffjax.files import write_text
-from diffjax.launch import cli
+from diffjax.launch import cli, status
 from diffjax.launch import flags as launch
 from diffjax.launch.plugins import load_plugins
 from diffjax.launch.progress import TrainingProgress
@@ -58,7 +58,12 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_enum("executor", "local", ["local"], "Where experiments run.", flag_values=values)
-    flags.DEFINE_bool("status", False, "Say how far every experiment is, and train nothing.", flag_values=values)
+    flags.DEFINE_bool(
+        "status",
+        False,
+        "Say how far every experiment is, given --out alone every one that is there; train nothing.",
+        flag_values=values,
+    )
 
 
 def chosen_tasks(args: flags.FlagValues, ablation: ablations.Ablation | None) -> tuple[str, ...]:
@@ -106,12 +111,16 @@ def shard(found: list[Experiment], text: str | None) -> list[Experiment]:
 def main(args: flags.FlagValues) -> None:
     """Check everything, train what is missing, print the table."""
     load_plugins(args)
+    if args.status and not (args.suite or args.task or args.methods or args.ablation):
+        for line in status.report(Path(args.out)):
+            print(line)
+        return
     found = experiments(args)
     plans = {experiment.out: plan(experiment) for experiment in found}
     mine = shard(found, args.shard)
     if args.status:
         for experiment in mine:
-            print(f"{experiment.out}: {launch.state_of(experiment.out)}")
+            print(f"{experiment.out}: {status.state_of(experiment.out)}")
         return
     for experiment in mine:
         check_folder(experiment.out, request(plans[experiment.out]), experiment.resume)

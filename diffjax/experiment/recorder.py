@@ -4,7 +4,7 @@ A checkpoint is the commit point: it says how many rows of its group stand, with
 when the group goes on.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -47,15 +47,18 @@ class Recorder:
         self.ready = ready
         self.progress = progress
         self.groups: tuple[GroupRecorder, ...] = ()
+        self.report: Callable[[str], None] = lambda news: None
         self._status: dict[RunId, str] = {}
 
-    def open(self, folder: ResultsFolder) -> ResultsFolder:
+    def open(self, folder: ResultsFolder, report: Callable[[str], None]) -> ResultsFolder:
         """Reads where every group stands and cuts rows that no checkpoint vouches for.
+
+        ``report`` takes news for those who look on from elsewhere.
 
         Raises:
           UserError: rows, records or states are damaged; nothing is touched then.
         """
-        self._folder = folder
+        self._folder, self.report = folder, report
         self._status = dict(read_status(folder.path))
         members = [Member(self.ready, index) for index in range(len(self.ready.plan.groups))]
         groups = tuple(GroupRecorder(self, member, folder) for member in members)
@@ -205,11 +208,21 @@ class GroupRecorder:
         now = Saved(position, number, outcome.failed, best, self.ledger.standing, self._company)
         self._checkpoints.save(number, state, _entries(now), self._kept(best))  # the commit point
         self._unfinished.forget()
+        self._parent.report(self._news(interval, outcome))
         self._history = [*self._history[-1:], now]
 
     def close(self) -> None:
         """Nothing more will be written."""
         self._checkpoints.close()
+
+    def _news(self, interval: Interval, outcome: Outcome) -> str:
+        """How far training has come, for those who look on from elsewhere."""
+        phases = self.member.ready.plan.method.phases
+        length = self.member.lengths[interval.phase]
+        found = [score for score in outcome.scores.tolist() if score == score]
+        score = f", score {sum(found) / len(found):.1f}" if found else ""
+        rate = self._parent.progress.rate()
+        return f"{phases[interval.phase].name} step {interval.stop:,} of {length:,}{score}, {rate}"
 
     def _before(self) -> list[Saved]:
         """Where the group can stand: its checkpoints, and its beginning if nothing older was deleted."""

@@ -75,9 +75,9 @@ def run_experiments(
         with ExitStack() as stack:
             for number, recorder in zip(numbers, recorders, strict=True):
                 experiment = recorder.ready.plan.experiment
-                stack.enter_context(only_writer(experiment.out, said.append))
+                report = stack.enter_context(only_writer(experiment.out, said.append))
                 folder = open_folder(experiment.out, recorder.ready.config, experiment.resume)
-                folders[number] = recorder.open(folder)
+                folders[number] = recorder.open(folder, report)
                 stack.callback(recorder.close)
             for line in dict.fromkeys(said):
                 progress.note(line)

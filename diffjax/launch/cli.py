@@ -26,17 +26,24 @@ _FULL_DISK_TEXT = ("No space left on device", "Disk quota exceeded")
 
 
 class Command(NamedTuple):
-    """A program with flags; ``description`` is the text of its help page, or makes it."""
+    """A program with flags; ``description`` is the text of its help page, or makes it.
+
+    ``argument`` names the flag whose value may stand alone on the command line.
+    """
 
     main: Callable[[flags.FlagValues], None]
     define_flags: Callable[[flags.FlagValues], None]
     description: str | Callable[[], str] | None = None
     required: tuple[str, ...] = ()
+    argument: str = ""
 
 
 def run(command: Command, argv: Sequence[str] | None = None) -> int:
     """Parses the command line, runs a command and returns the exit status; see :func:`launch`."""
     text = command.description() if callable(command.description) else command.description
+    if command.argument:
+        program, *given = sys.argv if argv is None else argv
+        argv = [program, *(one if one.startswith("-") else f"--{command.argument}={one}" for one in given)]
     return launch(command.main, command.define_flags, description=text, required=command.required, argv=argv)
 
 

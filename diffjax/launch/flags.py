@@ -1,7 +1,6 @@
 """Flags that training launchers share, and how they become experiments."""
 
 import math
-import os
 import sys
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from diffjax.launch import cli
 from diffjax.launch.plugins import define_plugin, fingerprints
 from diffjax.launch.stop import Stop
 from diffjax.numerics import check_platform
-from diffjax.records.folder import CONFIG, STATUS, read_status
 from diffjax.records.loggers import PACKAGES
 from diffjax.types import ACTIONS
 
@@ -238,11 +236,3 @@ def reference_scores(text: str | None) -> tuple[float, float] | None:
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise UserError(f"--ref_scores={text} is not MIN,MAX with MIN below MAX, such as -20.3,3234.3")
     return low, high
-
-
-def state_of(folder: Path) -> str:
-    """``not started``, or how many of its runs are running, complete and failed."""
-    if not all(os.path.isfile(folder / name) for name in (CONFIG, STATUS)):  # it is made in this order
-        return "not started"
-    kinds = [status.state for status in read_status(folder)]
-    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))

@@ -22,11 +22,12 @@ BEAT_S, DEAD_S = 10.0, 60.0
 
 
 class Writer(NamedTuple):
-    """Who writes to a folder."""
+    """Who writes to a folder, or did when it ended; ``news`` is how far it had come when it last said so."""
 
     process: int
     host: str
     since: str
+    news: str = ""
 
     @property
     def words(self) -> str:
@@ -35,8 +36,10 @@ class Writer(NamedTuple):
 
 
 @contextmanager
-def only_writer(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
+def only_writer(folder: Path, note: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
     """While this process alone writes to a folder, which is made, and goes again if nothing comes to stand in it.
+
+    What it gives takes news of how far the work has come, for those who look on.
 
     Raises:
       UserError: another process writes to it, or it cannot be made.
@@ -60,11 +63,12 @@ def only_writer(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
                 raise UserError(
                     f"{folder} is being written to by {_words(folder)}; wait for it, or choose another --out"
                 )
+            signature = _signature_now()
             with writable(folder):
-                _sign(folder)
+                _sign(folder, signature)
             stack.callback((folder / WRITER).unlink, missing_ok=True)
             stack.enter_context(_heartbeat(folder / WRITER))
-            yield
+            yield lambda news: _sign(folder, signature._replace(news=news))
     finally:
         for empty in made:
             with suppress(OSError):
@@ -86,15 +90,24 @@ def writer_of(folder: Path) -> Writer | None:
     return signed
 
 
-def _sign(folder: Path) -> None:
+def last_writer(folder: Path) -> Writer | None:
+    """Who was the last to write to a folder, if it was killed and could not take its name away."""
+    return _signature(folder)
+
+
+def _signature_now() -> Writer:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    write_json(folder / WRITER, {"process": os.getpid(), "host": socket.gethostname(), "since": now})
+    return Writer(os.getpid(), socket.gethostname(), now)
+
+
+def _sign(folder: Path, signature: Writer) -> None:
+    write_json(folder / WRITER, signature._asdict())
 
 
 def _signature(folder: Path) -> Writer | None:
     try:
         content = json.loads((folder / WRITER).read_text())
-        return Writer(int(content["process"]), str(content["host"]), str(content["since"]))
+        return Writer(int(content["process"]), str(content["host"]), str(content["since"]), str(content["news"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -122,10 +135,10 @@ def _claims(folder: Path) -> bool:
     """Whether nobody else's heart beats; of several that sign in one moment the last one stays."""
     if _beats(folder):
         return False
-    _sign(folder)
+    ours = _signature_now()
+    _sign(folder, ours)
     time.sleep(0.1)
-    signed = _signature(folder)
-    return signed is not None and (signed.process, signed.host) == (os.getpid(), socket.gethostname())
+    return _signature(folder) == ours
 
 
 @contextmanager
