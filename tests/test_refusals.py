@@ -107,7 +107,7 @@ def test_nonsense_is_refused_and_leaves_no_folder(hopper, tmp_path, method, assi
         ("--steps=-1", "steps"),
         ("--num_seeds=0", "num_seeds"),
         ("--first_seed=-1", "first_seed"),
-        ("--first_seed=99999999999", "at most 2147483647"),
+        ("--first_seed=99999999999", "at most 4294967295"),
         ("--top_percent=0", "0 percent"),
         ("--top_percent=nan", "nan percent"),
         ("--top_percent=101", "top_percent"),

@@ -24,12 +24,12 @@ from diffjax.experiment.settings import (
 )
 from diffjax.methods.base import Method, acting_values, without_acting
 from diffjax.methods.registry import get_method
-from diffjax.ranges import Range
 from diffjax.records.loggers import check_loggers
 from diffjax.tasks.own import SUITE, find_task
 from diffjax.tasks.registry import Task
 from diffjax.types import Spec
 
+LARGEST_SEED = 2**32 - 1
 KEEP = ("last", "best", "all")
 """Which checkpoints stay: the newest two; with each run's best evaluation; of every evaluation."""
 
@@ -137,7 +137,8 @@ def plan(experiment: Experiment) -> Plan:
     method, variant = get_method(experiment.method, experiment.variant)
     check_loggers(experiment.log)
     for seed in experiment.seeds:
-        Range(at_least=0).check("seed", seed, whole=True)
+        if not 0 <= seed <= LARGEST_SEED:  # of 32 bits: a larger one would be another seed's twin
+            raise UserError(f"seed={seed} is out of range: it must be at least 0 and at most {LARGEST_SEED}")
     common = dict(experiment.overrides)
     resolved: dict[str, Settings] = {}
     for setting in experiment.settings:

@@ -6,6 +6,7 @@ from contextlib import closing
 from typing import NamedTuple
 
 import jax
+from jax.extend.core import ClosedJaxpr
 
 from diffjax.data.actions import fit_actions
 from diffjax.data.filters import top_percent
@@ -13,6 +14,7 @@ from diffjax.data.load import load_dataset
 from diffjax.data.rewards import reward_affine
 from diffjax.data.transitions import Dataset
 from diffjax.errors import UserError
+from diffjax.experiment.footprint import check_footprint
 from diffjax.experiment.plan import Plan
 from diffjax.experiment.provenance import describe
 from diffjax.methods.base import CLONING_LOSS
@@ -84,20 +86,24 @@ def make_ready(planned: Plan, dataset: Dataset, report: Callable[[str], None]) -
     planned = planned._replace(task=task, spec=spec)
     reward = reward_affine(protocol.reward, transitions)
     data = prepare(transitions, planned.method.view, protocol.observation, reward, protocol.action_clip)
+    check_footprint(planned, data, check_networks(planned))
     version = NO_SIMULATOR
     if evaluates:
         runs_at_once = max(len(group.trained) for group in planned.groups)
         with closing(make_simulator(task, runs_at_once * protocol.episodes)) as simulator:
             version = simulator.version
-    config = describe(planned, dataset, version)
-    check_networks(planned)
-    return Ready(planned, data, config)
+    return Ready(planned, data, describe(planned, dataset, version))
 
 
-def check_networks(plan: Plan) -> None:
-    """That the method fits together and the networks of every group can be made; shapes only."""
+def check_networks(plan: Plan) -> tuple[ClosedJaxpr, ...]:
+    """That the method fits together and the networks of every group can be made; shapes only.
+
+    Returns:
+      the updates of the first group's phases, traced.
+    """
     metrics = (CLONING_LOSS,) if plan.protocol.selection == "offline" else ()
     first, *others = (group.runs[0].hyper for group in plan.groups)
-    check_shapes(plan.experiment.method, plan.method, plan.spec, first, metrics)
+    updates = check_shapes(plan.experiment.method, plan.method, plan.spec, first, metrics)
     for hyper in others:
         jax.eval_shape(lambda hyper=hyper: plan.method.init(random_key(0), plan.spec, hyper))
+    return updates

@@ -1,6 +1,7 @@
 """The command line of every launcher: parse flags, run the program, turn a user's mistake into one line."""
 
 import difflib
+import errno
 import itertools
 import os
 import re
@@ -95,6 +96,9 @@ def launch(
         _settle_stdout()
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            name = str(error.filename)
+            return complain(program, f"{name[:60]}... is too long for a path ({len(name)} letters)", EXIT_USER_ERROR)
         if not _is_full_disk(error):
             raise
         _settle_stdout()

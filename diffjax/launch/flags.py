@@ -18,6 +18,7 @@ from diffjax.numerics import check_platform
 from diffjax.records.loggers import PACKAGES
 from diffjax.types import ACTIONS
 
+MOST_SEEDS = 100_000
 MATMUL_PRECISIONS = ("highest", "high", "default")
 
 
@@ -65,7 +66,7 @@ def define_training_flags(values: flags.FlagValues) -> None:
         "Hyper-parameters: the published ones, or small networks for minutes on two cores (never for publication).",
         flag_values=values,
     )
-    flags.DEFINE_integer("num_seeds", 1, "Runs per setting.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("num_seeds", 1, "Runs per setting.", lower_bound=1, upper_bound=MOST_SEEDS, flag_values=values)
     flags.DEFINE_integer(
         "first_seed", 0, "Seed of the first run; the others count on.", lower_bound=0, flag_values=values
     )

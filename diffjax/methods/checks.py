@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr
 
 from diffjax.errors import UserError, first_line
 from diffjax.methods.base import (
@@ -85,23 +86,29 @@ def check_method(name: str, method: Method[State, Hyper]) -> None:
 
 def check_shapes(
     name: str, method: Method[State, Hyper], spec: Spec, hyper: Hyper, metrics: Iterable[str] = ()
-) -> None:
+) -> tuple[ClosedJaxpr, ...]:
     """That a method fits together: states keep their shapes, an action has its own, metrics are there. Only traces.
 
     Args:
       metrics: names that the main phase must record.
+
+    Returns:
+      the update of each phase, of one run.
 
     Raises:
       UserError: something does not; says what it is and what would be right.
     """
     key = jax.random.key(0)
 
-    def trace(what: str, call: Callable[..., Any], *arguments: Any) -> Any:
-        """The shapes of a call's result; an error in it is said with what it was called on."""
+    def said(what: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        """A call's result; an error in it is said with what it was called on."""
         try:
-            return jax.eval_shape(call, *arguments)
+            return call(*arguments)
         except Exception as error:
             raise UserError(f"method {name}: {what}: {type(error).__name__}: {first_line(error)}") from error
+
+    def trace(what: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        return said(what, jax.eval_shape, call, *arguments)
 
     def require(fact: bool, problem: str) -> None:
         if not fact:
@@ -112,20 +119,18 @@ def check_shapes(
 
     state = _fresh_state(name, method, spec, hyper)
     reported: set[str] = set()
+    updates: list[ClosedJaxpr] = []
     main: dict[str, Any] = {}
     for index, phase in enumerate(method.phases):
-        batches = example_batches(
-            method.view, spec, cast(Any, hyper).batch_size, example_labels(method, index, spec, hyper)
+        labels = example_labels(method, index, spec, hyper)
+        batches = jax.eval_shape(
+            lambda labels=labels: example_batches(method.view, spec, cast(Any, hyper).batch_size, labels)
         )
         draws = trace(f"draw of phase {phase.name} fails", lambda phase=phase: phase.draw(key, spec, hyper))
         what = f"update of phase {phase.name} fails on {_described(batches)}, draws {_drawn(draws)}"
-        after, main = trace(
-            what,
-            lambda draws, state, batches, phase=phase: phase.update(draws, jnp.int32(0), state, hyper, batches),
-            draws,
-            state,
-            batches,
-        )
+        update = lambda draws, state, batches, phase=phase: phase.update(draws, jnp.int32(0), state, hyper, batches)  # noqa: E731
+        program, (after, main) = said(what, jax.make_jaxpr(update, return_shape=True), draws, state, batches)
+        updates.append(program)
         require(shapes(after) == shapes(state), f"phase {phase.name} returns a state of other shapes than init made")
         require(bool(main), f"phase {phase.name} reports no metric")
         for metric, value in main.items():
@@ -151,6 +156,7 @@ def check_shapes(
     )
     right = f"({spec.action_dim},) is right"
     require(action.shape == (spec.action_dim,), f"act returns the shape {action.shape} for one observation; {right}")
+    return tuple(updates)
 
 
 def _fresh_state(name: str, method: Method[State, Hyper], spec: Spec, hyper: Hyper) -> Any:
