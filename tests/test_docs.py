@@ -75,7 +75,7 @@ def run_page(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 command = shlex.split(line)
                 if command[:1] == ["diffjax"]:
                     monkeypatch.setattr(sys, "argv", command)
-                    assert console.main() == 0, line
+                    assert console.run() == 0, line
 
 
 @pytest.fixture(scope="module")
