@@ -346,3 +346,21 @@ def test_help(script: str) -> None:
     result = launch(f"benchmarks/{script}", "--help")
     assert result.returncode == 0
     assert f"python benchmarks/{script} --out=" in result.stdout
+
+
+def test_sweep_benchmark(tmp_path: Path) -> None:
+    """Two experiments of one size share a program together, and have one each alone."""
+    done = run(
+        "sweep.py", "--task=pendulum-mixed", "--methods=bc,bc:default", "--steps=4", "--eval_interval=2",
+        "--episodes=1", "--set=hidden_dims=4", f"--out={tmp_path / 'out'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (together, apart), content = read(tmp_path / "out", "sweep")
+    assert (together["way"], apart["way"]) == ("together", "one by one")
+    assert (together["groups"], apart["groups"]) == ("1", "2")
+    assert int(together["programs"]) < int(apart["programs"])
+    assert together["run_updates"] == apart["run_updates"] == "8"
+    for row in (together, apart):
+        assert 0.0 < float(row["first_update_s"]) < float(row["total_s"])
+        assert 0.0 < float(row["evaluation_share"]) < 1.0
+    assert content["machine"]["jax"]

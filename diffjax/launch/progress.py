@@ -3,6 +3,7 @@
 import time
 from contextlib import ExitStack
 from types import TracebackType
+from typing import Self
 
 import numpy as np
 from rich.console import Console
@@ -43,7 +44,7 @@ class TrainingProgress:
         self._busy = 0.0  # seconds spent on updates since the first piece, which includes compilation
         self._counted = 0
 
-    def __enter__(self) -> "TrainingProgress":
+    def __enter__(self) -> Self:
         if self._stop is not None:
             self._context.enter_context(self._stop.heeding_signals())
         self._bar.start()
