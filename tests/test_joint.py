@@ -149,7 +149,7 @@ class Asked(TrainingProgress):
         return 143 if next(self.looks) >= self.after else None
 
 
-@pytest.mark.parametrize("after", [1, 2, 5, 30, 100])
+@pytest.mark.parametrize("after", [1, 30, 60])
 def test_a_program_that_is_asked_to_stop_goes_on_to_the_bit(tmp_path, tmp_path_factory, after):
     """In the middle of an interval or of its episodes, twice in a row, with the metrics of the whole interval."""
     folder, steps = tmp_path_factory.getbasetemp(), {"steps": "60", "interval": "30"}

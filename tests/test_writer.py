@@ -21,7 +21,7 @@ from diffjax.records.writer import only_writer
 folder, start = Path(sys.argv[1]), float(sys.argv[2])
 for number in range(int(sys.argv[3])):
     own = folder / str(number) / "run"
-    while time.time() < start + 0.05 * number:
+    while time.time() < start + 0.02 * number:
         pass
     try:
         with only_writer(own, print):
@@ -63,7 +63,7 @@ def test_a_folder_in_which_nothing_came_to_stand_is_gone(tmp_path: Path) -> None
 def test_of_pairs_that_start_together_never_two_write(tmp_path: Path) -> None:
     """200 folders, two processes at the same moment in each."""
     (tmp_path / "logs").mkdir()
-    start = str(time.time() + 3)
+    start = str(time.time() + 2)
     command = [sys.executable, "-c", WRITE, str(tmp_path / "logs"), start, "200"]
     pair = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in pair:
