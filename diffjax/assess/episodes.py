@@ -98,6 +98,7 @@ def plan(again: Again) -> Plan:
         seeds=seeds,
         settings=tuple(hypers),
         hyper={name: plain(dataclasses.asdict(hyper)) for name, hyper in hypers.items()},
+        blocks=(),
         episodes=again.episodes or source.episodes,
         # What --step chose is what counts, by whichever rule the paper would have chosen.
         protocol={**source.protocol} | ({} if again.step == ALL else {"selection": LAST}),

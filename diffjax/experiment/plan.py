@@ -6,7 +6,7 @@ that differ only in how an action is chosen share the training itself.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from diffjax.experiment.settings import (
 from diffjax.methods.base import Method, acting_values, without_acting
 from diffjax.methods.registry import get_method
 from diffjax.records.loggers import check_loggers
+from diffjax.records.schema import RunBlock
 from diffjax.tasks.own import SUITE, find_task
 from diffjax.tasks.registry import Task
 from diffjax.types import Spec
@@ -114,6 +115,16 @@ def group_runs(runs: Iterable[Run]) -> tuple[Group, ...]:
     return tuple(groups)
 
 
+def group_blocks(runs: Sequence[Run], blocks: Sequence[RunBlock]) -> tuple[Group, ...]:
+    """The groups of each block one after the other, so that runs that come later change no group; no block: of all."""
+    left = {(run.seed, run.setting): run for run in runs}
+    groups: list[Group] = []
+    for block in blocks:
+        pairs = [(seed, setting) for setting in block.settings for seed in block.seeds]
+        groups += group_runs([left.pop(pair) for pair in pairs if pair in left])
+    return (*groups, *group_runs(left.values()))
+
+
 class Plan(NamedTuple):
     """An experiment with everything looked up and checked, before anything is written."""
 
@@ -126,6 +137,12 @@ class Plan(NamedTuple):
     tuning: str
     source: str
     groups: tuple[Group, ...]
+    blocks: tuple[RunBlock, ...] = ()  # of runs, where some came later
+
+    def with_blocks(self, blocks: tuple[RunBlock, ...]) -> "Plan":
+        """The same runs, in the groups of an experiment that grew by these blocks."""
+        order = [run for group in self.groups for run in group.runs]
+        return self._replace(groups=group_blocks(order, blocks), blocks=blocks) if blocks else self
 
 
 def plan(experiment: Experiment) -> Plan:

@@ -100,4 +100,5 @@ def describe(plan: Plan, dataset: Dataset, simulator_version: str) -> Config:
         versions=versions() | {"simulator": simulator_version},
         flags=plan.experiment.flags,
         own_task=own_task(plan),
+        blocks=plan.blocks,
     )

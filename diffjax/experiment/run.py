@@ -23,7 +23,7 @@ from diffjax.experiment.trainer import Trainer
 from diffjax.experiment.unfinished import Begun
 from diffjax.methods.base import Metrics
 from diffjax.numerics import check_platform, pinned
-from diffjax.records.folder import ResultsFolder, check_folder, open_folder
+from diffjax.records.folder import ResultsFolder, blocks_of, check_folder, open_folder
 from diffjax.records.writer import only_writer
 from diffjax.tasks.default_data import MakeData
 from diffjax.training.loop import Partial, Position, updates_done
@@ -58,6 +58,7 @@ def run_experiments(
     check_platform()
     for planned in plans:
         check_folder(planned.experiment.out, request(planned), planned.experiment.resume)
+    plans = [planned.with_blocks(blocks_of(planned.experiment.out, request(planned))) for planned in plans]
     folders: dict[int, ResultsFolder] = {}
     loaded: dict[object, Dataset] = {}
     together = list(_together(plans))

@@ -11,7 +11,7 @@ import numpy as np
 
 from diffjax.data.observations import ObservationTransform
 from diffjax.errors import UserError
-from diffjax.experiment.plan import Run, group_runs
+from diffjax.experiment.plan import Run, group_blocks
 from diffjax.methods.base import Method, check_hyper
 from diffjax.methods.registry import get_method
 from diffjax.numerics import random_key
@@ -44,7 +44,9 @@ class StoredRuns:
         self.hypers = {
             name: hyper_of(self.method, config.hyper[name], str(folder / CONFIG)) for name in config.settings
         }
-        self._groups = group_runs([Run(one.seed, one.setting, self.hypers[one.setting]) for one in config.runs])
+        self._groups = group_blocks(
+            [Run(one.seed, one.setting, self.hypers[one.setting]) for one in config.runs], config.blocks
+        )
         self._read: tuple[Path, int, Any] | None = None  # the parts read last: runs of a group follow one another
         self._kept: dict[Path, dict[int, int]] = {}
 

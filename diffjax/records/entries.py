@@ -19,8 +19,16 @@ def to_entries(record: Any) -> dict[str, Any]:
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
         if value != _default(field):
-            found[field.name] = to_entries(value) if dataclasses.is_dataclass(value) else plain(value)
+            found[field.name] = _entry(value)
     return found
+
+
+def _entry(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_entries(value)
+    if isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
+        return [to_entries(item) for item in value]
+    return plain(value)
 
 
 def from_entries(kind: type[Record], content: Mapping[str, Any], where: str, above: str = "") -> Record:
@@ -60,6 +68,9 @@ def _checked(kind: Any, value: Any, where: str, name: str) -> Any:
         return _checked(arguments[0], value, where, name)
     if dataclasses.is_dataclass(kind):
         return from_entries(kind, _required(dict, value, where, name), where, f"{name}.")  # type: ignore[arg-type]
+    if origin is tuple and dataclasses.is_dataclass(arguments[0]):
+        items = enumerate(_required(list, value, where, name))
+        return tuple(_checked(arguments[0], item, where, f"{name}[{number}]") for number, item in items)
     if origin is tuple:
         if not (isinstance(value, list) and all(is_a(arguments[0], item) for item in value)):
             raise UserError(f"{where}: {name} is {value!r}, not a list of {_PLURALS[arguments[0]]}")

@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -29,7 +29,7 @@ from diffjax.files import (
     write_text,
 )
 from diffjax.records.entries import is_a
-from diffjax.records.schema import TUNINGS, Config, Evaluation, MetricsRecord, Request, RunStatus
+from diffjax.records.schema import TUNINGS, Config, Evaluation, MetricsRecord, Request, RunBlock, RunStatus
 from diffjax.records.writer import HIDDEN
 
 CONFIG, EVALUATIONS, METRICS, STATUS, CHECKPOINTS = (
@@ -110,6 +110,8 @@ def open_folder(path: str | Path, config: Config, resume: bool = False) -> Resul
         folder.mkdir(parents=True, exist_ok=True)
         if not os.path.isfile(folder / CONFIG):
             write_json(folder / CONFIG, config.to_json())
+        else:
+            _extend(folder, config)
         if not (folder / EVALUATIONS).is_file():
             write_text(folder / EVALUATIONS, _HEADER)
         elif complete_lines(folder / EVALUATIONS)[:1] != [_HEADER.rstrip()]:  # an older version's
@@ -117,9 +119,58 @@ def open_folder(path: str | Path, config: Config, resume: bool = False) -> Resul
             write_text(folder / EVALUATIONS, _HEADER + "".join(line + "\n" for line in lines))
         if not (folder / METRICS).is_file():
             write_text(folder / METRICS, "")
-        if not (folder / STATUS).is_file():
-            results.write_status(RunStatus(run, "running") for run in config.runs)
+        states = dict(read_status(folder)) if (folder / STATUS).is_file() else {}
+        if states.keys() != set(config.runs):
+            results.write_status(RunStatus(run, states.get(run, "running")) for run in config.runs)
     return results
+
+
+def without_additions(there: Config, known: Request) -> Request:
+    """A request without what it adds to an experiment: more seeds, settings, updates; as it is if it lacks some of its.
+
+    More updates go on where the last evaluation was at a whole interval and no phase is a share of the length.
+    """
+    changes: dict[str, Any] = {}
+    if set(known.seeds) > set(there.seeds):
+        changes["seeds"] = there.seeds
+    if set(known.settings) > set(there.settings):
+        changes["settings"] = there.settings
+        changes["hyper"] = {setting: known.hyper[setting] for setting in there.settings}
+    shares = [name for name, value in known.protocol.items() if name.endswith("_steps") and _is_share(value)]
+    if known.steps > there.steps and there.steps % there.eval_interval == 0 and not shares:
+        changes["steps"] = there.steps
+    return replace(known, **changes)
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, float) and 0.0 < value < 1.0
+
+
+def blocks_of(path: str | Path, known: Request) -> tuple[RunBlock, ...]:
+    """The blocks of runs that an experiment in a folder consists of, with those that a request adds."""
+    folder = Path(path)
+    if not os.path.isfile(folder / CONFIG):
+        return ()
+    there = read_config(folder)
+    if set(there.seeds) == set(known.seeds) and set(there.settings) == set(known.settings):
+        return there.blocks
+    before = there.blocks or (RunBlock(there.seeds, there.settings),)
+    return (*before, RunBlock(known.seeds, known.settings))
+
+
+def _extend(folder: Path, config: Config) -> None:
+    """Records what a request adds; versions and flags stay those that the experiment began with."""
+    there = read_config(folder)
+    added = replace(
+        there,
+        seeds=config.seeds,
+        settings=config.settings,
+        hyper=config.hyper,
+        steps=config.steps,
+        blocks=config.blocks,
+    )
+    if added != there:
+        write_json(folder / CONFIG, added.to_json())
 
 
 def check_folder(path: str | Path, known: Request, resume: bool) -> None:
@@ -132,7 +183,8 @@ def check_folder(path: str | Path, known: Request, resume: bool) -> None:
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UserError(f"{folder} is a file; --out must name a folder")
     if os.path.isfile(folder / CONFIG):
-        old, new = read_config(folder).identity, known.identity
+        there = read_config(folder)
+        old, new = there.identity, without_additions(there, known).identity
         if not isinstance(known, Config):
             old = {name: entry for name, entry in old.items() if name not in _FROM_DATA}
         if (found := first_difference(old, new)) is not None:

@@ -187,6 +187,14 @@ class EvaluatedAgain:
     first_episode: int = 0  # number of the first episode; those of training count from 0
 
 
+@dataclass(frozen=True)
+class RunBlock:
+    """Runs that came to an experiment together: of all pairs of these seeds and settings those that were not there."""
+
+    seeds: tuple[int, ...]
+    settings: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config(Request):
     """The content of ``config.json``: an experiment, its data, and how and by what programs it was started."""
@@ -197,11 +205,12 @@ class Config(Request):
     flags: tuple[str, ...]
     own_task: OwnTask | None = None  # of a task that is not in the program's table
     again: EvaluatedAgain | None = None  # of a folder of evaluations alone
+    blocks: tuple[RunBlock, ...] = ()  # of an experiment to which runs were added
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All but how and by what programs it was started."""
-        return {name: entry for name, entry in super().identity.items() if name not in ("versions", "flags")}
+        """All but how and by what programs it was started, and which runs came later."""
+        return {name: entry for name, entry in super().identity.items() if name not in ("versions", "flags", "blocks")}
 
     def run(self, seed: int, setting: str) -> RunId:
         """The run of a seed and a setting."""
