@@ -348,6 +348,7 @@ def test_help(script: str) -> None:
     assert f"python benchmarks/{script} --out=" in result.stdout
 
 
+@pytest.mark.slow
 def test_sweep_benchmark(tmp_path: Path) -> None:
     """Two experiments of one size share a program together, and have one each alone."""
     done = run(

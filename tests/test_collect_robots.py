@@ -37,6 +37,7 @@ def policy(step: int, return_: float, key: int = 0) -> Policy:
     return Policy(params, {"env": "Hopper-v4", "step": step, "return": return_})
 
 
+@pytest.mark.slow
 def test_learning_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     learn(tmp_path / "whole", 200)
     calls = 0

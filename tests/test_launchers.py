@@ -127,8 +127,8 @@ def test_sweep_prints_and_writes_the_table(hopper_file, tmp_path):
     assert [len(part) for part in shards] == [1, 1, 0]
     # What cannot be trained is refused before anything else is trained.
     other = [argument for argument in arguments if argument not in ("--methods=bc,diffcps", "--steps=4")]
-    run = launch("experiments/sweep.py", *other, "--methods=diffusion_bc,diffcps", "--steps=6", "--resume")
-    refused(run, "holds another experiment", "steps is 4 there and 6 now")
+    run = launch("experiments/sweep.py", *other, "--methods=diffusion_bc,diffcps", "--steps=3", "--resume")
+    refused(run, "holds another experiment", "steps is 4 there and 3 now")
     assert not (out / "hopper-medium-v2" / "diffusion_bc").exists()
     (out / "hopper-medium-v2" / "bc" / "status.json").unlink()  # stopped between making a folder and its status
     assert launch("experiments/sweep.py", *arguments, "--status").stdout.count("not started") == 1

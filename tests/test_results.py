@@ -160,7 +160,7 @@ def test_resume_keeps_everything(results: ResultsFolder) -> None:
     ("changes", "difference"),
     [
         ({"method": "dtql"}, 'method is "dac" there and "dtql" now'),
-        ({"steps": 3000}, "steps is 2000 there and 3000 now"),
+        ({"steps": 1000}, "steps is 2000 there and 1000 now"),
         ({"seeds": [0, 2]}, "seeds is [0, 1] there and [0, 2] now"),
         (tenth(eta=0.1, rho=1.0), "hyper.eta=0.1.rho is 1.5 there and 1.0 now"),
         (tenth(eta=0.1), "hyper.eta=0.1.rho is 1.5 there and absent now"),

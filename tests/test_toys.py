@@ -185,6 +185,7 @@ def central(panel: training.Panel) -> float:
     return float(np.mean(np.linalg.norm(panel.samples, axis=1) < 0.5))
 
 
+@pytest.mark.slow
 def test_a_gaussian_fills_the_ring():
     row, panel = trained("diffcps", "Gaussian AWR", "ring", 1000, hidden_dims=(16, 16, 16))
     assert central(panel) > 0.1

@@ -65,6 +65,7 @@ def test_an_embedded_task_as_gif(swings, tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["episode.gif"]
 
 
+@pytest.mark.slow
 def test_a_robot_as_mp4(tmp_path):
     """In a process of its own, as MuJoCo reads how to draw when it is imported. Without OpenGL, a line says so."""
     hopper, path = train(tmp_path, "hopper-medium-v2", 11, 3), tmp_path / "episode.mp4"

@@ -139,6 +139,7 @@ def without_additions(there: Config, known: Request) -> Request:
     shares = [name for name, value in known.protocol.items() if name.endswith("_steps") and _is_share(value)]
     if known.steps > there.steps and there.steps % there.eval_interval == 0 and not shares:
         changes["steps"] = there.steps
+        changes["protocol"] = {**known.protocol} | ({"steps": there.steps} if "steps" in known.protocol else {})
     return replace(known, **changes)
 
 
@@ -167,6 +168,7 @@ def _extend(folder: Path, config: Config) -> None:
         settings=config.settings,
         hyper=config.hyper,
         steps=config.steps,
+        protocol=config.protocol,
         blocks=config.blocks,
     )
     if added != there:
