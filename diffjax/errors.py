@@ -23,8 +23,12 @@ def close_names(name: str, known: Iterable[str]) -> list[str]:
     return same or difflib.get_close_matches(name, names, n=3, cutoff=0.6)
 
 
-class Stopped(Exception):
-    """Work that ended early because it was asked to, and can go on; ``status`` is that of the process."""
+class Stopped(BaseException):
+    """Work that ended early because it was asked to, and can go on; ``status`` is that of the process.
+
+    Like ``KeyboardInterrupt`` no ``Exception``: a signal may come anywhere, and nobody who handles errors is to take it
+    for one.
+    """
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)

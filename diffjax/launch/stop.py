@@ -43,16 +43,22 @@ class Stop:
         def heed(number: int, frame: FrameType | None) -> None:
             if self._signal is not None:
                 leave(128 + number)
+            self._signal = number  # first, for what is raised may be lost in code that Python lets nothing out of
             if not self.is_heeded:
                 raise Stopped("interrupted", 128 + number)
-            self._signal = number
             # Not through a stream, which may be in the middle of a line of its own.
             os.write(2, b"\nstopping; what is done will be kept (again to leave at once)\n")
 
+        def say(lost: "sys.UnraisableHookArgs") -> None:
+            if lost.exc_type is not Stopped:
+                before_hook(lost)
+
         before = {number: signal.signal(number, heed) for number in SIGNALS}
+        before_hook, sys.unraisablehook = sys.unraisablehook, say
         try:
             yield
         finally:
+            sys.unraisablehook = before_hook
             for number, handler in before.items():
                 signal.signal(number, handler)
 
