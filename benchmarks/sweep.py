@@ -24,7 +24,9 @@ from diffjax.errors import UserError
 from diffjax.experiment.plan import Experiment, plan
 from diffjax.experiment.prepare import obtain_dataset
 from diffjax.experiment.run import run_experiments
+from diffjax.experiment.settings import PRESETS
 from diffjax.launch import benchmark, cli
+from diffjax.launch.flags import define_matmul_precision
 from diffjax.launch.progress import TrainingProgress
 from diffjax.methods.registry import get_method
 from diffjax.studies.collect.store import store_dataset
@@ -95,9 +97,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("steps", 2000, "Updates of a run.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("eval_interval", 1000, "Updates between evaluations.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("episodes", 2, "Episodes per evaluation and run.", lower_bound=0, flag_values=values)
-    flags.DEFINE_enum("preset", "quick", ["paper", "quick"], "Hyper-parameters.", flag_values=values)
+    flags.DEFINE_enum("preset", "quick", list(PRESETS), "Hyper-parameters.", flag_values=values)
     flags.DEFINE_multi_string("set", None, "NAME=VALUE: Another value; repeatable.", flag_values=values)
-    flags.DEFINE_enum("matmul_precision", "highest", ["highest", "high", "default"], "Of products.", flag_values=values)
+    define_matmul_precision(values)
     cli.define_path(values, "out", "DIR: Folder for the results.")
 
 
@@ -167,7 +169,7 @@ def main(args: flags.FlagValues) -> None:
     """Measure both ways, in turn."""
     folder = benchmark.prepare(args, NAME)
     work = folder / "work"
-    for one in experiments(args, work):  # data are made or fetched before anything is timed
+    for one in {one.task: one for one in experiments(args, work)}.values():  # data are there before anything is timed
         obtain_dataset(plan(one), store_dataset, lambda line: None)
     rows = []
     try:
@@ -175,7 +177,7 @@ def main(args: flags.FlagValues) -> None:
             rows.append(measure(way, experiments(args, work / way.replace(" ", "_"))))
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    benchmark.write_results(folder, NAME, rows, (), (), {"suite": args.suite, "methods": args.methods})
+    benchmark.write_results(folder, NAME, rows, (), (), {"tasks": args.task or args.suite, "methods": args.methods})
     columns = ("", "groups", "programs", "compile s", "first update s", "run-updates/s", "evaluation", "total s")
     lines = [
         (

@@ -77,15 +77,18 @@ def write_text(path: str | Path, text: str) -> None:
         _flush(stream)
 
 
+def _open_existing(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_CREAT)
+
+
 def append_text(path: str | Path, text: str) -> None:
     """Append to a text file that is there and flush it to the disk.
 
     Raises:
       UserError: it is not there any more.
     """
-    existing = lambda name, flags: os.open(name, flags & ~os.O_CREAT)  # noqa: E731
     try:
-        with open(path, "a", encoding="utf-8", newline="", opener=existing) as stream:
+        with open(path, "a", encoding="utf-8", newline="", opener=_open_existing) as stream:
             stream.write(text)
             _flush(stream)
     except FileNotFoundError:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_results import HEADER, config, contents, error_of, evaluation, record, run
 
-from diffjax.records.commits import Count, Ledger, Standing, prefix_standing, read_ledgers, rows_of
+from diffjax.records.commits import Count, Ledger, Standing, read_ledgers, rows_of
 from diffjax.records.folder import ResultsFolder, open_folder, read_evaluations
 from diffjax.records.schema import MetricsRecord
 
@@ -111,10 +111,10 @@ def test_metrics_are_looked_at_likewise(folder: ResultsFolder) -> None:
 
 def test_an_older_version_counted_all_rows_of_a_folder(folder: ResultsFolder) -> None:
     filled(folder)
-    assert prefix_standing(folder, FIRST, (6, 3)) == Standing(Count(4), Count(2))
-    assert prefix_standing(folder, SECOND, (6, 3)) == Standing(Count(2), Count(1))
-    assert rows_of(folder, SECOND) == (4, 2)
-    assert "8 rows where the checkpoint recorded 9" in error_of(lambda: prefix_standing(folder, FIRST, (9, 0)))
+    assert rows_of(folder, FIRST, first=(6, 3)) == Standing(Count(4), Count(2))
+    assert rows_of(folder, SECOND, first=(6, 3)) == Standing(Count(2), Count(1))
+    assert rows_of(folder, SECOND).rows == (4, 2)
+    assert "8 rows where the checkpoint recorded 9" in error_of(lambda: rows_of(folder, FIRST, first=(9, 0)))
 
 
 def test_a_record_is_read_as_written(folder: ResultsFolder) -> None:

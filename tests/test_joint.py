@@ -17,7 +17,7 @@ from diffjax.envs.make import make_vector
 from diffjax.envs.side_by_side import SideBySide
 from diffjax.errors import Stopped, UserError
 from diffjax.experiment import run as experiment
-from diffjax.experiment.joint import Member, join_groups, rounds
+from diffjax.experiment.joint import Member, members_of, program_of, rounds
 from diffjax.experiment.plan import Experiment, plan
 from diffjax.experiment.prepare import Ready, make_ready, obtain_dataset
 from diffjax.launch.progress import TrainingProgress
@@ -208,7 +208,10 @@ def test_an_unfinished_one_without_checkpoints_is_refused(tmp_path, monkeypatch)
 
 
 def members(*readies: Ready) -> tuple[tuple[Member, ...], ...]:
-    return join_groups(readies)
+    found: dict[Any, list[Member]] = {}
+    for member in (member for ready in readies for member in members_of(ready)):
+        found.setdefault(program_of(member), []).append(member)
+    return tuple(map(tuple, found.values()))
 
 
 def test_groups_that_share_a_program(tmp_path):

@@ -45,9 +45,9 @@ def test_a_second_writer_is_refused_and_told_who_writes(tmp_path: Path) -> None:
         signed = writer_of(folder)
         assert signed is not None
         assert signed.process == os.getpid()
-        with pytest.raises(UserError, match=f"is being written to by process {os.getpid()} on .* since 20"):  # noqa: SIM117
-            with only_writer(folder, silent):
-                pass
+        words = f"is being written to by process {os.getpid()} on .* since 20"
+        with pytest.raises(UserError, match=words), only_writer(folder, silent):
+            pass
         assert writer_of(folder) == signed
         (folder / "kept").touch()
     assert writer_of(folder) is None

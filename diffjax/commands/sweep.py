@@ -1,4 +1,4 @@
-r"""Train several methods on several tasks, one experiment after the other, and print the score table.
+r"""Train several methods on several tasks, those that share a program side by side, and print the score table.
 
 Every experiment has a results folder of its own, OUT/TASK/METHOD. An interrupted sweep goes on with --resume; finished
 experiments are not repeated. The table is also written to OUT/table.md (not with --shard).
@@ -24,7 +24,6 @@ from absl import flags
 from diffjax.errors import UserError
 from diffjax.experiment import ablations
 from diffjax.experiment.plan import Experiment, plan
-from diffjax.experiment.provenance import request
 from diffjax.experiment.run import run_experiments
 from diffjax.files import write_text
 from diffjax.launch import cli, status
@@ -32,7 +31,7 @@ from diffjax.launch import flags as launch
 from diffjax.launch.plugins import load_plugins
 from diffjax.launch.progress import TrainingProgress
 from diffjax.methods.registry import get_method
-from diffjax.records.folder import check_folder, read_results
+from diffjax.records.folder import read_results
 from diffjax.results import formats, tables
 from diffjax.results.layout import lay_out
 from diffjax.results.page import Options
@@ -116,14 +115,13 @@ def main(args: flags.FlagValues) -> None:
             print(line)
         return
     found = experiments(args)
-    plans = {experiment.out: plan(experiment) for experiment in found}
+    for experiment in found:  # also what another shard will train
+        plan(experiment)
     mine = shard(found, args.shard)
     if args.status:
         for experiment in mine:
             print(f"{experiment.out}: {status.state_of(experiment.out)}")
         return
-    for experiment in mine:
-        check_folder(experiment.out, request(plans[experiment.out]), experiment.resume)
     launch.prepare(args)
     with TrainingProgress(stop=launch.stop(args)) as progress:
         run_experiments(mine, progress, store_dataset)

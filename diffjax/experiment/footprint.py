@@ -13,6 +13,7 @@ from diffjax.experiment.plan import Group, Plan
 from diffjax.methods.base import example_batches
 from diffjax.numerics import random_key
 from diffjax.training.batches import Prepared
+from diffjax.training.flops import inner_programs
 
 GIB = 2**30
 
@@ -79,10 +80,8 @@ def _largest_operation(program: ClosedJaxpr) -> int:
 
 def _operations(program: Jaxpr) -> Iterator[JaxprEqn]:
     for equation in program.eqns:
-        values = jax.tree.leaves(list(equation.params.values()))
-        inner = [value.jaxpr if isinstance(value, ClosedJaxpr) else value for value in values]
-        programs = [value for value in inner if isinstance(value, Jaxpr)]
+        programs = list(inner_programs(equation.params))
         for one in programs:
-            yield from _operations(one)
+            yield from _operations(one.jaxpr)
         if not programs:
             yield equation

@@ -1,7 +1,7 @@
 """Groups of several experiments that train in one program: which go together, and who acts beside whom."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -53,18 +53,13 @@ class Member(NamedTuple):
         return f"{self.name} {self.number} ({runs} run{'s' * (runs > 1)}, {self.ready.config.dataset.fingerprint})"
 
 
-def join_groups(readies: Iterable[Ready]) -> tuple[tuple[Member, ...], ...]:
-    """The groups of some experiments by the program that they share, in the order of the first of each."""
-    by_program: dict[Any, list[Member]] = {}
-    for ready in readies:
-        for number in range(len(ready.plan.groups)):
-            member = Member(ready, number)
-            by_program.setdefault(_program(member), []).append(member)
-    return tuple(map(tuple, by_program.values()))
+def members_of(ready: Ready) -> tuple[Member, ...]:
+    """The groups of an experiment."""
+    return tuple(Member(ready, number) for number in range(len(ready.plan.groups)))
 
 
-def _program(member: Member) -> Any:
-    """What must be equal of groups for them to share a program, and the ends of their intervals."""
+def program_of(member: Member) -> Any:
+    """What must be equal of groups for them to share a program, and the ends of their intervals; hashable."""
     plan = member.ready.plan
     protocol, view = plan.protocol, plan.method.view
     *before, main = member.lengths

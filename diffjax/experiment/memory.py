@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 from diffjax.experiment import rows
-from diffjax.experiment.joint import join_groups
+from diffjax.experiment.joint import members_of
 from diffjax.experiment.prepare import Ready
 from diffjax.experiment.trainer import Trainer
 from diffjax.numerics import pinned
@@ -34,7 +34,7 @@ def train_in_memory(ready: Ready, progress: Progress) -> Kept:
     acting: dict[RunId, Acting] = {}
     failed: dict[RunId, str] = {}
     with jax.default_matmul_precision(ready.plan.experiment.matmul_precision):
-        for (member,) in join_groups([ready]):
+        for member in members_of(ready):
             trainer = Trainer([member], progress)
             data, setup = trainer.arrays()
             state = trainer.program.init(setup, data)

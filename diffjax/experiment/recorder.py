@@ -13,12 +13,12 @@ import jax
 
 from diffjax.errors import UserError
 from diffjax.experiment import rows
-from diffjax.experiment.joint import Member
+from diffjax.experiment.joint import Member, members_of
 from diffjax.experiment.prepare import Ready
 from diffjax.experiment.trainer import Outcome
 from diffjax.experiment.unfinished import Begun, UnfinishedInterval
 from diffjax.methods.base import Metrics
-from diffjax.records.commits import Count, Ledger, Standing, prefix_standing, read_ledgers, rows_of
+from diffjax.records.commits import Ledger, Standing, read_ledgers, rows_of
 from diffjax.records.entries import is_a
 from diffjax.records.folder import ResultsFolder, read_status
 from diffjax.records.loggers import Loggers
@@ -60,13 +60,10 @@ class Recorder:
         """
         self._folder, self.report = folder, report
         self._status = dict(read_status(folder.path))
-        members = [Member(self.ready, index) for index in range(len(self.ready.plan.groups))]
-        groups = tuple(GroupRecorder(self, member, folder) for member in members)
-        wanted = [group.vouched_for(self._status) for group in groups]
-        ledgers = read_ledgers(folder, [member.runs for member in members], wanted)
-        for group, ledger in zip(groups, ledgers, strict=True):
-            group.ledger = ledger
-        self.groups = groups
+        self.groups = tuple(GroupRecorder(self, member, folder) for member in members_of(self.ready))
+        for group in self.groups:
+            group.look_for_rows(self._status)
+        self.cut()
         return folder
 
     def close(self) -> None:
@@ -74,8 +71,8 @@ class Recorder:
         for group in self.groups:
             group.close()
 
-    def recut(self) -> None:
-        """Cuts rows again, after a group went back."""
+    def cut(self) -> None:
+        """Cuts the rows of every group back to those that stand."""
         ledgers = read_ledgers(
             self._folder, [group.member.runs for group in self.groups], [group.wanted for group in self.groups]
         )
@@ -98,6 +95,7 @@ class GroupRecorder:
         self._parent, self._folder = parent, folder
         self._checkpoints = Checkpoints(folder.checkpoints / str(member.number))
         self._unfinished = UnfinishedInterval(folder.checkpoints / f"{member.number}-unfinished")
+        self._begun = self._unfinished.begun()
         self._history = self._read()
         self._all_rows_stand: Standing | None = None
         self._company: tuple[str, ...] = ()
@@ -108,8 +106,8 @@ class GroupRecorder:
         """Where the group stands."""
         if self._history:
             return self._history[-1]
-        began = self._unfinished.begun_after(0)
-        return Saved(company=began.company) if began else Saved()
+        begun = self._begun
+        return Saved(company=begun.company) if begun is not None and begun.after == 0 else Saved()
 
     @property
     def is_finished(self) -> bool:
@@ -125,28 +123,24 @@ class GroupRecorder:
         """The rows that stand."""
         return self._all_rows_stand or self.saved.standing
 
-    def vouched_for(self, status: Mapping[RunId, str]) -> Standing | None:
-        """The rows that stand, when a folder is opened.
+    def look_for_rows(self, status: Mapping[RunId, str]) -> None:
+        """What rows without any checkpoint mean, when a folder is opened.
 
-        Without checkpoints a finished group is finished all the same, and what stands before a first one is nothing.
+        A group that is finished is finished all the same; of another what stands before a first checkpoint is nothing.
 
         Raises:
           UserError: there are rows of more than one interval, and no checkpoint of them.
         """
         if self._history:
-            return self.wanted
+            return
         found = rows_of(self._folder, self.member.runs)
-        if not any(found):
-            return None
-        if all(status[run] != "running" for run in self.member.runs):
-            self._all_rows_stand = Standing(*map(Count, found))
-            return self._all_rows_stand
-        if found[1] > 1 or found[0] > len(self.member.runs):
+        if any(found.rows) and all(status[run] != "running" for run in self.member.runs):
+            self._all_rows_stand = found
+        elif found.metrics.rows > 1 or found.evaluations.rows > len(self.member.runs):
             raise UserError(
                 f"{self._folder.path} has rows of an unfinished training and no checkpoint to go on from; bring "
                 f"{self._folder.checkpoints} back, or delete the folder to begin again"
             )
-        return None
 
     def reaches(self, position: Position) -> bool:
         """Whether the group stands at a position or can go back to it."""
@@ -161,7 +155,7 @@ class GroupRecorder:
         for one in self._history[len(kept) :]:
             self._checkpoints.delete(one.number)
         self._history = kept
-        self._parent.recut()
+        self._parent.cut()
 
     def restore(self, like: TrainState) -> TrainState:
         """The group's state in host memory; ``like`` gives its structure and shapes."""
@@ -171,7 +165,7 @@ class GroupRecorder:
     @property
     def unfinished(self) -> Begun | None:
         """The interval after the last checkpoint, if it was begun and kept."""
-        return self._unfinished.begun_after(self.saved.number)
+        return self._begun if self._begun is not None and self._begun.after == self.saved.number else None
 
     def restore_unfinished(self, like: TrainState) -> tuple[TrainState, Metrics]:
         """As :meth:`restore`, of the interval that was begun, with the sums of its metrics."""
@@ -208,6 +202,7 @@ class GroupRecorder:
         now = Saved(position, number, outcome.failed, best, self.ledger.standing, self._company)
         self._checkpoints.save(number, state, _entries(now), self._kept(best))  # the commit point
         self._unfinished.forget()
+        self._begun = None
         self._parent.report(self._news(interval, outcome))
         self._history = [*self._history[-1:], now]
 
@@ -289,7 +284,7 @@ def _saved(record: Mapping[str, Any], number: int, folder: ResultsFolder, runs: 
         found = record["rows"]
         if isinstance(found, list):
             evaluations, metrics = found
-            standing: Standing | None = prefix_standing(folder, runs, (int(evaluations), int(metrics)))
+            standing: Standing | None = rows_of(folder, runs, first=(int(evaluations), int(metrics)))
         else:
             standing = Standing.of(found)
         company = tuple(map(str, record.get("company", ())))

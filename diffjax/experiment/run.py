@@ -14,7 +14,7 @@ import numpy as np
 
 from diffjax.data.transitions import Dataset
 from diffjax.errors import Stopped
-from diffjax.experiment.joint import Member, join_groups
+from diffjax.experiment.joint import program_of
 from diffjax.experiment.plan import Experiment, Plan, plan
 from diffjax.experiment.prepare import make_ready, obtain_dataset
 from diffjax.experiment.provenance import request
@@ -78,13 +78,15 @@ def run_experiments(
                 experiment = recorder.ready.plan.experiment
                 report = stack.enter_context(only_writer(experiment.out, said.append))
                 folder = open_folder(experiment.out, recorder.ready.config, experiment.resume)
-                folders[number] = recorder.open(folder, report)
                 stack.callback(recorder.close)
+                folders[number] = recorder.open(folder, report)
             for line in dict.fromkeys(said):
                 progress.note(line)
-            of = {id(recorder.ready): recorder for recorder in recorders}
-            for members in join_groups([recorder.ready for recorder in recorders]):
-                _train([(member, of[id(member.ready)].groups[member.number]) for member in members], progress)
+            by_program: dict[object, list[GroupRecorder]] = {}
+            for group in (group for recorder in recorders for group in recorder.groups):
+                by_program.setdefault(program_of(group.member), []).append(group)
+            for groups in by_program.values():
+                _train(groups, progress)
         if count < len(together):
             jax.clear_caches()  # the next ones compile programs of their own; these would pile up
     return [folders[number] for number in range(len(plans))]
@@ -110,55 +112,50 @@ def _data_of(planned: Plan) -> object:
     )
 
 
-Pair = tuple[Member, GroupRecorder]
-
-
-def _train(pairs: Sequence[Pair], progress: Progress) -> None:
+def _train(groups: Sequence[GroupRecorder], progress: Progress) -> None:
     """Trains what is not yet trained of the groups that share a program."""
-    precision = pairs[0][0].ready.plan.experiment.matmul_precision
-    for team in _teams(pairs):
+    precision = groups[0].member.ready.plan.experiment.matmul_precision
+    for team in _teams(groups):
         with jax.default_matmul_precision(precision), ExitStack() as stack:
             stack.callback(progress.end)
             _train_together(team, progress, stack)
-    for _, recorder in pairs:
-        recorder.close()
+    for group in groups:
+        group.close()
 
 
-def _teams(pairs: Sequence[Pair]) -> list[list[Pair]]:
+def _teams(groups: Sequence[GroupRecorder]) -> list[list[GroupRecorder]]:
     """Those that train side by side, from one position.
 
     All that are new do. Training that was interrupted goes on in the program that it began in, so that it ends bitwise
     as it would have: with those that it began with, which go back an interval where they are ahead, and train along
     where they are finished. What stands too far apart goes on apart.
     """
-    unfinished = [pair for pair in pairs if not pair[1].is_finished]
-    by_company: dict[tuple[str, ...], list[Pair]] = {}
-    companies = {recorder.saved.company for _, recorder in pairs if recorder.saved.company}
-    for pair in unfinished:
-        own = pair[1].saved.company
-        # A group without a checkpoint belongs to those that began with it, if they have one.
-        found = own or next((company for company in sorted(companies) if pair[0].label in company), ())
-        by_company.setdefault(found, []).append(pair)
-    teams = []
-    for company, members in by_company.items():
-        lowest = min(recorder.saved.position for _, recorder in members)
-        if all(recorder.reaches(lowest) for _, recorder in members):
-            for _, recorder in members:
-                recorder.go_back(lowest)
-            finished = [pair for pair in pairs if pair[1].is_finished and pair[0].label in company]
-            chosen = [pair for pair in pairs if pair in members or pair in finished]
-            teams.append(chosen)
+    companies = sorted({group.saved.company for group in groups if group.saved.company})
+    by_company: dict[tuple[str, ...], list[GroupRecorder]] = {}
+    for group in groups:
+        if not group.is_finished:
+            # A group without a checkpoint belongs to those that began with it, if they have one.
+            began = next((company for company in companies if group.member.label in company), ())
+            by_company.setdefault(group.saved.company or began, []).append(group)
+    teams: list[list[GroupRecorder]] = []
+    for company, unfinished in by_company.items():
+        lowest = min(group.saved.position for group in unfinished)
+        if all(group.reaches(lowest) for group in unfinished):
+            for group in unfinished:
+                group.go_back(lowest)
+            along = [group for group in groups if group.is_finished and group.member.label in company]
+            teams.append([group for group in groups if group in unfinished or group in along])
         else:
-            by_position: dict[Position, list[Pair]] = {}
-            for pair in members:
-                by_position.setdefault(pair[1].saved.position, []).append(pair)
+            by_position: dict[Position, list[GroupRecorder]] = {}
+            for group in unfinished:
+                by_position.setdefault(group.saved.position, []).append(group)
             teams += by_position.values()
     return teams
 
 
-def _train_together(pairs: Sequence[Pair], progress: Progress, stack: ExitStack) -> None:
+def _train_together(recorders: Sequence[GroupRecorder], progress: Progress, stack: ExitStack) -> None:
     """Runs groups to their ends in one program: evaluate, rows, log, status, checkpoint, again and again."""
-    members, recorders = [member for member, _ in pairs], [recorder for _, recorder in pairs]
+    members = [recorder.member for recorder in recorders]
     trainer = Trainer(members, progress)
     finished = frozenset(number for number, recorder in enumerate(recorders) if recorder.is_finished)
     position = min(recorder.saved.position for number, recorder in enumerate(recorders) if number not in finished)

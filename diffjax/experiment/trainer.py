@@ -3,10 +3,9 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffjax.data.transitions import Transitions
@@ -170,11 +169,8 @@ class Trainer:
         found: dict[int, Episodes] = {}
         for one in acting:
             trainings = np.array([played.training for played in one.played])
-            is_all = len(trainings) == self.count
-            state = interval.state
-            if not is_all:
-                state = self.program.place(jax.tree.map(lambda leaf: leaf[trainings], state._replace(labels={})))  # noqa: B023
-            hyper = self.program.place(jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(_arrays, one.hyper)))
+            state = interval.state if len(trainings) == self.count else self._some(interval.state, trainings)
+            hyper = self.program.place(stack_runs(one.hyper))
             keys = episode_keys(setup.key[trainings], interval.stop, episodes)
             result = evaluate(keys, self.program, state.acting(hyper), simulators.of(one), self._heed)
             for place, played in enumerate(one.played):
@@ -184,6 +180,10 @@ class Trainer:
                 found[played.member].returns[played.run] = result.returns[place]
                 found[played.member].lengths[played.run] = result.lengths[place]
         return found
+
+    def _some(self, state: TrainState, trainings: np.ndarray) -> TrainState:
+        """What acting reads of some trainings alone."""
+        return self.program.place(jax.tree.map(lambda leaf: leaf[trainings], state._replace(labels={})))
 
     def _evaluations(
         self,
@@ -214,10 +214,6 @@ class Trainer:
 
 class _StopAsked(Exception):
     """The progress wants to stop."""
-
-
-def _arrays(hyper: Any) -> Any:
-    return jax.tree.map(jnp.asarray, hyper)
 
 
 class _Simulators:

@@ -44,17 +44,16 @@ class UnfinishedInterval:
         with Checkpoints(self._folder) as checkpoints:
             checkpoints.save(0, {"state": state, "sums": values}, record)
 
-    def begun_after(self, number: int) -> Begun | None:
-        """What is kept of the interval after a checkpoint; None for nothing, or what cannot be read."""
+    def begun(self) -> Begun | None:
+        """What is kept; None for nothing, or what cannot be read."""
         record = self._record()
         if record is None:
             return None
         try:
             position = Position(int(record["phase"]), int(record["start"]))
-            begun = Begun(position, int(record["step"]), int(record["after"]), tuple(map(str, record["company"])))
+            return Begun(position, int(record["step"]), int(record["after"]), tuple(map(str, record["company"])))
         except (KeyError, TypeError, ValueError):
             return None
-        return begun if begun.after == number else None
 
     def restore(self, like: TrainState) -> tuple[TrainState, Metrics]:
         """State and sums, in host memory; ``like`` gives structure and shapes."""

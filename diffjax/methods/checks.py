@@ -117,7 +117,9 @@ def check_shapes(
     def shapes(tree: Any) -> list[Any]:
         return [(path, x.shape, jnp.dtype(x.dtype)) for path, x in jax.tree_util.tree_leaves_with_path(tree)]
 
-    state = _fresh_state(name, method, spec, hyper)
+    init = jax.make_jaxpr(lambda key: method.init(key, spec, hyper), return_shape=True)
+    program, state = said("init fails", init, key)
+    _check_no_alias(name, program, state)
     reported: set[str] = set()
     updates: list[ClosedJaxpr] = []
     main: dict[str, Any] = {}
@@ -128,8 +130,11 @@ def check_shapes(
         )
         draws = trace(f"draw of phase {phase.name} fails", lambda phase=phase: phase.draw(key, spec, hyper))
         what = f"update of phase {phase.name} fails on {_described(batches)}, draws {_drawn(draws)}"
-        update = lambda draws, state, batches, phase=phase: phase.update(draws, jnp.int32(0), state, hyper, batches)  # noqa: E731
-        program, (after, main) = said(what, jax.make_jaxpr(update, return_shape=True), draws, state, batches)
+        update = jax.make_jaxpr(
+            lambda draws, state, batches, phase=phase: phase.update(draws, jnp.int32(0), state, hyper, batches),
+            return_shape=True,
+        )
+        program, (after, main) = said(what, update, draws, state, batches)
         updates.append(program)
         require(shapes(after) == shapes(state), f"phase {phase.name} returns a state of other shapes than init made")
         require(bool(main), f"phase {phase.name} reports no metric")
@@ -159,20 +164,14 @@ def check_shapes(
     return tuple(updates)
 
 
-def _fresh_state(name: str, method: Method[State, Hyper], spec: Spec, hyper: Hyper) -> Any:
-    """The shapes of a fresh state, of which no two leaves are one array: a program that consumes it takes each once."""
-    try:
-        trace = jax.make_jaxpr(lambda key: method.init(key, spec, hyper), return_shape=True)
-        program, state = trace(jax.random.key(0))
-    except Exception as error:
-        raise UserError(f"method {name}: init fails: {type(error).__name__}: {first_line(error)}") from error
+def _check_no_alias(name: str, program: ClosedJaxpr, state: Any) -> None:
+    """That no two leaves of a fresh state are one array, which a program that consumes its state could not take."""
     first: dict[int, str] = {}
     for output, (path, _) in zip(program.jaxpr.outvars, jax.tree_util.tree_leaves_with_path(state), strict=True):
         where = jax.tree_util.keystr(path)
         if id(output) in first:
             raise UserError(f"method {name}: init makes {where} and {first[id(output)]} one array; use copies(...)")
         first[id(output)] = where
-    return state
 
 
 def _described(batches: tuple[Batch, ...]) -> str:

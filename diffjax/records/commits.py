@@ -5,6 +5,7 @@ the others stay.
 """
 
 import csv
+import functools
 import hashlib
 import json
 import os
@@ -46,6 +47,11 @@ class Standing(NamedTuple):
                 return None
         return cls(*(Count(*count) for count in counts))
 
+    @property
+    def rows(self) -> tuple[int, int]:
+        """How many of each."""
+        return self.evaluations.rows, self.metrics.rows
+
     def entries(self) -> dict[str, list[Any]]:
         """As a checkpoint's record holds it."""
         return {name: list(count) for name, count in zip(self._fields, self, strict=True)}
@@ -55,16 +61,17 @@ class _Lines:
     """Lines that stand in one file."""
 
     def __init__(self) -> None:
-        self._rows, self._sum = 0, hashlib.sha256()
+        self.rows = 0
+        self._sum = hashlib.sha256()
 
     def add(self, lines: Iterable[str]) -> None:
         for line in lines:
-            self._rows += 1
+            self.rows += 1
             self._sum.update(line.encode() + b"\n")
 
     @property
     def count(self) -> Count:
-        return Count(self._rows, self._sum.hexdigest()[:16])
+        return Count(self.rows, self._sum.hexdigest()[:16])
 
 
 class Ledger:
@@ -72,13 +79,13 @@ class Ledger:
 
     def __init__(self, folder: ResultsFolder) -> None:
         self._folder = folder
-        self._evaluations, self._metrics = _Lines(), _Lines()
+        self.evaluations, self.metrics = _Lines(), _Lines()
 
     def append(self, metrics: Iterable[MetricsRecord], evaluations: Iterable[Evaluation]) -> None:
         """Appends rows and flushes them to the disk."""
         for file, lines, own in (
-            (METRICS, metrics_lines(metrics), self._metrics),
-            (EVALUATIONS, evaluation_lines(evaluations), self._evaluations),
+            (METRICS, metrics_lines(metrics), self.metrics),
+            (EVALUATIONS, evaluation_lines(evaluations), self.evaluations),
         ):
             self._folder.append(file, lines)
             own.add(lines)
@@ -86,7 +93,7 @@ class Ledger:
     @property
     def standing(self) -> Standing:
         """What stands now."""
-        return Standing(self._evaluations.count, self._metrics.count)
+        return Standing(self.evaluations.count, self.metrics.count)
 
 
 def read_ledgers(
@@ -100,55 +107,68 @@ def read_ledgers(
     owner = {_key(run): index for index, runs in enumerate(groups) for run in runs}
     standing = [one or Standing() for one in wanted]
     ledgers = tuple(Ledger(folder) for _ in groups)
-    changes = []
-    for file, owner_of, name, header in (
-        (EVALUATIONS, _owner_of_evaluation, "evaluations", 1),
-        (METRICS, _owner_of_metrics, "metrics", 0),
-    ):
-        path = folder.path / file
-        lines = complete_lines(path)
-        counts = [getattr(one, name) for one in standing]
-        rows = [getattr(ledger, f"_{name}") for ledger in ledgers]
-        kept = lines[:header] + _kept(path, lines, header, lambda line, of=owner_of: of(line, owner), counts, rows)  # type: ignore[misc]
-        changes.append((path, lines, kept))
-    for path, lines, kept in changes:
-        _rewrite(path, lines, kept)
+    evaluations = _Cut(
+        folder.path / EVALUATIONS,
+        1,
+        [one.evaluations for one in standing],
+        [ledger.evaluations for ledger in ledgers],
+        functools.partial(_owner_of_evaluation, owner),
+    )
+    metrics = _Cut(
+        folder.path / METRICS,
+        0,
+        [one.metrics for one in standing],
+        [ledger.metrics for ledger in ledgers],
+        functools.partial(_owner_of_metrics, owner),
+    )
+    for cut in [(evaluations.path, *_kept(evaluations)), (metrics.path, *_kept(metrics))]:  # all is read before
+        _rewrite(*cut)
     return ledgers
 
 
-def rows_of(folder: ResultsFolder, runs: Sequence[RunId]) -> tuple[int, int]:
-    """Evaluations and records of metrics of some runs, whatever a checkpoint says; unreadable ones do not count."""
+def rows_of(folder: ResultsFolder, runs: Sequence[RunId], first: tuple[int, int] | None = None) -> Standing:
+    """How many rows there are of some runs, whatever a checkpoint says; unreadable ones do not count.
+
+    Args:
+      first: only among so many first rows of each file, evaluations and metrics: how older versions recorded it.
+
+    Raises:
+      UserError: a file has fewer rows.
+    """
     owner = {_key(run): 0 for run in runs}
-    counts = []
-    for file, owner_of, header in ((EVALUATIONS, _owner_of_evaluation, 1), (METRICS, _owner_of_metrics, 0)):
-        lines = complete_lines(folder.path / file)[header:]
-        counts.append(sum(owner_of(line, owner) == 0 for line in lines))
-    return counts[0], counts[1]
+    evaluations, metrics = first or (None, None)
+    return Standing(
+        _count(folder.path / EVALUATIONS, 1, functools.partial(_owner_of_evaluation, owner), evaluations),
+        _count(folder.path / METRICS, 0, functools.partial(_owner_of_metrics, owner), metrics),
+    )
 
 
-def prefix_standing(folder: ResultsFolder, runs: Sequence[RunId], rows: tuple[int, int]) -> Standing:
-    """What stands of some runs among the first rows of the files: how older versions recorded it."""
-    owner = {_key(run): 0 for run in runs}
-    counts = []
-    for file, owner_of, header, stop in (
-        (EVALUATIONS, _owner_of_evaluation, 1, rows[0]),
-        (METRICS, _owner_of_metrics, 0, rows[1]),
-    ):
-        lines = complete_lines(folder.path / file)[header:]
-        if len(lines) < stop:
-            raise UserError(
-                f"{folder.path / file}: {len(lines)} rows where the checkpoint recorded {stop}; cannot resume"
-            )
-        counts.append(Count(sum(owner_of(line, owner) == 0 for line in lines[:stop])))
-    return Standing(*counts)
+OwnerOf = Callable[[str], int | None]
+"""From a line to the group that it is of; None of none."""
+
+
+def _count(path: Path, header: int, owner_of: OwnerOf, first: int | None) -> Count:
+    lines = complete_lines(path)[header:]
+    if first is not None and len(lines) < first:
+        raise UserError(f"{path}: {len(lines)} rows where the checkpoint recorded {first}; cannot resume")
+    return Count(sum(owner_of(line) is not None for line in lines[:first]))
+
+
+class _Cut(NamedTuple):
+    """What is to stand of a file: so many rows of each group, which are added to what the group has."""
+
+    path: Path
+    header: int
+    wanted: Sequence[Count]
+    rows: Sequence[_Lines]
+    owner_of: OwnerOf
 
 
 def _key(run: RunId) -> Key:
     return run.seed, run.setting
 
 
-def _owner_of_evaluation(line: str, owner: Mapping[Key, int]) -> int | None:
-    """The group that a row is of; None of none."""
+def _owner_of_evaluation(owner: Mapping[Key, int], line: str) -> int | None:
     try:
         (record,) = csv.reader([line])
         seed, setting = (record[Evaluation._fields.index(name)] for name in ("seed", "setting"))
@@ -157,7 +177,7 @@ def _owner_of_evaluation(line: str, owner: Mapping[Key, int]) -> int | None:
         return None
 
 
-def _owner_of_metrics(line: str, owner: Mapping[Key, int]) -> int | None:
+def _owner_of_metrics(owner: Mapping[Key, int], line: str) -> int | None:
     try:
         record = json.loads(line)
         return owner.get((record["seeds"][0], record["settings"][0]))
@@ -165,44 +185,41 @@ def _owner_of_metrics(line: str, owner: Mapping[Key, int]) -> int | None:
         return None
 
 
-def _kept(
-    path: Path,
-    lines: Sequence[str],
-    header: int,
-    owner_of: Callable[[str], int | None],
-    wanted: Sequence[Count],
-    rows: Sequence[_Lines],
-) -> list[str]:
-    """The lines that stand; those after the last one that is wanted are never looked at."""
-    kept = []
+def _kept(cut: _Cut) -> tuple[list[str], list[str]]:
+    """All whole lines, and those that stand; what follows the last one that is wanted is never looked at."""
+    path, header = cut.path, cut.header
+    pairs = list(zip(cut.rows, cut.wanted, strict=True))
+    lines = complete_lines(path)
+    kept = lines[:header]
     for number, line in enumerate(lines[header:], start=header + 1):
-        if all(own.count.rows >= count.rows for own, count in zip(rows, wanted, strict=True)):
+        if all(own.rows >= count.rows for own, count in pairs):
             break
-        index = owner_of(line)
+        index = cut.owner_of(line)
         if index is None:
             raise UserError(
                 f"{path} line {number} is damaged or of no run of this experiment; restore the file, or choose another "
                 "--out"
             )
-        if rows[index].count.rows < wanted[index].rows:
-            rows[index].add([line])
+        own, count = pairs[index]
+        if own.rows < count.rows:
+            own.add([line])
             kept.append(line)
-    for own, count in zip(rows, wanted, strict=True):
-        if own.count.rows < count.rows:
+    for own, count in pairs:
+        if own.rows < count.rows:
             raise UserError(
-                f"{path}: {own.count.rows} rows where the checkpoint recorded {count.rows}; restore the file, or "
-                "choose another --out"
+                f"{path}: {own.rows} rows where the checkpoint recorded {count.rows}; restore the file, or choose "
+                "another --out"
             )
         if count.checksum and own.count.checksum != count.checksum:
             raise UserError(
                 f"{path}: rows differ from those that the checkpoint recorded; restore the file, or choose another "
                 "--out"
             )
-    return kept
+    return lines, kept
 
 
 def _rewrite(path: Path, lines: Sequence[str], kept: Sequence[str]) -> None:
-    if lines[: len(kept)] == list(kept):
+    if lines[: len(kept)] == kept:
         size = sum(len(line.encode()) + 1 for line in kept)
         if os.path.getsize(path) != size:  # there is more, perhaps not even a whole line
             os.truncate(path, size)

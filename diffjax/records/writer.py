@@ -77,7 +77,7 @@ def only_writer(folder: Path, note: Callable[[str], None]) -> Iterator[Callable[
 
 def writer_of(folder: Path) -> Writer | None:
     """Who writes to a folder at this moment, from any machine that sees it; None for nobody."""
-    signed = _signature(folder)
+    signed = last_writer(folder)
     if signed is None or not _beats(folder):
         return None
     if signed.host == socket.gethostname():
@@ -90,11 +90,6 @@ def writer_of(folder: Path) -> Writer | None:
     return signed
 
 
-def last_writer(folder: Path) -> Writer | None:
-    """Who was the last to write to a folder, if it was killed and could not take its name away."""
-    return _signature(folder)
-
-
 def _signature_now() -> Writer:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     return Writer(os.getpid(), socket.gethostname(), now)
@@ -104,7 +99,8 @@ def _sign(folder: Path, signature: Writer) -> None:
     write_json(folder / WRITER, signature._asdict())
 
 
-def _signature(folder: Path) -> Writer | None:
+def last_writer(folder: Path) -> Writer | None:
+    """Who writes to a folder, or was killed while writing and could not take its name away."""
     try:
         content = json.loads((folder / WRITER).read_text())
         return Writer(int(content["process"]), str(content["host"]), str(content["since"]), str(content["news"]))
@@ -113,7 +109,7 @@ def _signature(folder: Path) -> Writer | None:
 
 
 def _words(folder: Path) -> str:
-    signed = _signature(folder)
+    signed = last_writer(folder)
     return "another process" if signed is None else signed.words
 
 
@@ -138,7 +134,7 @@ def _claims(folder: Path) -> bool:
     ours = _signature_now()
     _sign(folder, ours)
     time.sleep(0.1)
-    return _signature(folder) == ours
+    return last_writer(folder) == ours
 
 
 @contextmanager

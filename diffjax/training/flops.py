@@ -74,7 +74,7 @@ def _walk(program: ClosedJaxpr | Jaxpr, inputs: Sequence[Any]) -> tuple[int, Kno
 
 def _equation(equation: JaxprEqn, inputs: Known) -> tuple[int, Known]:
     params, unknown = equation.params, [None] * len(equation.outvars)
-    inner = list(_programs(params))
+    inner = list(inner_programs(params))
     match equation.primitive.name:
         case "dot_general":
             return _dot(equation), unknown
@@ -106,7 +106,7 @@ def _opaque(program: ClosedJaxpr) -> int:
     return _walk(program, [None] * len(program.in_avals))[0]
 
 
-def _programs(params: dict[str, Any]) -> Iterator[ClosedJaxpr]:
+def inner_programs(params: dict[str, Any]) -> Iterator[ClosedJaxpr]:
     """The programs among an equation's parameters."""
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
