@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from absl import flags
 
 from diffjax.errors import UserError
@@ -31,6 +30,7 @@ from diffjax.launch.progress import TrainingProgress
 from diffjax.methods.registry import get_method
 from diffjax.studies.collect.store import store_dataset
 from diffjax.tasks.registry import suite_tasks
+from diffjax.training.progress import Score
 
 NAME = "sweep"
 WAYS = ("together", "one by one")
@@ -81,7 +81,7 @@ class Meter(TrainingProgress):
             self.timed += updates * self.at_once
         self.is_first, self.last = False, now
 
-    def evaluated(self, step: int, scores: np.ndarray, what: str = "") -> None:
+    def evaluated(self, step: int, scores: Sequence[Score], what: str = "") -> None:
         super().evaluated(step, scores, what)
         now = time.perf_counter()
         self.evaluating += now - self.last

@@ -17,6 +17,13 @@ import numpy as np
 from diffjax.errors import UserError, first_line
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_FULL_DISK_TEXT = ("No space left on device", "Disk quota exceeded")
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether the disk is full; array stores report it in their own exceptions, so the text counts too."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in FULL_DISK or any(text in str(error) for text in _FULL_DISK_TEXT)
 
 
 def check_parent(flag: str, path: str | Path) -> None:

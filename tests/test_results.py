@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from diffjax.records.schema import FORMAT_VERSION, Config, Evaluation, MetricsRe
 
 HEADER = (
     "method,variant,preset,tuning,task,dataset,dataset_fingerprint,env,simulator,seed,setting,step,episodes,"
-    "return_mean,return_std,length_mean,score,candidates,network_evaluations,selection,actions"
+    "return_mean,return_std,length_mean,score,candidates,network_evaluations,selection,actions,wall_time"
 )
 
 
@@ -130,12 +131,13 @@ def test_a_new_folder(tmp_path: Path) -> None:
     assert (created.path / "metrics.jsonl").read_text() == ""
     assert json.loads((created.path / "config.json").read_text()) == content()
     assert read_config(created.path) == config()
+    since = read_status(created.path)[0].wall_time
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", since)
     assert json.loads((created.path / "status.json").read_text()) == {
         "runs": [
-            {"seed": 0, "setting": "", "status": "running"},
-            {"seed": 1, "setting": "", "status": "running"},
-            {"seed": 0, "setting": "eta=0.1", "status": "running"},
-            {"seed": 1, "setting": "eta=0.1", "status": "running"},
+            {"seed": seed, "setting": setting, "status": "running", "wall_time": since}
+            for setting in ("", "eta=0.1")
+            for seed in (0, 1)
         ]
     }
 
@@ -259,15 +261,18 @@ def test_metrics_keep_the_run_axis(results: ResultsFolder) -> None:
 
 
 def test_a_folder_without_the_newest_columns_is_read_and_continued(results: ResultsFolder) -> None:
-    """An older version's rows lack the last column; they get its default when the folder goes on."""
+    """An older version's rows lack the last columns, and so do those that are appended to them."""
     results.append_evaluations([evaluation(), evaluation(seed=1)])
     path = results.path / "evaluations.csv"
     newest = path.read_text()
-    path.write_text("".join(line.rpartition(",")[0] + "\n" for line in newest.splitlines()))
-    assert path.read_text().splitlines()[0] == HEADER.removesuffix(",actions")
+    older = "".join(line.rsplit(",", 2)[0] + "\n" for line in newest.splitlines())
+    path.write_text(older)
+    assert older.splitlines()[0] == HEADER.removesuffix(",actions,wall_time")
     assert read_evaluations(results.path) == [evaluation(), evaluation(seed=1)]
-    open_folder(results.path, config(), resume=True)
-    assert path.read_text() == newest
+    opened = open_folder(results.path, config(), resume=True)
+    opened.append_evaluations([evaluation(step=2000, wall_time="2026-01-31T09:05:00Z")])
+    assert path.read_text().startswith(older)
+    assert read_evaluations(results.path)[2] == evaluation(step=2000)
 
 
 def test_status_is_replaced(results: ResultsFolder) -> None:
@@ -359,7 +364,7 @@ def edit(path: Path, old: str, new: str) -> None:
         ("status.json", '"seed"', '"sed"', "status.json: run 0 needs exactly seed, setting, status"),
         ("status.json", "1,", "0,", "status.json: one run has two entries"),
         ("evaluations.csv", "method,", "", "evaluations.csv: the first line must be method,variant,"),
-        ("evaluations.csv", "1000,10,", "10,", "evaluations.csv line 2: 20 columns, expected 21"),
+        ("evaluations.csv", "1000,10,", "10,", "evaluations.csv line 2: 21 columns, expected 22"),
         ("evaluations.csv", ",1000,", ",1k,", "evaluations.csv line 2: step is '1k', not an integer"),
         ("evaluations.csv", ",37.5,", ",high,", "evaluations.csv line 2: score is 'high', not a number"),
         ("evaluations.csv", "published", "tuned", "evaluations.csv line 2: tuning is 'tuned', not one of "),

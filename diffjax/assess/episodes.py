@@ -29,7 +29,7 @@ from diffjax.records.writer import only_writer
 from diffjax.tasks.registry import Task, make_simulator
 from diffjax.training.evaluation import Episodes, episode_keys, evaluate
 from diffjax.training.program import Acting, Program, run_sharding, stack_runs
-from diffjax.training.progress import Progress
+from diffjax.training.progress import Progress, Score
 
 ALL = "all"
 """Which checkpoints: every one that was kept."""
@@ -98,7 +98,10 @@ def plan(again: Again) -> Plan:
         seeds=seeds,
         settings=tuple(hypers),
         hyper={name: plain(dataclasses.asdict(hyper)) for name, hyper in hypers.items()},
+        only=(),
         blocks=(),
+        execution=None,
+        resumptions=(),
         episodes=again.episodes or source.episodes,
         # What --step chose is what counts, by whichever rule the paper would have chosen.
         protocol={**source.protocol} | ({} if again.step == ALL else {"selection": LAST}),
@@ -182,7 +185,10 @@ def _play(planned: Plan, progress: Progress) -> tuple[list[Evaluation], str]:
             played = _episodes(planned, group, chosen, progress)
             scores = rows.scores_of(task, played)
             found += rows.evaluation_rows(config, planned.stored.method, version, runs, chosen, played, scores)
-            progress.evaluated(max(chosen), scores, ", ".join(dict.fromkeys(run.setting for run in runs)))
+            progress.evaluated(
+                max(chosen),
+                [Score(run.seed, run.setting, score) for run, score in zip(runs, scores.tolist(), strict=True)],
+            )
     progress.end()
     return found, version
 

@@ -96,8 +96,8 @@ class Round(NamedTuple):
     hyper: tuple[Any, ...]  # of each
 
 
-def rounds(members: Sequence[Member], live: Collection[int]) -> tuple[Round, ...]:
-    """Every run of the live members once: its training with its way of acting.
+def rounds(members: Sequence[Member], live: Collection[int], most: int) -> tuple[Round, ...]:
+    """Every run of the live members once: its training with its way of acting; ``most`` runs in a round at most.
 
     Runs go together whose ways of acting differ in traced values alone.
     """
@@ -109,7 +109,7 @@ def rounds(members: Sequence[Member], live: Collection[int]) -> tuple[Round, ...
                 continue
             hyper = dataclasses.replace(member.trained[training].hyper, **acting_values(run.hyper))
             kind, where = jax.tree.structure(hyper), first + training
-            fitting = [one for one in found if one[0] == kind and where not in one[1]]
+            fitting = [one for one in found if one[0] == kind and where not in one[1] and len(one[1]) < most]
             if not fitting:
                 fitting = [(kind, {}, {})]
                 found += fitting

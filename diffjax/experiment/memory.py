@@ -36,11 +36,11 @@ def train_in_memory(ready: Ready, progress: Progress) -> Kept:
     with jax.default_matmul_precision(ready.plan.experiment.matmul_precision):
         for member in members_of(ready):
             trainer = Trainer([member], progress)
-            data, setup = trainer.arrays()
-            state = trainer.program.init(setup, data)
             progress.begin(trainer.name, trainer.count, sum(trainer.lengths), 0)
+            trainer.load()
+            state = trainer.init()
             failures: rows.Failures = {}
-            for step in trainer.steps(data, setup, state, Position(), {0: {}}):
+            for step in trainer.steps(state, Position(), {0: {}}):
                 outcome = step.outcomes[0]
                 evaluations += outcome.evaluations
                 metrics.append(outcome.metrics)

@@ -53,6 +53,9 @@ class Experiment:
     top_percent: float | None = None
     ref_scores: tuple[float, float] | None = None
     resume: bool = False
+    strict: bool = False  # not with other programs than it began with
+    max_runs_per_program: int = 0  # on the devices at a time; 0 for as many as fit
+    overlap: bool = False  # evaluation with the training of the next interval
     matmul_precision: str = "highest"
     keep: str = "last"  # which checkpoints stay: one of ``KEEP``
     log: tuple[str, ...] = ()  # loggers beside the results folder

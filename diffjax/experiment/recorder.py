@@ -4,27 +4,31 @@ A checkpoint is the commit point: it says how many rows of its group stand, with
 when the group goes on.
 """
 
+import dataclasses
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 
+from diffjax.clock import utc_now
 from diffjax.errors import UserError
 from diffjax.experiment import rows
 from diffjax.experiment.joint import Member, members_of
 from diffjax.experiment.prepare import Ready
-from diffjax.experiment.trainer import Outcome
+from diffjax.experiment.trainer import Outcome, Spent, Trainer
 from diffjax.experiment.unfinished import Begun, UnfinishedInterval
 from diffjax.methods.base import Metrics
 from diffjax.records.commits import Ledger, Standing, read_ledgers, rows_of
 from diffjax.records.entries import is_a
-from diffjax.records.folder import ResultsFolder, read_status
+from diffjax.records.folder import CONFIG, STATUS, ResultsFolder, read_config, read_status
 from diffjax.records.loggers import Loggers
-from diffjax.records.schema import RunId, RunStatus
+from diffjax.records.schema import Execution, Resumption, RunId, RunStatus
 from diffjax.training.checkpoints import KEPT, Checkpoints
-from diffjax.training.loop import Interval, Position, bounds
+from diffjax.training.loop import Interval, Position, bounds, updates_done
 from diffjax.training.program import TrainState
 from diffjax.training.progress import Progress
 
@@ -38,6 +42,8 @@ class Saved(NamedTuple):
     best: rows.Best = MappingProxyType({})
     standing: Standing | None = None
     company: tuple[str, ...] = ()  # labels of all that trained in the program
+    runs_at_once: int = 0  # on the devices
+    spent: Spent = Spent()
 
 
 class Recorder:
@@ -48,7 +54,41 @@ class Recorder:
         self.progress = progress
         self.groups: tuple[GroupRecorder, ...] = ()
         self.report: Callable[[str], None] = lambda news: None
-        self._status: dict[RunId, str] = {}
+        self._status: dict[RunId, RunStatus] = {}
+        self._has_begun = False
+
+    def check_versions(self, note: Callable[[str], None]) -> None:
+        """What it means that a folder began with other programs.
+
+        Raises:
+          UserError: it did, and that is not wanted.
+        """
+        out, now = self.ready.plan.experiment.out, self.ready.config.versions
+        if not (out / CONFIG).is_file():
+            return
+        there = read_config(out)
+        if not (others := there.other_versions(now)):
+            return
+        is_over = (out / STATUS).is_file() and all(status.state != "running" for status in read_status(out))
+        if is_over and there.runs == self.ready.config.runs and there.steps == self.ready.config.steps:
+            return
+        changes = ", ".join(f"{name} {there.versions.get(name, 'unknown')} -> {now[name]}" for name in others)
+        if self.ready.plan.experiment.strict:
+            raise UserError(f"{out} began with other programs ({changes}); leave out --strict to go on all the same")
+        note(f"{out} began with other programs ({changes}); numbers may differ in their last digits")
+
+    def begin(self, devices: int) -> None:
+        """Training begins, on so many devices."""
+        if self._has_begun:
+            return
+        self._has_begun = True
+        there, now = read_config(self._folder.path), utc_now()
+        before = there.execution or Execution("", 0, now)
+        execution = replace(before, host=socket.gethostname(), devices_used=devices, end="")
+        resumptions = there.resumptions
+        if others := there.other_versions(self.ready.config.versions):
+            resumptions += (Resumption(now, others),)
+        self._folder.write_config(replace(there, execution=execution, resumptions=resumptions))
 
     def open(self, folder: ResultsFolder, report: Callable[[str], None]) -> ResultsFolder:
         """Reads where every group stands and cuts rows that no checkpoint vouches for.
@@ -59,7 +99,7 @@ class Recorder:
           UserError: rows, records or states are damaged; nothing is touched then.
         """
         self._folder, self.report = folder, report
-        self._status = dict(read_status(folder.path))
+        self._status = {one.run: one for one in read_status(folder.path)}
         self.groups = tuple(GroupRecorder(self, member, folder) for member in members_of(self.ready))
         for group in self.groups:
             group.look_for_rows(self._status)
@@ -70,6 +110,26 @@ class Recorder:
         """Nothing more will be written."""
         for group in self.groups:
             group.close()
+        if self._has_begun:
+            self._has_begun = False
+            self._write_execution()
+
+    def _write_execution(self) -> None:
+        there = read_config(self._folder.path)
+        assert there.execution is not None
+        found = [(group.spent, len(group.member.trained)) for group in self.groups]
+        seconds, training = sum(one.seconds for one, _ in found), sum(one.training for one, _ in found)
+        runs = sum(count for _, count in found)
+        execution = replace(
+            there.execution,
+            end=utc_now(),
+            hours=seconds / 3600,
+            hours_per_run=sum(one.seconds * count / max(one.runs, 1) for one, count in found) / 3600 / runs,
+            updates_per_second=sum(one.updates for one, _ in found) / max(training, 1e-9),
+            evaluation_share=sum(one.evaluating for one, _ in found) / max(seconds, 1e-9),
+            saving_share=sum(one.saving for one, _ in found) / max(seconds, 1e-9),
+        )
+        self._folder.write_config(replace(there, execution=execution))
 
     def cut(self) -> None:
         """Cuts the rows of every group back to those that stand."""
@@ -81,8 +141,11 @@ class Recorder:
 
     def write_status(self, changed: Mapping[RunId, str]) -> None:
         """Rewrites ``status.json``."""
-        self._status |= changed
-        self._folder.write_status(RunStatus(run, state) for run, state in self._status.items())
+        now = utc_now()
+        news = {run: RunStatus(run, state, now) for run, state in changed.items() if self._status[run].status != state}
+        if news:
+            self._status |= news
+            self._folder.write_status(self._status.values())
 
 
 class GroupRecorder:
@@ -99,6 +162,8 @@ class GroupRecorder:
         self._history = self._read()
         self._all_rows_stand: Standing | None = None
         self._company: tuple[str, ...] = ()
+        self._trainer: Trainer | None = None
+        self._spent_before = self.saved.spent
         self._loggers: Loggers | None = None
 
     @property
@@ -123,7 +188,19 @@ class GroupRecorder:
         """The rows that stand."""
         return self._all_rows_stand or self.saved.standing
 
-    def look_for_rows(self, status: Mapping[RunId, str]) -> None:
+    @property
+    def spent(self) -> Spent:
+        """What its program took, before and since it was begun here."""
+        if self._trainer is None:
+            return self._spent_before
+        return self._spent_before + self._trainer.spent
+
+    def updates_left(self) -> int:
+        """Of all its runs."""
+        done = updates_done(self.member.lengths, self.saved.position)
+        return 0 if self.is_finished else len(self.member.trained) * (sum(self.member.lengths) - done)
+
+    def look_for_rows(self, status: Mapping[RunId, RunStatus]) -> None:
         """What rows without any checkpoint mean, when a folder is opened.
 
         A group that is finished is finished all the same; of another what stands before a first checkpoint is nothing.
@@ -134,7 +211,7 @@ class GroupRecorder:
         if self._history:
             return
         found = rows_of(self._folder, self.member.runs)
-        if any(found.rows) and all(status[run] != "running" for run in self.member.runs):
+        if any(found.rows) and all(status[run].state != "running" for run in self.member.runs):
             self._all_rows_stand = found
         elif found.metrics.rows > 1 or found.evaluations.rows > len(self.member.runs):
             raise UserError(
@@ -173,13 +250,15 @@ class GroupRecorder:
 
     def keep_unfinished(self, interval: Interval, state: TrainState, sums: Metrics) -> None:
         """Keeps an interval that ends early, to go on with; the group's part, in host memory."""
+        self._checkpoints.settle()
         begun = Begun(Position(interval.phase, interval.start), interval.step, self.saved.number, self._company)
         self._unfinished.keep(begun, state, sums)
 
     @contextmanager
-    def begin(self, state: TrainState, company: tuple[str, ...]) -> Iterator[None]:
+    def begin(self, state: TrainState, company: tuple[str, ...], trainer: Trainer) -> Iterator[None]:
         """While the group trains, together with ``company``, to which it belongs."""
-        self._company = company
+        self._company, self._trainer, self._spent_before = company, trainer, self.saved.spent
+        self._parent.begin(trainer.program.devices)
         ready, lengths = self.member.ready, self.member.lengths
         names = ready.plan.experiment.log
         phases = dict(zip((phase.name for phase in ready.plan.method.phases), lengths, strict=True))
@@ -189,8 +268,12 @@ class GroupRecorder:
             yield
 
     def commit(self, interval: Interval, outcome: Outcome, state: TrainState) -> None:
-        """Keeps an interval: rows, log, status, checkpoint; ``state`` is the group's part, in host memory."""
+        """Keeps an interval: rows, log, status, checkpoint; ``state`` is the group's part, in host memory.
+
+        The checkpoint is written while training goes on, and stands before the next one begins.
+        """
         assert self._loggers is not None
+        assert self._trainer is not None
         before = self.saved
         number = before.number + 1
         best = rows.best_evaluations(before.best, outcome.scores, number)
@@ -199,9 +282,10 @@ class GroupRecorder:
         member = self.member
         self._parent.write_status(rows.statuses(member.runs, member.group, outcome.failed, outcome.is_last))
         position = Position(interval.phase, interval.stop)
-        now = Saved(position, number, outcome.failed, best, self.ledger.standing, self._company)
-        self._checkpoints.save(number, state, _entries(now), self._kept(best))  # the commit point
-        self._unfinished.forget()
+        at_once = self._trainer.memory.runs
+        now = Saved(position, number, outcome.failed, best, self.ledger.standing, self._company, at_once, self.spent)
+        # The commit point; what was kept of the interval before it stood goes then.
+        self._checkpoints.save(number, state, _entries(now), self._kept(best), self._unfinished.forget)
         self._begun = None
         self._parent.report(self._news(interval, outcome))
         self._history = [*self._history[-1:], now]
@@ -268,6 +352,8 @@ def _entries(saved: Saved) -> dict[str, Any]:
         "failures": {str(training): reason for training, reason in saved.failed.items()},
         "best": {str(run): list(one) for run, one in saved.best.items()},
         "company": list(saved.company),
+        "runs_at_once": saved.runs_at_once,
+        "spent": dataclasses.asdict(saved.spent),
     }
 
 
@@ -288,6 +374,8 @@ def _saved(record: Mapping[str, Any], number: int, folder: ResultsFolder, runs: 
         else:
             standing = Standing.of(found)
         company = tuple(map(str, record.get("company", ())))
+        spent = Spent(**record.get("spent", {}))
+        at_once = int(record.get("runs_at_once", 0))
         if not (is_a(int, position.phase) and is_a(int, position.step) and standing is not None):
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -295,4 +383,4 @@ def _saved(record: Mapping[str, Any], number: int, folder: ResultsFolder, runs: 
             f"{folder.checkpoints}: the record of checkpoint {number} is damaged; delete the checkpoint's folder to go "
             "on from the one before"
         ) from None
-    return Saved(position, number, failed, best, standing, company)
+    return Saved(position, number, failed, best, standing, company, at_once, spent)

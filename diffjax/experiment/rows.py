@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffjax.clock import utc_now
 from diffjax.experiment.plan import Group, Run
 from diffjax.methods.base import Method
 from diffjax.records.schema import Config, Evaluation, MetricsRecord, RunId
@@ -50,9 +51,8 @@ def metrics_record(
     phase: str, runs: Sequence[RunId], group: Group, step: int, means: Mapping[str, np.ndarray]
 ) -> MetricsRecord:
     """Means over the updates of an interval, of every training, as one value per run."""
-    return MetricsRecord(
-        phase, step, tuple(runs), {name: values[list(group.training)] for name, values in means.items()}
-    )
+    metrics = {name: values[list(group.training)] for name, values in means.items()}
+    return MetricsRecord(phase, step, tuple(runs), metrics, utc_now())
 
 
 def metrics_line(name: str, record: MetricsRecord, most: int = 6) -> str:
@@ -79,6 +79,7 @@ def evaluation_rows(
 ) -> list[Evaluation]:
     """One row per run whose score is a number."""
     rows = []
+    now = utc_now()
     for index, run in enumerate(runs):
         if np.isnan(scores[index]):
             continue
@@ -106,6 +107,7 @@ def evaluation_rows(
                 network_evaluations=cost.network_evaluations,
                 selection=cost.selection,
                 actions=str(config.protocol.get("actions", "")),
+                wall_time=now,
             )
         )
     return rows

@@ -4,18 +4,19 @@ Groups of several experiments that share a program train in it side by side; eac
 as if it were alone.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from diffjax.clock import duration
 from diffjax.data.transitions import Dataset
-from diffjax.errors import Stopped
+from diffjax.errors import Stopped, UserError, first_line
 from diffjax.experiment.joint import program_of
-from diffjax.experiment.plan import Experiment, Plan, plan
+from diffjax.experiment.plan import Experiment, Plan, phase_lengths, plan
 from diffjax.experiment.prepare import make_ready, obtain_dataset
 from diffjax.experiment.provenance import request
 from diffjax.experiment.recorder import GroupRecorder, Recorder
@@ -23,7 +24,7 @@ from diffjax.experiment.trainer import Trainer
 from diffjax.experiment.unfinished import Begun
 from diffjax.methods.base import Metrics
 from diffjax.numerics import check_platform, pinned
-from diffjax.records.folder import ResultsFolder, blocks_of, check_folder, open_folder
+from diffjax.records.folder import CONFIG, STATUS, ResultsFolder, blocks_of, check_folder, open_folder, read_status
 from diffjax.records.writer import only_writer
 from diffjax.tasks.default_data import MakeData
 from diffjax.training.loop import Partial, Position, updates_done
@@ -73,6 +74,7 @@ def run_experiments(
             loaded[_data_of(planned)] = data
             ready = make_ready(planned, data, said.append)
             recorders.append(Recorder(ready, progress))
+            recorders[-1].check_versions(said.append)
         with ExitStack() as stack:
             for number, recorder in zip(numbers, recorders, strict=True):
                 experiment = recorder.ready.plan.experiment
@@ -85,11 +87,23 @@ def run_experiments(
             by_program: dict[object, list[GroupRecorder]] = {}
             for group in (group for recorder in recorders for group in recorder.groups):
                 by_program.setdefault(program_of(group.member), []).append(group)
-            for groups in by_program.values():
+            later = sum(_updates(plans[number]) for numbers in together[count:] for number in numbers)
+            left = [sum(map(GroupRecorder.updates_left, groups)) for groups in by_program.values()]
+            for number, groups in enumerate(by_program.values(), start=1):
+                progress.expect(sum(left[number:]) + later)
                 _train(groups, progress)
         if count < len(together):
             jax.clear_caches()  # the next ones compile programs of their own; these would pile up
     return [folders[number] for number in range(len(plans))]
+
+
+def _updates(planned: Plan) -> int:
+    """Updates of all its runs that are to come, as far as can be said without its data."""
+    out = planned.experiment.out
+    is_there = (out / STATUS).is_file() and (out / CONFIG).is_file()
+    finished = {status.run for status in read_status(out) if status.state != "running"} if is_there else set()
+    runs = sum(len(group.trained) for group in planned.groups)
+    return max(0, runs - len(finished)) * sum(phase_lengths(planned.method, planned.protocol))
 
 
 def _together(plans: Sequence[Plan]) -> Iterator[list[int]]:
@@ -114,11 +128,14 @@ def _data_of(planned: Plan) -> object:
 
 def _train(groups: Sequence[GroupRecorder], progress: Progress) -> None:
     """Trains what is not yet trained of the groups that share a program."""
-    precision = groups[0].member.ready.plan.experiment.matmul_precision
+    experiment = groups[0].member.ready.plan.experiment
     for team in _teams(groups):
-        with jax.default_matmul_precision(precision), ExitStack() as stack:
-            stack.callback(progress.end)
-            _train_together(team, progress, stack)
+        recorded = [group.saved.runs_at_once for group in team if not group.is_finished]
+        most: int | None = experiment.max_runs_per_program or min(recorded)
+        while most is not None:
+            with jax.default_matmul_precision(experiment.matmul_precision), ExitStack() as stack:
+                stack.callback(progress.end)
+                most = _train_together(team, progress, most, stack)
     for group in groups:
         group.close()
 
@@ -153,28 +170,51 @@ def _teams(groups: Sequence[GroupRecorder]) -> list[list[GroupRecorder]]:
     return teams
 
 
-def _train_together(recorders: Sequence[GroupRecorder], progress: Progress, stack: ExitStack) -> None:
-    """Runs groups to their ends in one program: evaluate, rows, log, status, checkpoint, again and again."""
-    members = [recorder.member for recorder in recorders]
-    trainer = Trainer(members, progress)
+def _train_together(recorders: Sequence[GroupRecorder], progress: Progress, most: int, stack: ExitStack) -> int | None:
+    """Runs groups to their ends in one program: evaluate, rows, log, status, checkpoint, again and again.
+
+    Args:
+      most: runs on the devices at a time; 0 for as many as fit.
+
+    Returns:
+      with how many runs at a time to go on, where that were too many; None at the end.
+    """
+    trainer = Trainer([recorder.member for recorder in recorders], progress)
+    try:
+        _train_members(trainer, recorders, most, stack)
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        runs = trainer.memory.runs
+        if runs == 1:
+            raise UserError(f"{trainer.name}: not even one run fits into memory: {first_line(error)}") from None
+        progress.note(f"{trainer.name}: out of memory with {runs} runs at once; from the checkpoint with {runs // 2}")
+        return runs // 2
+    return None
+
+
+def _train_members(trainer: Trainer, recorders: Sequence[GroupRecorder], most: int, stack: ExitStack) -> None:
+    progress, experiment = trainer.progress, recorders[0].member.ready.plan.experiment
     finished = frozenset(number for number, recorder in enumerate(recorders) if recorder.is_finished)
     position = min(recorder.saved.position for number, recorder in enumerate(recorders) if number not in finished)
-    data, setup = trainer.arrays()
-    state = trainer.program.init(setup, data)
-    company = tuple(member.label for member in members)
-    partial = None
-    if (begun := _begun(recorders, company, finished)) is not None:
-        state, sums = _restored_within(trainer, recorders, state, finished)
-        partial = Partial(begun.step, sums)
-    elif position != Position():
-        state = _restored(trainer, recorders, state, finished)
-    done = updates_done(trainer.lengths, position) + (partial.step - position.step if partial else 0)
+    company = tuple(member.label for member in trainer.members)
+    begun = _begun(recorders, company, finished)
+    done = updates_done(trainer.lengths, position) + (begun.step - position.step if begun else 0)
     progress.begin(trainer.name, trainer.count, sum(trainer.lengths), done)
+    trainer.load(position.phase, most, experiment.overlap)
+    progress.note(f"{trainer.name}: {_plan_of(trainer)}")
+    if (status := progress.stop_status()) is not None:
+        raise Stopped(f"{trainer.name}: stopped before any update; the same command with --resume goes on", status)
+    state, partial = trainer.init(), None
+    if begun is not None or position != Position():
+        state, sums = _restored(trainer, recorders, state, finished, begun is not None)
+        partial = Partial(begun.step, sums) if begun is not None and sums is not None else None
     for number, recorder in enumerate(recorders):
         if number not in finished:
-            stack.enter_context(recorder.begin(state, company))
+            stack.enter_context(recorder.begin(state, company, trainer))
     failed = {number: recorder.saved.failed for number, recorder in enumerate(recorders)}
-    for step in trainer.steps(data, setup, state, position, failed, finished, partial):
+    for step in trainer.steps(state, position, failed, finished, partial):
+        began = time.perf_counter()
         if not step.interval.is_whole:
             for number, recorder in enumerate(recorders):
                 if not recorder.is_finished:
@@ -188,17 +228,24 @@ def _train_together(recorders: Sequence[GroupRecorder], progress: Progress, stac
         trainer.show(step)
         for number, outcome in step.outcomes.items():
             recorders[number].commit(step.interval, outcome, trainer.own(step.interval.state, number))
+        trainer.spent.saving += time.perf_counter() - began
+    spent = trainer.spent
+    if spent.seconds:
+        shares = f"{spent.evaluating / spent.seconds:.0%} evaluating, {spent.saving / spent.seconds:.0%} saving"
+        progress.note(f"{trainer.name}: {duration(spent.seconds)}, of which {shares}")
 
 
-def _restored(
-    trainer: Trainer, recorders: Sequence[GroupRecorder], state: TrainState, finished: frozenset[int]
-) -> TrainState:
-    """The state of all runs as the checkpoints hold it; of those that are finished a fresh one, which nobody reads."""
-    parts = []
-    for number, recorder in enumerate(recorders):
-        like = trainer.own(state, number)
-        parts.append(like if number in finished else recorder.restore(like))
-    return _joined(trainer, parts)
+def _plan_of(trainer: Trainer) -> str:
+    """How the runs of a program are trained, in words."""
+    memory, devices = trainer.memory, trainer.program.devices
+    turns = -(-trainer.count // memory.runs)
+    cut = f"{trainer.count} runs in {turns} turns of {memory.runs}, " if turns > 1 else ""
+    return f"{cut}{memory.words}" + f"; on {devices} devices" * (devices > 1)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the host has no memory left."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _begun(recorders: Sequence[GroupRecorder], company: tuple[str, ...], finished: frozenset[int]) -> Begun | None:
@@ -210,24 +257,35 @@ def _begun(recorders: Sequence[GroupRecorder], company: tuple[str, ...], finishe
     return found.pop()
 
 
-def _restored_within(
-    trainer: Trainer, recorders: Sequence[GroupRecorder], state: TrainState, finished: frozenset[int]
-) -> tuple[TrainState, Metrics]:
-    """As :func:`_restored`, in the middle of an interval, with the sums of its metrics."""
-    parts = [
-        (trainer.own(state, number), None)
-        if number in finished
-        else recorder.restore_unfinished(trainer.own(state, number))
-        for number, recorder in enumerate(recorders)
-    ]
+def _restored(
+    trainer: Trainer,
+    recorders: Sequence[GroupRecorder],
+    state: TrainState,
+    finished: frozenset[int],
+    is_within: bool,
+) -> tuple[TrainState, Metrics | None]:
+    """The state of all runs as the checkpoints hold it, or within an interval, then with the sums of its metrics.
+
+    Of members that are finished a fresh state, which nobody reads.
+    """
+    parts: list[tuple[TrainState, Metrics | None]] = []
+    for number, recorder in enumerate(recorders):
+        like = trainer.own(state, number)
+        if number in finished:
+            parts.append((like, None))
+        else:
+            parts.append(recorder.restore_unfinished(like) if is_within else (recorder.restore(like), None))
+    whole = _joined(trainer, [own for own, _ in parts])
+    if not is_within:
+        return whole, None
     (known, *_) = (sums for _, sums in parts if sums is not None)
     joined = [
         jax.tree.map(lambda leaf, count=count: np.zeros(count, leaf.dtype), known) if sums is None else sums
         for count, (_, sums) in zip(trainer.counts, parts, strict=True)
     ]
-    return _joined(trainer, [own for own, _ in parts]), _joined(trainer, joined)
+    return whole, _joined(trainer, joined)
 
 
 def _joined(trainer: Trainer, parts: Sequence[Any]) -> Any:
     """What members have in host memory, on the run axis of all."""
-    return trainer.program.place(jax.tree.map(lambda *leaves: jnp.array(np.concatenate(leaves)), *parts))
+    return trainer.training.from_host(jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))

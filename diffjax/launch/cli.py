@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 from absl import flags, logging
 
 from diffjax.errors import Stopped, UserError, unknown_name
-from diffjax.files import FULL_DISK
+from diffjax.files import is_full_disk
 from diffjax.numerics import pinned
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 _INDENT = " " * 8
 HELP = ("-h", "-help", "--help")
-_FULL_DISK_TEXT = ("No space left on device", "Disk quota exceeded")
 
 
 class Command(NamedTuple):
@@ -99,7 +98,7 @@ def launch(
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             name = str(error.filename)
             return complain(program, f"{name[:60]}... is too long for a path ({len(name)} letters)", EXIT_USER_ERROR)
-        if not _is_full_disk(error):
+        if not is_full_disk(error):
             raise
         _settle_stdout()
         message = f"no space left in {_written_folder(error, values)}; free some and run it again"
@@ -287,12 +286,6 @@ def _reject_repeats(flag: str, items: Sequence[str]) -> None:
     for index, item in enumerate(items):
         if item in items[:index]:
             raise UserError(f"--{flag} names {item} twice; name it once")
-
-
-def _is_full_disk(error: Exception) -> bool:
-    """Whether the disk is full; array stores report it in their own exceptions, so the text counts too."""
-    number = error.errno if isinstance(error, OSError) else None
-    return number in FULL_DISK or any(text in str(error) for text in _FULL_DISK_TEXT)
 
 
 def _written_folder(error: Exception, values: flags.FlagValues) -> str:

@@ -105,6 +105,25 @@ def define_training_flags(values: flags.FlagValues) -> None:
     )
     cli.define_path(values, "out", "DIR: Folder for the results.")
     flags.DEFINE_bool("resume", False, "Go on where an interrupted experiment in --out stopped.", flag_values=values)
+    flags.DEFINE_bool(
+        "strict",
+        False,
+        "Refuse to go on with another code, jax, simulator or device than the experiment began with.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "max_runs_per_program",
+        0,
+        "Runs on the devices at a time at most, others take turns with them; 0 for as many as fit.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "overlap",
+        False,
+        "Evaluate while the next interval is trained, where there is memory for both; the results are the same.",
+        flag_values=values,
+    )
     flags.DEFINE_float(
         "max_hours",
         None,
@@ -213,6 +232,9 @@ def experiment_from_flags(
         top_percent=args.top_percent,
         ref_scores=reference_scores(args.ref_scores),
         resume=args.resume,
+        strict=args.strict,
+        max_runs_per_program=args.max_runs_per_program,
+        overlap=args.overlap,
         matmul_precision=args.matmul_precision,
         keep=args.keep,
         log=cli.parse_list("log", args.log, PACKAGES) if args.log else (),

@@ -1,6 +1,8 @@
-"""What a long training shows: a bar with updates per second and time left, and a line per evaluation."""
+"""What a long training shows: a bar with updates per second and time left, a line per evaluation and per minute."""
 
+import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -9,19 +11,33 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from diffjax.clock import duration
 from diffjax.launch.stop import Stop
+from diffjax.training.progress import Score
+
+MOST_SCORES = 16  # that are shown one by one
+QUIET_S = 60.0  # after so long without a line there is one, where nothing shows a bar
 
 
 class TrainingProgress:
-    """Shows one program at a time, in updates or another ``unit``; where output is no terminal, only the lines.
+    """Shows one program at a time, in updates or another ``unit``; where output is no terminal, only lines.
 
     With a ``stop`` it heeds signals between ``with`` and its end.
     """
 
-    def __init__(self, console: Console | None = None, unit: str = "updates", stop: Stop | None = None) -> None:
+    def __init__(
+        self,
+        console: Console | None = None,
+        unit: str = "updates",
+        stop: Stop | None = None,
+        quiet_s: float = QUIET_S,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._unit = unit
         self._stop = stop
         self._context = ExitStack()
+        self._time = clock
+        self._quiet_s = quiet_s
         self.console = console or Console(stderr=True)
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -40,14 +56,21 @@ class TrainingProgress:
         self._runs = 0
         self._done = 0
         self._total = 0
+        self._to_come = 0  # updates of single runs after this program
+        self._spent = 0.0  # seconds that the updates of single runs took, evaluations and all
+        self._shared = 0  # those updates
         self._clock = 0.0
         self._busy = 0.0  # seconds spent on updates since the first piece, which includes compilation
         self._counted = 0
+        self._doing = ""
+        self._last_line = 0.0
 
     def __enter__(self) -> Self:
         if self._stop is not None:
             self._context.enter_context(self._stop.heeding_signals())
         self._bar.start()
+        if not self.console.is_interactive and not self.console.quiet:
+            self._context.callback(self._speak_up().set)
         return self
 
     def __exit__(
@@ -57,50 +80,68 @@ class TrainingProgress:
         self._context.close()
 
     def begin(self, name: str, runs: int, total: int, done: int) -> None:
-        """A new experiment of ``total`` updates, ``done`` of which stand already."""
+        """A new program of ``total`` updates, ``done`` of which stand already."""
         self.end()
         self._name, self._runs, self._total, self._done = name, runs, total, done
-        self._busy, self._counted = 0.0, 0
+        self._busy, self._counted, self._doing = 0.0, 0, "compiling"
         self._task = self._bar.add_task(name, total=total, completed=done, rate="compiling", unit=self._unit)
-        self._clock = time.perf_counter()
+        self._clock = self._last_line = self._time()
         if self._stop is not None:
             self._stop.is_heeded = True
 
+    def expect(self, updates: int) -> None:
+        """How many updates of single runs come after the program that begins next."""
+        self._to_come = updates
+
+    def doing(self, what: str) -> None:
+        """What takes the time now: compiling, evaluating; empty for updates."""
+        self._doing = what
+        if not what:
+            self._spent += self._time() - self._clock
+            self._clock = self._time()
+        self._show()
+
     def advance(self, updates: int) -> None:
         """``updates`` more took place since the last call of this object."""
-        now = time.perf_counter()
+        now = self._time()
         if self._counted or self._busy:
             self._busy += now - self._clock
             self._counted += updates
         else:
             self._busy = 1e-9  # the first piece compiles: not counted
+        self._spent += now - self._clock
+        self._shared += updates * self._runs
         self._done += updates
-        if self._task is not None:
-            self._bar.update(self._task, completed=self._done, rate=self.rate())
         self._clock = now
+        self._doing = ""
+        self._show()
 
     def rate(self) -> str:
-        """Updates per second, of each of how many runs."""
+        """Updates per second, of each of how many runs; or what else takes the time."""
         if not self._counted:
-            return "compiling"
-        return f"{self._counted / self._busy:.0f} {self._unit}/s x {self._runs} runs"
+            return self._doing or "compiling"
+        runs = f" x {self._runs} runs" if self._runs > 1 else ""
+        return f"{self._counted / self._busy:,.0f} {self._unit}/s{runs}"
 
-    def evaluated(self, step: int, scores: np.ndarray, what: str = "") -> None:
-        """The normalised scores at a step, of all runs or of those that ``what`` names."""
-        text = " ".join("failed" if np.isnan(score) else f"{score:.1f}" for score in scores[:8])
-        more = " ..." if len(scores) > 8 else ""
-        left = self.seconds_left()
-        eta = f", about {left / 60:.1f} min left" if left is not None and self._done < self._total else ""
+    def evaluated(self, step: int, scores: Sequence[Score], what: str = "") -> None:
+        """The scores at a step, of all runs or of some, named ``what``; a line for each setting, means first."""
         name = f"{self._name} ({what})" if what else self._name
-        self.note(f"{name}: step {step}: score {text}{more} ({self.rate()}{eta})")
-        self._clock = time.perf_counter()
+        by_setting: dict[str, list[Score]] = {}
+        for one in scores:
+            by_setting.setdefault(one.setting, []).append(one)
+        about = f" ({self.rate()}{self._left()})"
+        for setting, found in by_setting.items():
+            of = f", {setting}" if setting else ""
+            self.note(f"{name}{of}: step {step:,}: score {score_words(found)}{about}")
+            about = ""
 
     def seconds_left(self) -> float | None:
-        """Time that the remaining updates of this experiment take at the rate seen so far; None before any was seen."""
+        """Time that the remaining updates of this program take at the rate seen so far; None before any was seen."""
         return (self._total - self._done) * self._busy / self._counted if self._counted else None
 
     def note(self, text: str) -> None:
         """A line above the bar."""
+        self._last_line = self._time()
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def stop_status(self) -> int | None:
@@ -108,9 +149,52 @@ class TrainingProgress:
         return None if self._stop is None else self._stop.status
 
     def end(self) -> None:
-        """The current experiment is over."""
+        """The current program is over."""
         if self._stop is not None:
             self._stop.is_heeded = False
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
+
+    def _left(self) -> str:
+        """Time left of this program, and where others follow of all."""
+        left = self.seconds_left()
+        if left is None or not (self._done < self._total or self._to_come):
+            return ""
+        words = f", about {duration(left)} left" if self._done < self._total else ""
+        if self._to_come and self._shared:
+            mine = (self._total - self._done) * self._runs
+            words += f", {duration((mine + self._to_come) * self._spent / self._shared)} of all"
+        return words
+
+    def _show(self) -> None:
+        if self._task is not None:
+            rate = self.rate() if not self._doing or not self._counted else self._doing
+            self._bar.update(self._task, completed=self._done, rate=rate)
+
+    def _speak_up(self) -> threading.Event:
+        """A line whenever there was none for a while; until the event is set."""
+        is_over = threading.Event()
+
+        def work() -> None:
+            while not is_over.wait(min(1.0, self._quiet_s / 2)):
+                if self._task is not None and self._time() - self._last_line >= self._quiet_s:
+                    rate = self.rate()
+                    doing = f", {self._doing}" if self._doing and self._doing != rate else ""
+                    done = f"{self._done:,} of {self._total:,} {self._unit}"
+                    self.note(f"{self._name}: {done}, {rate}{doing}{self._left()}")
+
+        threading.Thread(target=work, daemon=True, name="progress").start()
+        return is_over
+
+
+def score_words(scores: Sequence[Score]) -> str:
+    """Scores of one setting: their mean with the standard deviation where there are several, then each by its seed."""
+    values = [one.score for one in scores if not np.isnan(one.score)]
+    single = [f"seed {one.seed} {'failed' if np.isnan(one.score) else f'{one.score:.1f}'}" for one in scores]
+    if len(scores) == 1:
+        return f"{values[0]:.1f} (seed {scores[0].seed})" if values else single[0]
+    more = f", {len(single) - MOST_SCORES} more" if len(single) > MOST_SCORES else ""
+    mean = f"{np.mean(values):.1f}" if values else "-"
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{mean}{spread} ({', '.join(single[:MOST_SCORES])}{more})"

@@ -85,7 +85,7 @@ class Ledger:
         """Appends rows and flushes them to the disk."""
         for file, lines, own in (
             (METRICS, metrics_lines(metrics), self.metrics),
-            (EVALUATIONS, evaluation_lines(evaluations), self.evaluations),
+            (EVALUATIONS, evaluation_lines(evaluations, self._folder.columns), self.evaluations),
         ):
             self._folder.append(file, lines)
             own.add(lines)

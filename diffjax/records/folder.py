@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
+from diffjax.clock import utc_now
 from diffjax.errors import UserError
 from diffjax.files import (
     append_text,
@@ -41,7 +42,8 @@ CONFIG, EVALUATIONS, METRICS, STATUS, CHECKPOINTS = (
 )
 _FROM_DATA = ("dataset", "reference", "own_task")  # what is not known before the data are read
 _KIND_NAMES = {int: "an integer", float: "a number", str: "text"}
-_STATUS_ENTRIES = ("seed", "setting", "status")
+_STATUS_ENTRIES = ("seed", "setting", "status", "wall_time")
+_NEEDED = _STATUS_ENTRIES[:3]  # of older versions
 _ABSENT = object()
 _HEADER = ",".join(Evaluation._fields) + "\n"
 
@@ -64,6 +66,10 @@ class ResultsFolder:
     def checkpoints(self) -> Path:
         return self.path / CHECKPOINTS
 
+    def write_config(self, config: Config) -> None:
+        """Replace ``config.json``."""
+        write_json(self.path / CONFIG, config.to_json())
+
     def append(self, file: str, lines: Sequence[str]) -> None:
         """Append lines to one of the files that grow and flush them to the disk.
 
@@ -74,11 +80,24 @@ class ResultsFolder:
 
     def append_evaluations(self, evaluations: Iterable[Evaluation]) -> None:
         """Append rows and flush them to the disk."""
-        self.append(EVALUATIONS, evaluation_lines(evaluations))
+        self.append(EVALUATIONS, evaluation_lines(evaluations, self.columns))
+
+    @property
+    def columns(self) -> int:
+        """Of ``evaluations.csv``; an older version began with fewer."""
+        try:
+            with open(self.path / EVALUATIONS, encoding="utf-8") as file:
+                return len(file.readline().split(","))
+        except FileNotFoundError:
+            raise UserError(f"{self.path / EVALUATIONS} is gone; it was there when this began") from None
 
     def write_status(self, runs: Iterable[RunStatus]) -> None:
         """Replace ``status.json``."""
-        entries = [{"seed": run.seed, "setting": run.setting, "status": status} for run, status in runs]
+        entries = [
+            {"seed": one.run.seed, "setting": one.run.setting, "status": one.status}
+            | ({"wall_time": one.wall_time} if one.wall_time else {})
+            for one in runs
+        ]
         write_json(self.path / STATUS, {"runs": entries})
 
 
@@ -114,14 +133,11 @@ def open_folder(path: str | Path, config: Config, resume: bool = False) -> Resul
             _extend(folder, config)
         if not (folder / EVALUATIONS).is_file():
             write_text(folder / EVALUATIONS, _HEADER)
-        elif complete_lines(folder / EVALUATIONS)[:1] != [_HEADER.rstrip()]:  # an older version's
-            lines = evaluation_lines(read_evaluations(folder))
-            write_text(folder / EVALUATIONS, _HEADER + "".join(line + "\n" for line in lines))
         if not (folder / METRICS).is_file():
             write_text(folder / METRICS, "")
-        states = dict(read_status(folder)) if (folder / STATUS).is_file() else {}
+        states = {one.run: one for one in read_status(folder)} if (folder / STATUS).is_file() else {}
         if states.keys() != set(config.runs):
-            results.write_status(RunStatus(run, states.get(run, "running")) for run in config.runs)
+            results.write_status(states.get(run, RunStatus(run, "running", utc_now())) for run in config.runs)
     return results
 
 
@@ -269,12 +285,12 @@ def _read_status(file: Path, config: Config) -> list[RunStatus]:
         raise UserError(f'{file}: no list "runs"')
     runs = []
     for index, entry in enumerate(entries):
-        if not isinstance(entry, dict) or entry.keys() != set(_STATUS_ENTRIES):
+        if not isinstance(entry, dict) or not set(_NEEDED) <= entry.keys() <= set(_STATUS_ENTRIES):
             raise UserError(f"{file}: run {index} needs exactly {', '.join(_STATUS_ENTRIES)}")
-        seed, setting, status = (entry[name] for name in _STATUS_ENTRIES)
-        if not (is_a(int, seed) and is_a(str, setting) and _is_status(status)):
+        seed, setting, status, wall_time = (entry.get(name, "") for name in _STATUS_ENTRIES)
+        if not (is_a(int, seed) and is_a(str, setting) and _is_status(status) and is_a(str, wall_time)):
             raise UserError(f"{file}: run {index} is {entry}; status is running, complete or failed: reason")
-        runs.append(RunStatus(config.run(seed, setting), status))
+        runs.append(RunStatus(config.run(seed, setting), status, wall_time))
     if len({status.run for status in runs}) != len(runs):
         raise UserError(f"{file}: one run has two entries")
     return runs
@@ -314,7 +330,7 @@ def _read_metrics(file: Path, config: Config) -> list[MetricsRecord]:
             )
         runs = tuple(map(config.run, record["seeds"], record["settings"]))
         metrics = {name: tuple(map(float, values)) for name, values in record["metrics"].items()}
-        records.append(MetricsRecord(record["phase"], record["step"], runs, metrics))
+        records.append(MetricsRecord(record["phase"], record["step"], runs, metrics, record.get("wall_time", "")))
     return records
 
 
@@ -330,7 +346,7 @@ def _metrics_line(record: MetricsRecord) -> str:
         "seeds": [run.seed for run in record.runs],
         "settings": [run.setting for run in record.runs],
         "metrics": record.metrics,
-    }
+    } | ({"wall_time": record.wall_time} if record.wall_time else {})
     return json.dumps(plain(content))
 
 
@@ -346,12 +362,16 @@ def first_difference(old: Any, new: Any, name: str = "") -> Difference | None:
     return None if old == new else Difference(name, _short(old), _short(new))
 
 
-def evaluation_lines(rows: Iterable[Evaluation]) -> list[str]:
-    """CSV lines, each row on one line: a line break inside a text becomes a space."""
+def evaluation_lines(rows: Iterable[Evaluation], columns: int = len(Evaluation._fields)) -> list[str]:
+    """CSV lines, each row on one line: a line break inside a text becomes a space.
+
+    Args:
+      columns: so many first ones; a file that an older version began has fewer.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     for row in rows:
-        writer.writerow([" ".join(item.splitlines()) if isinstance(item, str) else item for item in row])
+        writer.writerow([" ".join(item.splitlines()) if isinstance(item, str) else item for item in row[:columns]])
     return stream.getvalue().splitlines()
 
 
@@ -401,6 +421,7 @@ def _is_metrics(record: Any) -> bool:
     return (
         is_a(str, record.get("phase"))
         and is_a(int, record.get("step"))
+        and is_a(str, record.get("wall_time", ""))
         and all(is_a(int, seed) for seed in record["seeds"])
         and all(is_a(str, setting) for setting in record["settings"])
         and all(is_a(float, value) for value in values)

@@ -63,6 +63,7 @@ class Evaluation(NamedTuple):
     network_evaluations: int  # per action
     selection: str  # "argmax mean target Q of 10"
     actions: str = ""  # of the data, where they were clipped or scaled
+    wall_time: str = ""  # when it was evaluated, UTC
 
     @property
     def run(self) -> RunId:
@@ -77,6 +78,7 @@ class MetricsRecord(NamedTuple):
     step: int
     runs: tuple[RunId, ...]
     metrics: Mapping[str, Sequence[float] | np.ndarray]
+    wall_time: str = ""  # when the last of them took place, UTC
 
 
 class RunStatus(NamedTuple):
@@ -84,6 +86,7 @@ class RunStatus(NamedTuple):
 
     run: RunId
     status: str
+    wall_time: str = ""  # since when, UTC
 
     @property
     def state(self) -> str:
@@ -150,6 +153,7 @@ class Request:
     ablation: str = ""
     plugins: tuple[str, ...] = ()  # the user's own files, by name and fingerprint
     jax_options: Mapping[str, Any] = field(default_factory=dict)  # of jax, those that differ from their default
+    only: tuple[int, ...] = ()  # places of the runs that are here, where several processes train one experiment
 
     @property
     def selection(self) -> str:
@@ -195,6 +199,32 @@ class RunBlock:
     settings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Execution:
+    """Where and when an experiment was trained, and how long it took; all programs and starts of it together.
+
+    ``hours`` are those of the programs that its runs trained in, ``hours_per_run`` the part of each run in them.
+    """
+
+    host: str
+    devices_used: int
+    start: str  # UTC
+    end: str = ""  # UTC; empty while it trains, or when it was killed
+    hours: float = 0.0
+    hours_per_run: float = 0.0
+    updates_per_second: float = 0.0  # of each run, without evaluating and saving
+    evaluation_share: float = 0.0  # of the hours
+    saving_share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """Where an experiment went on with other programs than it began with: when, and the versions that differ."""
+
+    start: str  # UTC
+    versions: Mapping[str, str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config(Request):
     """The content of ``config.json``: an experiment, its data, and how and by what programs it was started."""
@@ -206,11 +236,21 @@ class Config(Request):
     own_task: OwnTask | None = None  # of a task that is not in the program's table
     again: EvaluatedAgain | None = None  # of a folder of evaluations alone
     blocks: tuple[RunBlock, ...] = ()  # of an experiment to which runs were added
+    execution: Execution | None = None
+    resumptions: tuple[Resumption, ...] = ()
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All but how and by what programs it was started, and which runs came later."""
-        return {name: entry for name, entry in super().identity.items() if name not in ("versions", "flags", "blocks")}
+        """All but how, where and by what programs it was trained, and which runs came later."""
+        history = ("versions", "flags", "blocks", "execution", "resumptions")
+        return {name: entry for name, entry in super().identity.items() if name not in history}
+
+    def other_versions(self, now: Mapping[str, str]) -> dict[str, str]:
+        """Of versions that a number may depend on those that are not what they were when this began or last went on."""
+        before = dict(self.versions)
+        for resumption in self.resumptions:
+            before |= resumption.versions
+        return {name: now[name] for name in now if name != "devices" and now[name] != before.get(name)}
 
     def run(self, seed: int, setting: str) -> RunId:
         """The run of a seed and a setting."""
@@ -229,8 +269,9 @@ class Config(Request):
 
     @property
     def runs(self) -> tuple[RunId, ...]:
-        """All runs, in the order of the run axis."""
-        return tuple(self.run(seed, setting) for setting, seed in itertools.product(self.settings, self.seeds))
+        """All runs that are here, in the order of the run axis."""
+        found = tuple(self.run(seed, setting) for setting, seed in itertools.product(self.settings, self.seeds))
+        return tuple(found[place] for place in self.only) if self.only else found
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as ``config.json`` holds it."""

@@ -1,6 +1,8 @@
 """Checkpoints of all runs: the one place that speaks to Orbax."""
 
-from collections.abc import Collection, Iterable, Iterator
+import errno
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from diffjax.errors import UserError, first_line
+from diffjax.files import is_full_disk
 
 KEPT = 2
 
@@ -23,10 +26,18 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        options = ocp.CheckpointManagerOptions(create=True)
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(),
+            active_processes={jax.process_index()},
+            barrier_sync_key_prefix=f"process{jax.process_index()}",
+        )
+        options = ocp.CheckpointManagerOptions(
+            create=False, cleanup_tmp_directories=True, multiprocessing_options=alone
+        )
+        folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
-
         self._is_open = True
+        self._then: Callable[[], None] = lambda: None  # once what is being written stands
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -38,18 +49,62 @@ class Checkpoints:
         """Waits for what is being written; nothing more will be."""
         if self._is_open:
             self._is_open = False
-            self._manager.wait_until_finished()
-            self._manager.close()
+            try:
+                self.settle()
+            finally:
+                self._manager.close()
 
-    def save(self, number: int, state: Any, record: dict[str, Any], keep: Collection[int] | None = ()) -> None:
-        """Writes checkpoint ``number``, and once it stands deletes older ones but those of ``keep`` (None: all)."""
+    def save(
+        self,
+        number: int,
+        state: Any,
+        record: dict[str, Any],
+        keep: Collection[int] | None = (),
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Begins to write checkpoint ``number``; nobody may change the arrays before :meth:`settle`.
+
+        Args:
+          keep: what stays of older ones but the newest, once this one stands (None: all).
+          then: called once it stands.
+
+        Raises:
+          UserError: it cannot be written, or the one before could not.
+        """
+        self.settle()
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
-        self._manager.save(number, args=arguments, force=True)
-        self._manager.wait_until_finished()
-        if keep is not None:
-            for old in self.numbers()[:-KEPT]:
-                if old not in keep:
-                    self._manager.delete(old)
+        with self._writable():
+            self._manager.save(number, args=arguments, force=True)
+
+        def stands() -> None:
+            then()
+            if keep is not None:
+                for old in self.numbers()[:-KEPT]:
+                    if old not in keep:
+                        self._manager.delete(old)
+
+        self._then = stands
+
+    def settle(self) -> None:
+        """Waits for what is being written.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        then, self._then = self._then, lambda: None
+        with self._writable():
+            self._manager.wait_until_finished()
+        then()
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        """Turns what keeps a checkpoint from being written into one line; a full disk stays an ``OSError``."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            if is_full_disk(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder)) from error
+            raise UserError(f"{self._folder}: a checkpoint cannot be written ({first_line(error)})") from error
 
     def numbers(self) -> list[int]:
         """The numbers of those that stand, upwards."""

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,19 @@ import numpy as np
 
 from diffjax.data.transitions import Transitions
 from diffjax.methods.base import Metrics
-from diffjax.training.program import NEVER, Program, RunSetup, TrainState, add_metrics, pieces
+from diffjax.training.program import NEVER, RunSetup, TrainState, add_metrics, pieces
 from diffjax.training.progress import Progress
 
 PIECES = 20  # calls of the program per interval: progress is shown and Ctrl-C heard between them
+
+
+class Advances(Protocol):
+    """What trains runs: a program, or turns of one."""
+
+    def advance(
+        self, phase: int, state: TrainState, start: int, stop: int, setup: RunSetup, data: Transitions
+    ) -> tuple[TrainState, Metrics]:
+        """Steps ``start .. stop - 1`` of a phase; the old state is consumed."""
 
 
 class Position(NamedTuple):
@@ -66,7 +75,7 @@ def bounds(lengths: Sequence[int], interval: int, position: Position = Position(
 
 
 def intervals(
-    program: Program,
+    program: Advances,
     state: TrainState,
     setup: RunSetup,
     data: Transitions,

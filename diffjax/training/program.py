@@ -110,15 +110,47 @@ class Program(NamedTuple):
 
         return jax.device_put(jax.tree.map(padded, tree), self.sharding)
 
+    def from_host(self, tree: Any) -> Any:
+        """Arrays of NumPy with the run axis as the program's own, which it may consume."""
+        return self.place(jax.tree.map(jnp.array, tree))
+
     def replicate(self, tree: Any) -> Any:
         """Arrays that every device needs whole."""
         if self.sharding is None:
             return jax.tree.map(jnp.asarray, tree)
         return jax.device_put(tree, NamedSharding(self.sharding.mesh, PartitionSpec()))
 
+    @property
+    def devices(self) -> int:
+        """How many compute."""
+        return 1 if self.sharding is None else self.sharding.mesh.size
+
     def init(self, setup: RunSetup, data: Transitions) -> TrainState:
         """Fresh states of all runs."""
         return self.place(_init(self, data.reward.shape[0], setup))
+
+    def state_shapes(self, runs: int, setup: RunSetup, data: Transitions) -> TrainState:
+        """What the states of so many runs are made of, in shapes; of the setup only shapes are read."""
+        found = _init.eval_shape(self, data.reward.shape[0], self._shapes(runs, setup))
+        return self._shapes(runs, found)
+
+    def compiled(self, phase: int, runs: int, setup: RunSetup, data: Transitions) -> jax.stages.Compiled:
+        """What :meth:`advance` runs on so many runs, which finds it compiled then; of all arguments shapes are read."""
+        whole = None if self.sharding is None else NamedSharding(self.sharding.mesh, PartitionSpec())
+        held = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), data)
+        state, own = self.state_shapes(runs, setup, data), self._shapes(runs, setup)
+        bounds = jnp.zeros(2, jnp.int32)
+        return _advance.lower(self, phase, state, bounds, own, held).compile()
+
+    def _shapes(self, runs: int, tree: Any) -> Any:
+        """What :meth:`place` makes of a tree for so many runs, in shapes."""
+        padded = -(-runs // self.devices) * self.devices
+
+        def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+            weak = bool(getattr(leaf, "weak_type", False))
+            return jax.ShapeDtypeStruct((padded, *leaf.shape[1:]), leaf.dtype, sharding=self.sharding, weak_type=weak)
+
+        return jax.tree.map(shape, tree)
 
     def advance(
         self,

@@ -1,8 +1,15 @@
 """Who is told how training goes; launchers show it (:class:`diffjax.launch.progress.TrainingProgress`)."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
-import numpy as np
+
+class Score(NamedTuple):
+    """A run's normalised score; NaN of one that failed."""
+
+    seed: int
+    setting: str
+    score: float
 
 
 class Progress(Protocol):
@@ -14,8 +21,14 @@ class Progress(Protocol):
     def advance(self, updates: int) -> None:
         """``updates`` more took place."""
 
-    def evaluated(self, step: int, scores: np.ndarray, what: str = "") -> None:
-        """The normalised scores at a step, of all runs or of some, named ``what``; NaN of a run that failed."""
+    def doing(self, what: str) -> None:
+        """What takes the time now: compiling, evaluating; empty for updates."""
+
+    def evaluated(self, step: int, scores: Sequence[Score], what: str = "") -> None:
+        """The scores at a step of all runs, or of some, named ``what``."""
+
+    def expect(self, updates: int) -> None:
+        """How many updates of single runs come after the program that begins next."""
 
     def rate(self) -> str:
         """Updates per second so far."""
