@@ -23,7 +23,7 @@ from diffjax.records.folder import read_config, read_evaluations, read_metrics
 from diffjax.studies.collect.store import store_dataset
 from diffjax.training import memory
 from diffjax.training.checkpoints import Checkpoints
-from diffjax.training.memory import MemoryUse, fit
+from diffjax.training.memory import MemoryUse, fit, memory_use
 from diffjax.training.program import Program
 from diffjax.training.turns import Turns
 
@@ -39,7 +39,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def requests(folder: Path, out: Path, **more: Any) -> list[Any]:
-    return [request(folder, out / task, task, method="td3_bc", seeds=SEEDS, **more) for task in TASKS]
+    return [request(folder, out / task, task, method="bc", seeds=SEEDS, **more) for task in TASKS]
 
 
 def final(out: Path) -> list[np.ndarray]:
@@ -76,7 +76,7 @@ def test_turns_are_as_all_at_once(whole, tmp_path, monkeypatch, capsys, most):
     assert set(at_once) == {most}
     alike(tmp_path, whole)
     turns = {1: "10 turns of 1", 4: "3 turns of 4"}[most]
-    assert f"td3_bc on 2 tasks: 10 runs in {turns}, {most} run" in capsys.readouterr().err
+    assert f"bc on 2 tasks: 10 runs in {turns}, {most} run" in capsys.readouterr().err
 
 
 def test_out_of_memory_goes_on_with_half_from_the_checkpoint(whole, tmp_path, monkeypatch, capsys):

@@ -23,11 +23,13 @@ from absl import flags
 
 from diffjax.errors import UserError
 from diffjax.experiment import ablations
+from diffjax.experiment.parts import run_parts
 from diffjax.experiment.plan import Experiment, plan
 from diffjax.experiment.run import run_experiments
 from diffjax.files import write_text
 from diffjax.launch import cli, status
 from diffjax.launch import flags as launch
+from diffjax.launch.hosts import join
 from diffjax.launch.plugins import load_plugins
 from diffjax.launch.progress import TrainingProgress
 from diffjax.methods.registry import get_method
@@ -109,6 +111,7 @@ def shard(found: list[Experiment], text: str | None) -> list[Experiment]:
 
 def main(args: flags.FlagValues) -> None:
     """Check everything, train what is missing, print the table."""
+    host = join(args)
     load_plugins(args)
     if args.status and not (args.suite or args.task or args.methods or args.ablation):
         for line in status.report(Path(args.out)):
@@ -124,7 +127,11 @@ def main(args: flags.FlagValues) -> None:
         return
     launch.prepare(args)
     with TrainingProgress(stop=launch.stop(args)) as progress:
-        run_experiments(mine, progress, store_dataset)
+        if host is None:
+            run_experiments(mine, progress, store_dataset)
+        elif len(run_parts(mine, host, progress, store_dataset)) < len(mine):
+            print(f"part {host.folder} is finished; the last one joins them in {args.out}")
+            return
     if args.shard is None:
         table = tables.build_table(read_results(experiment.out) for experiment in found)
         page = lay_out(table, Options())

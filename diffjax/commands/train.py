@@ -14,9 +14,11 @@ from pathlib import Path
 
 from absl import flags
 
+from diffjax.experiment.parts import run_parts
 from diffjax.experiment.run import run_experiment
 from diffjax.launch import cli
 from diffjax.launch import flags as launch
+from diffjax.launch.hosts import join
 from diffjax.launch.plugins import load_plugins
 from diffjax.launch.progress import TrainingProgress
 from diffjax.studies.collect.store import store_dataset
@@ -32,11 +34,16 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(args: flags.FlagValues) -> None:
     """Train."""
+    host = join(args)
     load_plugins(args)
     launch.prepare(args)
     experiment = launch.experiment_from_flags(args, args.method, args.variant, args.task, Path(args.out))
     with TrainingProgress(stop=launch.stop(args)) as progress:
-        run_experiment(experiment, progress, store_dataset)
+        if host is None:
+            run_experiment(experiment, progress, store_dataset)
+        elif not run_parts([experiment], host, progress, store_dataset):
+            print(f"part {host.folder} is finished; the last one joins them in {args.out}")
+            return
     print(f"results in {args.out}")
 
 

@@ -1,13 +1,13 @@
 """Groups of several experiments that train in one program: which go together, and who acts beside whom."""
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from diffjax.data.transitions import has_trajectories
-from diffjax.experiment.plan import Group, Run, phase_lengths
+from diffjax.experiment.plan import Group, Plan, Run, phase_lengths
 from diffjax.experiment.prepare import Ready
 from diffjax.methods.base import acting_values, without_acting
 from diffjax.records.schema import RunId
@@ -79,6 +79,14 @@ def program_of(member: Member) -> Any:
         has_trajectories(member.ready.data.transitions),
         member.ready.config.dataset.fingerprint if reads_all_rows else "",
     )
+
+
+def together(plans: Sequence[Plan]) -> Iterator[list[int]]:
+    """Experiments that may share programs, by their numbers."""
+    found: dict[object, list[int]] = {}
+    for number, planned in enumerate(plans):
+        found.setdefault((planned.method, planned.spec), []).append(number)
+    yield from found.values()
 
 
 class Played(NamedTuple):

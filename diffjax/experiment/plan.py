@@ -6,7 +6,7 @@ that differ only in how an action is chosen share the training itself.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +46,7 @@ class Experiment:
     preset: str = "paper"
     seeds: tuple[int, ...] = (0,)
     settings: tuple[str, ...] = ("",)
+    only: tuple[int, ...] = ()  # places of the runs to train among all (settings times seeds); empty for all
     overrides: tuple[tuple[str, str], ...] = ()
     dataset: str | None = None
     dataset_source: str | None = None
@@ -140,6 +141,7 @@ class Plan(NamedTuple):
     tuning: str
     source: str
     groups: tuple[Group, ...]
+    hypers: Mapping[str, Any]  # of every setting
     blocks: tuple[RunBlock, ...] = ()  # of runs, where some came later
 
     def with_blocks(self, blocks: tuple[RunBlock, ...]) -> "Plan":
@@ -172,8 +174,20 @@ def plan(experiment: Experiment) -> Plan:
     if task.suite == SUITE and experiment.dataset is None:
         raise UserError(f"task {task.id} is your own, and has no data of its own; name some with --dataset")
     runs = [Run(seed, setting, settings.hyper) for setting, settings in resolved.items() for seed in experiment.seeds]
-    spec = Spec(task.observation_dim, task.action_dim)
-    return Plan(experiment, method, variant, task, spec, first.protocol, first.tuning, first.source, group_runs(runs))
+    if experiment.only:
+        runs = [runs[place] for place in experiment.only]
+    return Plan(
+        experiment,
+        method,
+        variant,
+        task,
+        Spec(task.observation_dim, task.action_dim),
+        first.protocol,
+        first.tuning,
+        first.source,
+        group_runs(runs),
+        {setting: settings.hyper for setting, settings in resolved.items()},
+    )
 
 
 def phase_lengths(method: Method[Any, Any], protocol: Protocol) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ def source_revision() -> str:
 def versions() -> dict[str, str]:
     """Versions of everything that a number may depend on."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "gymnasium", "minari")
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     return {name: importlib.metadata.version(name) for name in packages} | {
         "diffjax": __version__,
         "revision": source_revision(),
@@ -60,12 +60,13 @@ def request(plan: Plan) -> Request:
         protocol=plain(protocol.entries),
         tuning=plan.tuning,
         source=plan.source,
-        hyper={run.setting: plain(dataclasses.asdict(run.hyper)) for group in plan.groups for run in group.runs},
+        hyper={setting: plain(dataclasses.asdict(hyper)) for setting, hyper in plan.hypers.items()},
         matmul_precision=experiment.matmul_precision,
         env=plan.task.env_id,
         ablation=experiment.ablation,
         plugins=experiment.plugins,
         jax_options=jax_options(),
+        only=experiment.only,
     )
 
 

@@ -285,7 +285,7 @@ class GroupRecorder:
         at_once = self._trainer.memory.runs
         now = Saved(position, number, outcome.failed, best, self.ledger.standing, self._company, at_once, self.spent)
         # The commit point; what was kept of the interval before it stood goes then.
-        self._checkpoints.save(number, state, _entries(now), self._kept(best), self._unfinished.forget)
+        self._checkpoints.save(number, state, entries_of(now), self._kept(best), self._unfinished.forget)
         self._begun = None
         self._parent.report(self._news(interval, outcome))
         self._history = [*self._history[-1:], now]
@@ -315,7 +315,7 @@ class GroupRecorder:
           UserError: a record is damaged.
         """
         return [
-            _saved(self._checkpoints.record(number), number, self._folder, self.member.runs)
+            saved_of(self._checkpoints.record(number), number, self._folder, self.member.runs)
             for number in self._checkpoints.numbers()[-KEPT:]
         ]
 
@@ -342,7 +342,7 @@ class GroupRecorder:
         )
 
 
-def _entries(saved: Saved) -> dict[str, Any]:
+def entries_of(saved: Saved) -> dict[str, Any]:
     """What a checkpoint records."""
     assert saved.standing is not None
     return {
@@ -357,7 +357,7 @@ def _entries(saved: Saved) -> dict[str, Any]:
     }
 
 
-def _saved(record: Mapping[str, Any], number: int, folder: ResultsFolder, runs: Sequence[RunId]) -> Saved:
+def saved_of(record: Mapping[str, Any], number: int, folder: ResultsFolder, runs: Sequence[RunId]) -> Saved:
     """A checkpoint's record, checked; an older version's counts all rows of the folder and names no company.
 
     Raises:

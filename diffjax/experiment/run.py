@@ -5,7 +5,7 @@ as if it were alone.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from diffjax.clock import duration
 from diffjax.data.transitions import Dataset
 from diffjax.errors import Stopped, UserError, first_line
-from diffjax.experiment.joint import program_of
+from diffjax.experiment.joint import program_of, together
 from diffjax.experiment.plan import Experiment, Plan, phase_lengths, plan
 from diffjax.experiment.prepare import make_ready, obtain_dataset
 from diffjax.experiment.provenance import request
@@ -62,8 +62,8 @@ def run_experiments(
     plans = [planned.with_blocks(blocks_of(planned.experiment.out, request(planned))) for planned in plans]
     folders: dict[int, ResultsFolder] = {}
     loaded: dict[object, Dataset] = {}
-    together = list(_together(plans))
-    for count, numbers in enumerate(together, start=1):
+    companies = list(together(plans))
+    for count, numbers in enumerate(companies, start=1):
         chosen = [plans[number] for number in numbers]
         said: list[str] = []  # once nothing can be refused any more, so that a refusal is one line
         # What the experiments before read and these do not is let go.
@@ -87,12 +87,12 @@ def run_experiments(
             by_program: dict[object, list[GroupRecorder]] = {}
             for group in (group for recorder in recorders for group in recorder.groups):
                 by_program.setdefault(program_of(group.member), []).append(group)
-            later = sum(_updates(plans[number]) for numbers in together[count:] for number in numbers)
+            later = sum(_updates(plans[number]) for numbers in companies[count:] for number in numbers)
             left = [sum(map(GroupRecorder.updates_left, groups)) for groups in by_program.values()]
             for number, groups in enumerate(by_program.values(), start=1):
                 progress.expect(sum(left[number:]) + later)
                 _train(groups, progress)
-        if count < len(together):
+        if count < len(companies):
             jax.clear_caches()  # the next ones compile programs of their own; these would pile up
     return [folders[number] for number in range(len(plans))]
 
@@ -104,14 +104,6 @@ def _updates(planned: Plan) -> int:
     finished = {status.run for status in read_status(out) if status.state != "running"} if is_there else set()
     runs = sum(len(group.trained) for group in planned.groups)
     return max(0, runs - len(finished)) * sum(phase_lengths(planned.method, planned.protocol))
-
-
-def _together(plans: Sequence[Plan]) -> Iterator[list[int]]:
-    """Experiments that may share programs, by their numbers."""
-    found: dict[object, list[int]] = {}
-    for number, planned in enumerate(plans):
-        found.setdefault((planned.method, planned.spec), []).append(number)
-    yield from found.values()
 
 
 def _data_of(planned: Plan) -> object:

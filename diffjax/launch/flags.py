@@ -12,6 +12,7 @@ from diffjax.experiment.ablations import Ablation, settings_of
 from diffjax.experiment.plan import KEEP, Experiment
 from diffjax.experiment.settings import PRESETS
 from diffjax.launch import cli
+from diffjax.launch.hosts import define_hosts
 from diffjax.launch.plugins import define_plugin, fingerprints
 from diffjax.launch.stop import Stop
 from diffjax.numerics import check_platform
@@ -146,6 +147,7 @@ def define_training_flags(values: flags.FlagValues) -> None:
         "(Weights & Biases; obeys WANDB_MODE and WANDB_PROJECT).",
         flag_values=values,
     )
+    define_hosts(values)
     define_plugin(values)
     define_matmul_precision(values)
     define_compilation_cache(values)

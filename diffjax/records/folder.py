@@ -40,6 +40,8 @@ CONFIG, EVALUATIONS, METRICS, STATUS, CHECKPOINTS = (
     "status.json",
     "checkpoints",
 )
+PARTS = ".parts"
+"""Where several processes keep their parts of an experiment until they are joined."""
 _FROM_DATA = ("dataset", "reference", "own_task")  # what is not known before the data are read
 _KIND_NAMES = {int: "an integer", float: "a number", str: "text"}
 _STATUS_ENTRIES = ("seed", "setting", "status", "wall_time")
@@ -215,6 +217,9 @@ def check_folder(path: str | Path, known: Request, resume: bool) -> None:
     elif os.path.isdir(folder):
         with writable(folder):
             other = sorted(name for name in os.listdir(folder) if not is_temporary(name) and name not in HIDDEN)
+        if PARTS in other:
+            count = os.listdir(folder / PARTS)[0].rpartition("-")[2]
+            raise UserError(f"{folder} was begun by {count} processes; go on with as many, or choose another --out")
         if other:
             raise UserError(f"{folder} holds other files ({other[0]}); choose another --out")
 
@@ -360,6 +365,11 @@ def first_difference(old: Any, new: Any, name: str = "") -> Difference | None:
                 return found
         return None
     return None if old == new else Difference(name, _short(old), _short(new))
+
+
+def evaluation_header() -> str:
+    """The first line of a new ``evaluations.csv``."""
+    return _HEADER
 
 
 def evaluation_lines(rows: Iterable[Evaluation], columns: int = len(Evaluation._fields)) -> list[str]:

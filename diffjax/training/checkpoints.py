@@ -26,15 +26,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=jax.process_index(),
-            active_processes={jax.process_index()},
-            barrier_sync_key_prefix=f"process{jax.process_index()}",
-        )
-        options = ocp.CheckpointManagerOptions(
-            create=False, cleanup_tmp_directories=True, multiprocessing_options=alone
-        )
         folder.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(create=False, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
         self._is_open = True
         self._then: Callable[[], None] = lambda: None  # once what is being written stands
@@ -166,13 +159,13 @@ class StoredCheckpoints:
         with self._readable(number):
             return self._manager.restore(number, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
 
-    def parts(self, number: int, names: Iterable[str]) -> dict[str, Any]:
-        """The parts of the state of these names that there are: dictionaries and lists of arrays of NumPy."""
+    def parts(self, number: int, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """The parts of the state of these names that there are (None: all): dictionaries and lists of arrays."""
         with self._readable(number):
             stored = self._manager.item_metadata(number)["state"].tree
             wanted = {
                 name: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored[name])
-                for name in names
+                for name in (stored if names is None else names)
                 if name in stored
             }
             on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
