@@ -16,24 +16,35 @@ examples:
   python experiments/sweep.py --ablation=diffcps_steps --suite=mini --preset=quick --num_seeds=3 --out=runs/steps
 """
 
+import functools
+import os
 import re
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 from absl import flags
 
-from diffjax.errors import UserError
+from diffjax.errors import Stopped, UserError
 from diffjax.experiment import ablations
+from diffjax.experiment.joint import together
 from diffjax.experiment.parts import run_parts
 from diffjax.experiment.plan import Experiment, plan
+from diffjax.experiment.provenance import request
 from diffjax.experiment.run import run_experiments
 from diffjax.files import write_text
 from diffjax.launch import cli, status
 from diffjax.launch import flags as launch
 from diffjax.launch.hosts import join
+from diffjax.launch.jobs import Ended, Job, define_jobs, run_jobs, slurm_options
 from diffjax.launch.plugins import load_plugins
 from diffjax.launch.progress import TrainingProgress
+from diffjax.launch.ray_engine import RayEngine
+from diffjax.launch.slurm_engine import SlurmEngine
+from diffjax.launch.stop import SIGNALS
 from diffjax.methods.registry import get_method
-from diffjax.records.folder import read_results
+from diffjax.numerics import pinned
+from diffjax.records.folder import check_folder, read_results
 from diffjax.results import formats, tables
 from diffjax.results.layout import lay_out
 from diffjax.results.page import Options
@@ -58,7 +69,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "I/N: Train only every N-th experiment, from the I-th (1 to N): one process per shard.",
         flag_values=values,
     )
-    flags.DEFINE_enum("executor", "local", ["local"], "Where experiments run.", flag_values=values)
+    define_jobs(values)
     flags.DEFINE_bool(
         "status",
         False,
@@ -109,6 +120,59 @@ def shard(found: list[Experiment], text: str | None) -> list[Experiment]:
     return found[int(match[1]) - 1 :: int(match[2])]
 
 
+def jobs_of(found: list[Experiment], mine: list[Experiment]) -> list[Job]:
+    """A job for the experiments that may share programs, of those that are not finished.
+
+    Raises:
+      UserError: a folder holds something else.
+    """
+    plans = [plan(experiment) for experiment in mine]
+    for planned in plans:
+        check_folder(planned.experiment.out, request(planned), planned.experiment.resume)
+    jobs = []
+    for numbers in together(plans):
+        experiments = [mine[number] for number in numbers]
+        tasks = len({experiment.task for experiment in experiments})
+        first = experiments[0]
+        method = f"{first.method}:{first.variant}" if first.variant else first.method
+        where = first.task if tasks == 1 else f"{tasks} tasks"
+        jobs.append(
+            Job(
+                f"{method} on {where}",
+                tuple(found.index(experiment) for experiment in experiments),
+                tuple(experiment.out for experiment in experiments),
+            )
+        )
+    return jobs
+
+
+def train_some(arguments: tuple[str, ...], executor: str, folder: str, numbers: tuple[int, ...]) -> Ended:
+    """Trains the experiments of a sweep of these numbers, in a process that an engine has started.
+
+    Args:
+      folder: which relative paths are relative to.
+    """
+    os.chdir(folder)
+    values = flags.FlagValues()
+    define_flags(values)
+    cli.parse(values, ["sweep.py", *arguments])
+    cli.quieten()
+    # submitit has signals of its own, by which it queues the job again.
+    stop = launch.stop(values, signals=() if executor == "submitit" else SIGNALS)
+    try:
+        with pinned():
+            load_plugins(values)
+            launch.prepare(values)
+            chosen = [replace(experiments(values)[number], resume=True, flags=arguments) for number in numbers]
+            with TrainingProgress(stop=stop) as progress:
+                run_experiments(chosen, progress, store_dataset)
+    except UserError as error:
+        return Ended(cli.EXIT_USER_ERROR, str(error))
+    except Stopped as error:
+        return Ended(error.status, str(error))
+    return Ended(0)
+
+
 def main(args: flags.FlagValues) -> None:
     """Check everything, train what is missing, print the table."""
     host = join(args)
@@ -125,9 +189,17 @@ def main(args: flags.FlagValues) -> None:
         for experiment in mine:
             print(f"{experiment.out}: {status.state_of(experiment.out)}")
         return
-    launch.prepare(args)
+    slurm_options(args)  # said before anything is done
+    if args.executor == "local":
+        launch.prepare(args)
     with TrainingProgress(stop=launch.stop(args)) as progress:
-        if host is None:
+        if args.executor != "local":
+            if host is not None:
+                raise UserError(f"--executor={args.executor} starts its own processes; leave out --distributed")
+            work = functools.partial(train_some, tuple(sys.argv[1:]), args.executor, os.getcwd())
+            engine = RayEngine(args, work) if args.executor == "ray" else SlurmEngine(args, work)
+            run_jobs(jobs_of(found, mine), engine, args.job_retries, progress.note)
+        elif host is None:
             run_experiments(mine, progress, store_dataset)
         elif len(run_parts(mine, host, progress, store_dataset)) < len(mine):
             print(f"part {host.folder} is finished; the last one joins them in {args.out}")

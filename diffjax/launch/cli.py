@@ -66,7 +66,7 @@ def launch(
     stop by SIGTERM, or out of time. A reader
     of stdout that went away (``| head``) ends the program with status 1. Any other exception propagates.
     """
-    logging.set_verbosity(logging.ERROR)  # libraries' warnings, such as of slow saves, would break into the progress
+    quieten()
     arguments = list(sys.argv if argv is None else argv)
     program = Path(arguments[0]).name
     values = flags.FlagValues()
@@ -80,7 +80,7 @@ def launch(
         if any(argument in HELP for argument in arguments[1:]):
             print(help_page(values, arguments[0], description, required))
         else:
-            _parse(values, arguments, required)
+            parse(values, arguments, required)
             with pinned():
                 main(values)
         sys.stdout.flush()
@@ -103,6 +103,11 @@ def launch(
         _settle_stdout()
         message = f"no space left in {_written_folder(error, values)}; free some and run it again"
         return complain(program, message, EXIT_USER_ERROR)
+
+
+def quieten() -> None:
+    """Libraries' warnings, such as of slow saves, would break into the progress."""
+    logging.set_verbosity(logging.ERROR)
 
 
 def help_page(values: flags.FlagValues, program: str, description: str | None, required: Sequence[str] = ()) -> str:
@@ -201,7 +206,12 @@ def grid_settings(grid: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
     )
 
 
-def _parse(values: flags.FlagValues, arguments: Sequence[str], required: Sequence[str]) -> None:
+def parse(values: flags.FlagValues, arguments: Sequence[str], required: Sequence[str] = ()) -> None:
+    """Reads a command line, the program first.
+
+    Raises:
+      UserError: for what is unknown, missing or no value.
+    """
     try:
         stray = values(arguments)[1:]
     except flags.UnrecognizedFlagError as error:

@@ -1,7 +1,9 @@
 """Flags that training launchers share, and how they become experiments."""
 
 import math
+import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -14,7 +16,7 @@ from diffjax.experiment.settings import PRESETS
 from diffjax.launch import cli
 from diffjax.launch.hosts import define_hosts
 from diffjax.launch.plugins import define_plugin, fingerprints
-from diffjax.launch.stop import Stop
+from diffjax.launch.stop import SIGNALS, Stop
 from diffjax.numerics import check_platform
 from diffjax.records.loggers import PACKAGES
 from diffjax.types import ACTIONS
@@ -185,7 +187,7 @@ def prepare(args: flags.FlagValues) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def stop(args: flags.FlagValues) -> Stop:
+def stop(args: flags.FlagValues, signals: Sequence[signal.Signals] = SIGNALS) -> Stop:
     """What ends a training before its time: signals, and ``--max_hours`` from now on.
 
     Raises:
@@ -193,7 +195,7 @@ def stop(args: flags.FlagValues) -> Stop:
     """
     if args.max_hours is not None and not math.isfinite(args.max_hours):
         raise UserError(f"--max_hours={args.max_hours} is not a number of hours, such as 11.5")
-    return Stop(args.max_hours)
+    return Stop(args.max_hours, signals)
 
 
 def experiment_from_flags(

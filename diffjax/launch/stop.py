@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -18,7 +18,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Stop:
     """Whether to stop, and with which exit status; ``max_hours`` counts from when this was made."""
 
-    def __init__(self, max_hours: float | None = None) -> None:
+    def __init__(self, max_hours: float | None = None, signals: Sequence[signal.Signals] = SIGNALS) -> None:
+        self._signals = signals
         self._deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
         self._signal: int | None = None
         self.is_heeded = False
@@ -53,7 +54,7 @@ class Stop:
             if lost.exc_type is not Stopped:
                 before_hook(lost)
 
-        before = {number: signal.signal(number, heed) for number in SIGNALS}
+        before = {number: signal.signal(number, heed) for number in self._signals}
         before_hook, sys.unraisablehook = sys.unraisablehook, say
         try:
             yield
