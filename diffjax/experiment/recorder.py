@@ -7,15 +7,15 @@ when the group goes on.
 import dataclasses
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 
 from diffjax.clock import utc_now
-from diffjax.errors import UserError
+from diffjax.errors import Stopped, UserError
 from diffjax.experiment import rows
 from diffjax.experiment.joint import Member, members_of
 from diffjax.experiment.prepare import Ready
@@ -106,13 +106,17 @@ class Recorder:
         self.cut()
         return folder
 
-    def close(self) -> None:
-        """Nothing more will be written."""
-        for group in self.groups:
-            group.close()
-        if self._has_begun:
-            self._has_begun = False
-            self._write_execution()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        """Nothing more will be written; what goes wrong with that hides no error from before."""
+        is_trouble = error is not None and not isinstance(error, Stopped)
+        with suppress(UserError, OSError) if is_trouble else nullcontext():
+            for group in self.groups:
+                group.close()
+            if self._has_begun:
+                self._write_execution()
 
     def _write_execution(self) -> None:
         there = read_config(self._folder.path)
@@ -274,6 +278,7 @@ class GroupRecorder:
         """
         assert self._loggers is not None
         assert self._trainer is not None
+        self._checkpoints.settle()  # never more than one interval's rows beyond what stands
         before = self.saved
         number = before.number + 1
         best = rows.best_evaluations(before.best, outcome.scores, number)

@@ -80,7 +80,7 @@ def run_experiments(
                 experiment = recorder.ready.plan.experiment
                 report = stack.enter_context(only_writer(experiment.out, said.append))
                 folder = open_folder(experiment.out, recorder.ready.config, experiment.resume)
-                stack.callback(recorder.close)
+                stack.enter_context(recorder)
                 folders[number] = recorder.open(folder, report)
             for line in dict.fromkeys(said):
                 progress.note(line)

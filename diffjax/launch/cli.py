@@ -20,6 +20,7 @@ from diffjax.files import is_full_disk
 from diffjax.numerics import pinned
 
 EXIT_USER_ERROR = 2
+_LOST = (errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN)  # of a file system that was there
 EXIT_INTERRUPTED = 130
 _INDENT = " " * 8
 HELP = ("-h", "-help", "--help")
@@ -98,6 +99,9 @@ def launch(
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             name = str(error.filename)
             return complain(program, f"{name[:60]}... is too long for a path ({len(name)} letters)", EXIT_USER_ERROR)
+        if isinstance(error, OSError) and error.errno in _LOST and error.filename:
+            message = f"{os.fsdecode(error.filename)} cannot be written or read any more ({error.strerror})"
+            return complain(program, message, EXIT_USER_ERROR)
         if not is_full_disk(error):
             raise
         _settle_stdout()
@@ -106,8 +110,8 @@ def launch(
 
 
 def quieten() -> None:
-    """Libraries' warnings, such as of slow saves, would break into the progress."""
-    logging.set_verbosity(logging.ERROR)
+    """Libraries' warnings would break into the progress, and errors of theirs are raised too, to be said in a line."""
+    logging.set_verbosity(logging.FATAL)
 
 
 def help_page(values: flags.FlagValues, program: str, description: str | None, required: Sequence[str] = ()) -> str:

@@ -129,6 +129,8 @@ def open_folder(path: str | Path, config: Config, resume: bool = False) -> Resul
     results = ResultsFolder(folder)
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        for left_over in filter(is_temporary, os.listdir(folder)):  # by whoever was killed
+            (folder / left_over).unlink()
         if not os.path.isfile(folder / CONFIG):
             write_json(folder / CONFIG, config.to_json())
         else:
