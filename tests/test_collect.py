@@ -1,5 +1,7 @@
 """Data that the program makes itself: a learner's history, the wanderer's walks, storing them once."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,37 +58,53 @@ def test_chart_refuses_a_cell_that_cannot_be_reached():
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
-    """The embedded tasks' own data sets, collected into an empty folder."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An empty folder for data sets."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("minari")))
-        lines: list[str] = []
-        collected = {
-            name: default_dataset(get_task(name), store.store_dataset, lines.append)
-            for name in ("pendulum-mixed", "pointmaze-mixed")
-        }
-        assert any("s left" in line for line in lines)
-
-        def refuse(*_: object) -> None:
-            raise AssertionError("collected a second time")
-
-        for name, dataset in collected.items():
-            again = default_dataset(get_task(name), refuse)
-            assert again.fingerprint == dataset.fingerprint
-    return collected
+        yield
 
 
-def test_stored_data_say_what_they_are(stored: dict[str, Dataset]):
-    for name, dataset in stored.items():
-        task = get_task(name)
-        assert dataset.label == "mini"
-        assert dataset.source == task.data
-        assert dataset.env_id == task.env_id
-        assert (dataset.ref_min, dataset.ref_max) == (task.ref_min, task.ref_max)
+def collected(name: str) -> Dataset:
+    """A task's own data set, collected once."""
+    lines: list[str] = []
+    dataset = default_dataset(get_task(name), store.store_dataset, lines.append)
+    assert any(line.startswith("collected") for line in lines)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("collected a second time")
+
+    again = default_dataset(get_task(name), refuse)
+    assert again.fingerprint == dataset.fingerprint
+    return dataset
 
 
-def test_pendulum_data_are_a_learners_history(stored: dict[str, Dataset]):
-    dataset = stored["pendulum-mixed"]
+@pytest.fixture(scope="module")
+def pointmaze_data(folder: None) -> Dataset:
+    return collected("pointmaze-mixed")
+
+
+@pytest.fixture(scope="module")
+def pendulum_data(folder: None) -> Dataset:
+    return collected("pendulum-mixed")
+
+
+def say_what_they_are(name: str, dataset: Dataset) -> None:
+    task = get_task(name)
+    assert dataset.label == "mini"
+    assert dataset.source == task.data
+    assert dataset.env_id == task.env_id
+    assert (dataset.ref_min, dataset.ref_max) == (task.ref_min, task.ref_max)
+
+
+def test_stored_data_say_what_they_are(pointmaze_data: Dataset):
+    say_what_they_are("pointmaze-mixed", pointmaze_data)
+
+
+@pytest.mark.slow
+def test_pendulum_data_are_a_learners_history(pendulum_data: Dataset):
+    dataset = pendulum_data
+    say_what_they_are("pendulum-mixed", dataset)
     assert len(dataset.transitions.row) == 40_000
     assert not dataset.transitions.terminal.any()
     returns = dataset.episode_returns.reshape(4, 50)
@@ -95,9 +113,9 @@ def test_pendulum_data_are_a_learners_history(stored: dict[str, Dataset]):
     assert returns[:, -15:].mean() > task.ref_max - 6  # ends like the expert
 
 
-def test_pointmaze_data_hold_no_direct_route(stored: dict[str, Dataset]):
-    data = stored["pointmaze-mixed"].transitions
-    assert len(stored["pointmaze-mixed"].episode_returns) == embedded.NUM_WALKS
+def test_pointmaze_data_hold_no_direct_route(pointmaze_data: Dataset):
+    data = pointmaze_data.transitions
+    assert len(pointmaze_data.episode_returns) == embedded.NUM_WALKS
     assert 0.1 * embedded.NUM_WALKS < data.terminal.sum() < 0.5 * embedded.NUM_WALKS
     maze = wanderer.chart(pointmaze.WALL)
     position = data.observation / pointmaze.OBSERVATION_SCALE + pointmaze.CENTER
@@ -115,8 +133,8 @@ def test_pointmaze_data_hold_no_direct_route(stored: dict[str, Dataset]):
     assert all(steps > 1.5 * 9 for steps in routes)  # the shortest path takes 9 steps
 
 
-def test_pointmaze_data_replay_in_the_simulator(stored: dict[str, Dataset]):
-    data = stored["pointmaze-mixed"].transitions
+def test_pointmaze_data_replay_in_the_simulator(pointmaze_data: Dataset):
+    data = pointmaze_data.transitions
     row = data.row
     state = pointmaze.State(jnp.asarray(data.observation[row] / pointmaze.OBSERVATION_SCALE + pointmaze.CENTER))
     _, observation, reward, terminal = jax.vmap(pointmaze.step)(state, jnp.asarray(data.action[row]))

@@ -93,6 +93,7 @@ def reach(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_method_and_an_environment_as_printed(reach, monkeypatch, capsys):
     """Commands of the page come before its data: these are there already."""
     run_page("docs/method.md", reach, monkeypatch)

@@ -158,7 +158,7 @@ assert len(DEVICES) == 8
 def on(count):
     jax.local_devices = lambda: DEVICES[:count]
 
-for name, devices, runs in (("td3_bc", 4, 5), ("bc", 8, 9)):
+for name, devices, runs in (("bc", 4, 5), ("bc", 8, 9)):
     on(devices)
     method, hyper = tiny(name, "default")
     setup = stack_runs([setup_of(hyper, seed) for seed in range(runs)])
