@@ -268,6 +268,7 @@ def replay(out: Path, against: Path, *arguments: str) -> list[dict[str, str]]:
     return rows
 
 
+@pytest.mark.slow
 def test_the_same_simulator_replays_to_the_bit_and_a_difference_is_found(tmp_path: Path) -> None:
     recorded = tmp_path / "recorded"
     result = run("simulators.py", f"--out={recorded}", "--simulators=Hopper-v4,d4rl/Maze2D-umaze", "--steps=30")

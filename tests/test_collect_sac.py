@@ -32,6 +32,7 @@ def agents() -> sac_pure.Agent:
     return advance(0, (200, 200))
 
 
+@pytest.mark.slow
 def test_sac_is_a_function_of_its_seed(agents: sac_pure.Agent):
     jax.tree.map(np.testing.assert_array_equal, agents.replay, advance(0, (200, 200)).replay)
     other = advance(1, (200, 200))
@@ -39,12 +40,14 @@ def test_sac_is_a_function_of_its_seed(agents: sac_pure.Agent):
     assert not np.allclose(agents.replay.action[0], agents.replay.action[1])
 
 
+@pytest.mark.slow
 def test_cutting_sac_into_pieces_changes_nothing(agents: sac_pure.Agent):
     whole = advance(0, (400,))
     # Two programs: equal while rounding errors have had no time to grow.
     np.testing.assert_allclose(whole.replay.action[:, :120], agents.replay.action[:, :120], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_history_is_what_the_simulator_does(agents: sac_pure.Agent):
     history = jax.tree.map(np.asarray, agents.replay)
     assert np.flatnonzero(history.truncated[0]).tolist() == [199, 399]
@@ -59,6 +62,7 @@ def test_history_is_what_the_simulator_does(agents: sac_pure.Agent):
     np.testing.assert_allclose(reward, history.reward, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_warm_up_is_uniform_and_does_not_learn():
     keys = jax.random.split(jax.random.key(0), 64)
     fresh = jax.vmap(lambda key: sac_pure.init(key, PENDULUM, SMALL, 20))(keys)

@@ -58,6 +58,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_policies_are_worth_what_they_do(runs):
     """V = discount * action of the last step: 0.25 and -0.25."""
     out = runs / "judged"

@@ -24,7 +24,7 @@ from diffjax.experiment.plan import Experiment, plan
 from diffjax.experiment.stored import StoredRuns
 from diffjax.launch import cli, hosts
 from diffjax.launch.progress import TrainingProgress
-from diffjax.launch.status import report
+from diffjax.launch.status import report, state_of
 from diffjax.records.folder import read_config, read_evaluations, read_results
 from diffjax.studies.collect.store import store_dataset
 from diffjax.training.checkpoints import Checkpoints
@@ -135,6 +135,7 @@ def test_a_job_goes_on_and_only_as_it_began(whole, tmp_path):
     lines = report(tmp_path)
     assert lines
     assert all(".parts/1-of-2: " in line and "complete" in line for line in lines)
+    assert state_of(tmp_path / TASKS[0]) == "part 1-of-2: 4 complete"
     with pytest.raises(UserError, match="was begun by 2 processes; go on with as many"):
         by_turns(folder, tmp_path, 3, resume=True)
     with pytest.raises(UserError, match="was begun by 2 processes; go on with as many"):

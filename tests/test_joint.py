@@ -154,7 +154,7 @@ def test_a_program_that_is_asked_to_stop_goes_on_to_the_bit(tmp_path, tmp_path_f
     """In the middle of an interval or of its episodes, twice in a row, with the metrics of the whole interval."""
     folder, steps = tmp_path_factory.getbasetemp(), {"steps": "60", "interval": "30"}
     requests = lambda out, **more: [  # noqa: E731
-        request(folder, out / task, task, seeds=(0, 1), method="td3_bc", **steps, **more) for task in TASKS
+        request(folder, out / task, task, seeds=(0, 1), **steps, **more) for task in TASKS
     ]
     whole = folder / "whole60"
     if not whole.exists():

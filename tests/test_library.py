@@ -51,7 +51,8 @@ def test_a_folder_changes_no_number(tmp_path):
     asked = {"dataset": dj.load_dataset(arrays()), "seeds": (3, 5), "grid": {"actor_lr": (1e-3, 1e-4)}, "episodes": 2}
     memory = dj.train("bc", "pendulum-mixed", **asked, **SMALL)
     folder = dj.train("bc", "pendulum-mixed", out=tmp_path / "out", **asked, **SMALL)
-    assert memory.evaluations == folder.evaluations
+    timeless = ([row._replace(wall_time="") for row in found.evaluations] for found in (memory, folder))
+    assert next(timeless) == next(timeless)
     assert len(memory.evaluations) == 2 * 4
     for ours, theirs in zip(memory.metrics, folder.metrics, strict=True):
         assert (ours.phase, ours.step, ours.runs) == (theirs.phase, theirs.step, theirs.runs)

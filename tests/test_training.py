@@ -72,7 +72,7 @@ def train(program, setup, steps, pieces=1):
 
 
 def test_pieces_do_not_matter():
-    method, hyper = tiny("diffcps", "default")
+    method, hyper = tiny("bc", "default")
     setup = stack_runs([setup_of(hyper, seed) for seed in range(2)])
     program = Program(method, SPEC, "uniform")
     whole, _ = train(program, setup, 12)
@@ -107,13 +107,13 @@ def test_a_bad_run_is_found_and_the_others_go_on():
 
 
 def test_metrics_of_delayed_updates_are_means_over_those_that_took_place():
-    method, hyper = tiny("diffcps", "default")
+    method, hyper = tiny("td3_bc", "default")
     setup = stack_runs([setup_of(hyper, 0)])
     _, sums = train(Program(method, SPEC, "uniform"), setup, 7)
     assert float(sums["critic/loss"].weight[0]) == 7
-    assert float(sums["actor/loss"].weight[0]) == 4
+    assert float(sums["actor/loss"].weight[0]) == 3
     means = mean_metrics(sums)
-    assert means["actor/loss"][0] == pytest.approx(float(sums["actor/loss"].total[0]) / 4)
+    assert means["actor/loss"][0] == pytest.approx(float(sums["actor/loss"].total[0]) / 3)
 
 
 def test_the_compiled_program_holds_the_data_once():
@@ -158,7 +158,7 @@ assert len(DEVICES) == 8
 def on(count):
     jax.local_devices = lambda: DEVICES[:count]
 
-for name, devices, runs in (("bc", 4, 5), ("bc", 8, 9)):
+for name, devices, runs in (("bc", 8, 9),):
     on(devices)
     method, hyper = tiny(name, "default")
     setup = stack_runs([setup_of(hyper, seed) for seed in range(runs)])
@@ -213,7 +213,7 @@ def scores(out: Path) -> dict[tuple[int, str, int], float]:
 
 
 def test_any_number_of_devices_equals_one(tmp_path):
-    """5 runs on 4 devices and on 3, 9 on 8: all devices train, padding is not to be seen, nothing is sent around."""
+    """9 runs on 8 devices, 5 on 3: all devices train, padding is not to be seen, nothing is sent around."""
     environment = os.environ | {
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     }

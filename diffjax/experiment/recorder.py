@@ -305,8 +305,9 @@ class GroupRecorder:
         length = self.member.lengths[interval.phase]
         found = [score for score in outcome.scores.tolist() if score == score]
         score = f", score {sum(found) / len(found):.1f}" if found else ""
-        rate = self._parent.progress.rate()
-        return f"{phases[interval.phase].name} step {interval.stop:,} of {length:,}{score}, {rate}"
+        progress = self._parent.progress
+        where = f"{phases[interval.phase].name} step {interval.stop:,} of {length:,}{score}"
+        return f"{where}, {progress.rate()}{progress.left()}"
 
     def _before(self) -> list[Saved]:
         """Where the group can stand: its checkpoints, and its beginning if nothing older was deleted."""

@@ -129,7 +129,7 @@ class TrainingProgress:
         by_setting: dict[str, list[Score]] = {}
         for one in scores:
             by_setting.setdefault(one.setting, []).append(one)
-        about = f" ({self.rate()}{self._left()})"
+        about = f" ({self.rate()}{self.left()})"
         for setting, found in by_setting.items():
             of = f", {setting}" if setting else ""
             self.note(f"{name}{of}: step {step:,}: score {score_words(found)}{about}")
@@ -156,8 +156,8 @@ class TrainingProgress:
             self._bar.remove_task(self._task)
             self._task = None
 
-    def _left(self) -> str:
-        """Time left of this program, and where others follow of all."""
+    def left(self) -> str:
+        """Time left of this program, and of all where others follow, as the end of a line; perhaps nothing."""
         left = self.seconds_left()
         if left is None or not (self._done < self._total or self._to_come):
             return ""
@@ -182,7 +182,7 @@ class TrainingProgress:
                     rate = self.rate()
                     doing = f", {self._doing}" if self._doing and self._doing != rate else ""
                     done = f"{self._done:,} of {self._total:,} {self._unit}"
-                    self.note(f"{self._name}: {done}, {rate}{doing}{self._left()}")
+                    self.note(f"{self._name}: {done}, {rate}{doing}{self.left()}")
 
         threading.Thread(target=work, daemon=True, name="progress").start()
         return is_over

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from diffjax.records.folder import CONFIG, STATUS, find_folders, read_evaluations, read_status
+from diffjax.records.folder import CONFIG, PARTS, STATUS, find_folders, read_evaluations, read_status
 from diffjax.records.writer import last_writer, writer_of
 
 
@@ -19,7 +19,8 @@ def report(out: Path) -> list[str]:
 def state_of(folder: Path) -> str:
     """``not started``, or how many of its runs are running, stopped, complete and failed, how far, and by whom."""
     if not all(os.path.isfile(folder / name) for name in (CONFIG, STATUS)):  # it is made in this order
-        return "not started"
+        parts = sorted((folder / PARTS).glob("*-of-*"))
+        return "; ".join(f"part {part.name}: {state_of(part)}" for part in parts) or "not started"
     statuses = read_status(folder)
     writer, last = writer_of(folder), last_writer(folder)
     # A run is called running until it is finished, also when nobody trains it any more.

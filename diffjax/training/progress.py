@@ -33,6 +33,9 @@ class Progress(Protocol):
     def rate(self) -> str:
         """Updates per second so far."""
 
+    def left(self) -> str:
+        """Time left, as the end of a line: ``, about 5 min left``; empty where it is not known."""
+
     def note(self, text: str) -> None:
         """A line for the user."""
 
