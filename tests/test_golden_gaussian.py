@@ -1,4 +1,4 @@
-"""IQL, TD3+BC and ReBRAC against numbers recorded from their authors' programs.
+"""IQL, TD3+BC, ReBRAC and AWAC against numbers recorded from their authors' programs.
 
 A recipe per method says how a recording's hyper-parameters, networks and draws are called here, and what is recorded of
 its losses and updates. Networks are compared in the recording's layout, tensor by tensor.
@@ -22,7 +22,7 @@ from diffjax.data.hdf5 import load_hdf5
 from diffjax.data.observations import STANDARD_EPSILON
 from diffjax.data.rewards import dac_trajectory_ends, reward_affine
 from diffjax.experiment.settings import resolve
-from diffjax.methods import iql, rebrac, td3_bc
+from diffjax.methods import awac, iql, rebrac, td3_bc
 from diffjax.methods.base import example_batches
 from diffjax.methods.registry import METHODS
 from diffjax.nn.learners import cosine_decay, learner
@@ -311,7 +311,85 @@ class IQL:
         }
 
 
-RECIPES = {"td3bc": TD3BC(), "rebrac": ReBRAC(), "iql": IQL()}
+class AWAC:
+    """Where the recordings of AWAC meet our functions."""
+
+    method = awac.METHOD
+    by_step = ()
+
+    def hyper(self, recorded: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "temperature": recorded["awac_lambda"],
+            "max_weight": recorded["exp_adv_max"],
+            "discount": recorded["gamma"],
+            "actor_lr": recorded["learning_rate"],
+            "critic_lr": recorded["learning_rate"],
+            "log_std_min": recorded["log_std_min"],
+            "log_std_max": recorded["log_std_max"],
+            "hidden_dims": (recorded["hidden"],) * recorded["hidden_layers"],
+        }
+
+    def state_from(self, nets: Tree) -> awac.State:
+        critic, target = twins_from(nets["critic"]), twins_from(nets["critic_target"])
+        return awac.State(learner(free_normal(nets["actor"])), learner(critic), target)
+
+    def nets(self, state: awac.State) -> Tree:
+        """All networks in the recorded layout."""
+        return {
+            "actor": layers(state.actor.params),
+            "critic": twins_to(state.critic.params),
+            "critic_target": twins_to(state.target_critic),
+        }
+
+    def draws(self, golden: Golden, at: str) -> awac.Draws:
+        return awac.Draws(*(jnp.asarray(golden[f"{at}/draws/{name}_eps"]) for name in ("target", "actor")))
+
+    def batch(self, golden: Golden, at: str) -> Batch:
+        return golden.batch(at)
+
+    def forward(self, state: awac.State, hyper: Any, batch: Batch) -> dict[str, jax.Array]:
+        """Networks without a loss, under the recorded names."""
+        pair = (batch.observation, batch.action)
+        mean, log_std = awac.policy(state.actor.params, hyper, batch.observation, batch.action.shape[-1])
+        return {
+            "forward/mean": mean,
+            "forward/std": jnp.exp(log_std),
+            "forward/log_prob": losses.gaussian_log_prob(batch.action, mean, log_std),
+            **both(awac.critics(hyper).apply(state.critic.params, *pair), "forward/critic"),
+            **both(awac.critics(hyper).apply(state.target_critic, *pair), "forward/critic_target"),
+        }
+
+    def losses(self, draws: Any, state: Any, hyper: Any, batch: Batch) -> tuple[dict[str, jax.Array], Tree]:
+        """Losses and what they are made of, and the gradients, under the recorded names."""
+        actor, critic = state.actor.params, state.critic.params
+        target = awac.critic_target(state.target_critic, actor, draws, hyper, batch)
+        critic_grads, of_critic = jax.grad(awac.critic_loss, has_aux=True)(critic, target, hyper, batch)
+        actor_grads, of_actor = jax.grad(awac.actor_loss, has_aux=True)(actor, critic, draws, hyper, batch)
+        q, v = awac.advantage(critic, actor, draws, hyper, batch)
+        return {
+            "losses/critic/target_q": target,
+            "losses/critic/loss": of_critic["critic/loss"],
+            "losses/actor/policy_action": awac.sampled(actor, draws.action, hyper, batch.observation),
+            "losses/actor/v": v,
+            "losses/actor/q": q,
+            "losses/actor/weights": awac.advantage_weight(q, v, hyper),
+            "losses/actor/loss": of_actor["actor/loss"],
+        }, {
+            "losses/critic/grads/critic": twins_to(critic_grads),
+            "losses/actor/grads/actor": layers(actor_grads),
+        }
+
+    def step(self, draws: Any, step: Any, before: Any, after: Any, hyper: Any, batch: Batch, metrics: Any) -> Tree:
+        """What is recorded of an update besides its networks."""
+        actor = before.actor.params
+        return {
+            "critic_target_q": awac.critic_target(before.target_critic, actor, draws, hyper, batch),
+            "metrics/critic_loss": metrics["critic/loss"].total,
+            "metrics/actor_loss": metrics["actor/loss"].total,
+        }
+
+
+RECIPES = {"td3bc": TD3BC(), "rebrac": ReBRAC(), "iql": IQL(), "awac": AWAC()}
 
 
 def recipe_of(golden: Golden) -> Any:
@@ -390,7 +468,7 @@ def check_losses(golden: Golden) -> None:
     """Forward passes, losses and gradients at the recorded networks."""
     values, gradients = examined(golden, golden.tree("params"))
     for key, value in values.items():
-        golden.close(key, value, WEIGHT_BOUND if key.endswith("exp_adv") else 1e-5)
+        golden.close(key, value, WEIGHT_BOUND if key.endswith(("exp_adv", "weights")) else 1e-5)
     for key, value in gradients.items():
         golden.gradients(key, value)
 
@@ -403,6 +481,28 @@ def check_deviation_bounds(golden: Golden) -> None:
     golden.close("forward_bounds/std", values["forward/actor_std"])
     golden.close("forward_bounds/log_prob", values["forward/actor_log_prob"])
     golden.gradients("losses_bounds/actor/grads/actor", gradients["losses/actor/grads/actor"])
+
+
+def check_sampled_actions(golden: Golden) -> None:
+    """AWAC: clipped samples of the policy and their density; and its deviation outside of its bounds."""
+    actor, hyper = free_normal(golden.tree("params")["actor"]), hyper_of(golden)
+    observation = jnp.asarray(golden["batch/obs"])
+    action = awac.sampled(actor, jnp.asarray(golden["forward/policy_eps"]), hyper, observation)
+    golden.close("forward/sampled_action", action)
+    normal = awac.policy(actor, hyper, observation, action.shape[-1])
+    golden.close("forward/sampled_log_prob", losses.gaussian_log_prob(action, *normal))
+    beyond = {"params": actor["params"] | {"log_std": jnp.asarray(golden["forward_bounds/log_std"])}}
+    golden.close("forward_bounds/std", jnp.exp(awac.policy(beyond, hyper, observation, action.shape[-1])[1]))
+
+
+def check_means(golden: Golden) -> None:
+    """AWAC: the mean as it was recorded, which is clipped where it acts."""
+    state, hyper = fresh_state(recipe_of(golden), golden.tree("params")), hyper_of(golden)
+    for at in golden.groups("eval/", depth=2):
+        observation = jnp.asarray(golden[f"{at}/obs"])
+        golden.close(f"{at}/action", awac.policy(state.actor.params, hyper, observation, spec_of(golden).action_dim)[0])
+        acted = awac.act(None, spec_of(golden), state, hyper, observation)
+        np.testing.assert_allclose(acted, np.clip(golden[f"{at}/action"], -1.0, 1.0), atol=1e-5)
 
 
 def check_norm_epsilon(golden: Golden) -> None:
@@ -494,6 +594,8 @@ RECORDINGS = {
     "iql_gym": (*COMMON, check_deviation_bounds, check_learning_rate),
     "iql_antmaze": (*COMMON, check_deviation_bounds, check_learning_rate),
     "iql_adroit": (*COMMON, check_deviation_bounds, check_learning_rate),
+    "awac_gym": (*COMMON[:-1], check_means, check_sampled_actions),
+    "awac_antmaze": (*COMMON[:-1], check_means, check_sampled_actions),
 }
 UNREAD = ("bc_mse_random",)  # ReBRAC's log of uniform actions, from which nothing is learnt
 

@@ -186,14 +186,14 @@ class Asked(TrainingProgress):
 
     def __init__(self, updates: int) -> None:
         super().__init__()
-        self.left = updates
+        self.remaining = updates
 
     def advance(self, updates: int) -> None:
         super().advance(updates)
-        self.left -= updates
+        self.remaining -= updates
 
     def stop_status(self) -> int | None:
-        return 143 if self.left <= 0 else None
+        return 143 if self.remaining <= 0 else None
 
 
 @pytest.mark.parametrize("updates", [2, 3, 5])

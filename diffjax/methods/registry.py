@@ -7,6 +7,7 @@ from typing import Any
 
 from diffjax.errors import UserError, first_line, unknown_name
 from diffjax.methods import (
+    awac,
     bc,
     dac,
     diffcps,
@@ -53,6 +54,7 @@ METHODS = _registered(
         "iql": {"default": iql.METHOD},
         "td3_bc": {"default": td3_bc.METHOD},
         "rebrac": {"default": rebrac.METHOD},
+        "awac": {"default": awac.METHOD},
         "bc": {"default": bc.METHOD},
     }
 )
