@@ -1,5 +1,6 @@
 """Several processes as one job: each trains runs of its own, and what they leave is what one would have left."""
 
+import dataclasses
 import itertools
 import os
 import signal
@@ -25,7 +26,8 @@ from diffjax.experiment.stored import StoredRuns
 from diffjax.launch import cli, hosts
 from diffjax.launch.progress import TrainingProgress
 from diffjax.launch.status import report, state_of
-from diffjax.records.folder import read_config, read_evaluations, read_results
+from diffjax.records.folder import ResultsFolder, read_config, read_evaluations, read_results
+from diffjax.records.schema import Resumption
 from diffjax.studies.collect.store import store_dataset
 from diffjax.training.checkpoints import Checkpoints
 
@@ -173,6 +175,18 @@ def test_a_join_that_was_interrupted_is_done_again(whole, tmp_path, monkeypatch)
         assert [(row.seed, row.setting, row.step) for row in ours] == [
             (row.seed, row.setting, row.step) for row in theirs
         ]
+
+
+def test_resumptions_of_the_parts_are_joined(whole, tmp_path):
+    """Of processes that went on with the same programs one, the first."""
+    by_turns(whole.parent, tmp_path, 2, order=(0,))
+    for part in tmp_path.rglob("1-of-2"):
+        config = read_config(part)
+        resumptions = tuple(Resumption(f"2026-01-0{day}T00:00:00Z", {"jax": "9"}) for day in (2, 1))
+        ResultsFolder(part).write_config(dataclasses.replace(config, resumptions=resumptions))
+    by_turns(whole.parent, tmp_path, 2, order=(1,))
+    (one,) = read_config(tmp_path / TASKS[0]).resumptions
+    assert (one.start, dict(one.versions)) == ("2026-01-01T00:00:00Z", {"jax": "9"})
 
 
 @pytest.mark.parametrize(

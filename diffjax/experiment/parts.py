@@ -20,7 +20,7 @@ from diffjax.errors import UserError
 from diffjax.experiment.joint import together
 from diffjax.experiment.plan import Experiment, Group, Plan, Run, group_runs, plan
 from diffjax.experiment.provenance import request
-from diffjax.experiment.recorder import Saved, entries_of, saved_of
+from diffjax.experiment.recorder import Saved, entries_of, kept_checkpoints, saved_of
 from diffjax.experiment.rows import BestEvaluation
 from diffjax.experiment.run import run_experiments
 from diffjax.experiment.stored import hyper_of
@@ -43,7 +43,7 @@ from diffjax.records.folder import (
     read_metrics,
     read_status,
 )
-from diffjax.records.schema import Config, Evaluation, Execution, MetricsRecord, RunId, RunStatus
+from diffjax.records.schema import Config, Evaluation, Execution, MetricsRecord, Resumption, RunId, RunStatus
 from diffjax.records.writer import only_writer
 from diffjax.tasks.default_data import MakeData
 from diffjax.training.checkpoints import Checkpoints, StoredCheckpoints
@@ -72,8 +72,8 @@ def run_parts(experiments: Sequence[Experiment], host: Host, progress: Progress,
       UserError: as :func:`diffjax.experiment.run.run_experiments`, or a folder is another number of processes' work.
     """
     plans = [plan(experiment) for experiment in experiments]
-    owned = owned_runs(plans, host.num_processes)[host.process_id]
-    for planned, places in zip(plans, owned, strict=True):
+    owned = owned_runs(plans, host.num_processes)
+    for planned, places in zip(plans, owned[host.process_id], strict=True):
         if places:  # of others this one may be late to see that they are finished
             _check(planned, host)
     mine = [
@@ -83,11 +83,11 @@ def run_parts(experiments: Sequence[Experiment], host: Host, progress: Progress,
             only=places,
             keep="all" if planned.experiment.keep == "best" else planned.experiment.keep,
         )
-        for planned, places in zip(plans, owned, strict=True)
+        for planned, places in zip(plans, owned[host.process_id], strict=True)
         if places and not _is_whole(planned)
     ]
     run_experiments(mine, progress, make_data)
-    for planned, by_process in zip(plans, zip(*owned_runs(plans, host.num_processes), strict=True), strict=True):
+    for planned, by_process in zip(plans, zip(*owned, strict=True), strict=True):
         join_parts(planned, by_process, progress)
     return [planned.experiment.out for planned in plans if _is_whole(planned)]
 
@@ -99,6 +99,7 @@ def owned_runs(plans: Sequence[Plan], count: int) -> list[list[tuple[int, ...]]]
     stay together.
     """
     owned: list[list[list[int]]] = [[[] for _ in plans] for _ in range(count)]
+    places = [_places(planned) for planned in plans]
     for numbers in together(plans):
         trainings = [
             (number, group, training)
@@ -107,13 +108,12 @@ def owned_runs(plans: Sequence[Plan], count: int) -> list[list[tuple[int, ...]]]
             for training in range(len(group.trained))
         ]
         for index, (number, group, training) in enumerate(trainings):
-            places = _places(plans[number])
             owned[index * count // len(trainings)][number] += [
-                places[run.seed, run.setting]
+                places[number][run.seed, run.setting]
                 for run, one in zip(group.runs, group.training, strict=True)
                 if one == training
             ]
-    return [[tuple(sorted(places)) for places in of_process] for of_process in owned]
+    return [[tuple(sorted(own)) for own in of_process] for of_process in owned]
 
 
 def part_folder(planned: Plan, host: Host) -> Path:
@@ -306,7 +306,7 @@ class _Joining:
                     0,
                     _joined_spent([each.spent for each in saved.values()]),
                 )
-                kept.save(checkpoint, state, entries_of(record), self._kept(best))
+                kept.save(checkpoint, state, entries_of(record), kept_checkpoints(self._planned.experiment.keep, best))
 
     def _saved(self, key: tuple[int, int], stored: StoredCheckpoints, number: int) -> Saved:
         part = self._parts[key[0]]
@@ -326,12 +326,6 @@ class _Joining:
                 best[place] = saved[one.part, one.group].best[there]
         return best
 
-    def _kept(self, best: Mapping[int, BestEvaluation]) -> set[int] | None:
-        keep = self._planned.experiment.keep
-        if keep == "all":
-            return None
-        return {one.checkpoint for one in best.values()} if keep == "best" else set()
-
 
 def _joined_config(parts: Sequence[_Part]) -> Config:
     first, *_ = (part.config for part in parts)
@@ -339,20 +333,23 @@ def _joined_config(parts: Sequence[_Part]) -> Config:
     execution = None
     if executions:
         runs = [len(part.config.runs) for part in parts if part.config.execution is not None]
-        mean = lambda values: float(np.average(values, weights=runs))  # noqa: E731
+        means = {
+            name: float(np.average([getattr(one, name) for one in executions], weights=runs))
+            for name in ("hours_per_run", "updates_per_second", "evaluation_share", "saving_share")
+        }
         execution = Execution(
             host=", ".join(dict.fromkeys(one.host for one in executions)),
             devices_used=sum(one.devices_used for one in executions),
             start=min(one.start for one in executions),
             end=max(one.end for one in executions),
             hours=max(one.hours for one in executions),
-            hours_per_run=mean([one.hours_per_run for one in executions]),
-            updates_per_second=mean([one.updates_per_second for one in executions]),
-            evaluation_share=mean([one.evaluation_share for one in executions]),
-            saving_share=mean([one.saving_share for one in executions]),
+            **means,
         )
-    resumptions = tuple(dict.fromkeys(itertools.chain.from_iterable(part.config.resumptions for part in parts)))
-    return dataclasses.replace(first, only=(), execution=execution, resumptions=resumptions)
+    resumptions: list[Resumption] = []
+    for one in sorted((one for part in parts for one in part.config.resumptions), key=lambda one: one.start):
+        if all(one.versions != other.versions for other in resumptions):
+            resumptions.append(one)
+    return dataclasses.replace(first, only=(), execution=execution, resumptions=tuple(resumptions))
 
 
 def _joined_metrics(phase: str, step: int, runs: Sequence[RunId], records: Sequence[MetricsRecord]) -> MetricsRecord:

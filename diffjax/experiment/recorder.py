@@ -290,7 +290,13 @@ class GroupRecorder:
         at_once = self._trainer.memory.runs
         now = Saved(position, number, outcome.failed, best, self.ledger.standing, self._company, at_once, self.spent)
         # The commit point; what was kept of the interval before it stood goes then.
-        self._checkpoints.save(number, state, entries_of(now), self._kept(best), self._unfinished.forget)
+        self._checkpoints.save(
+            number,
+            state,
+            entries_of(now),
+            kept_checkpoints(member.ready.plan.experiment.keep, best),
+            self._unfinished.forget,
+        )
         self._begun = None
         self._parent.report(self._news(interval, outcome))
         self._history = [*self._history[-1:], now]
@@ -325,13 +331,6 @@ class GroupRecorder:
             for number in self._checkpoints.numbers()[-KEPT:]
         ]
 
-    def _kept(self, best: rows.Best) -> set[int] | None:
-        """The checkpoints to keep beside the newest two; None for all."""
-        keep = self.member.ready.plan.experiment.keep
-        if keep == "all":
-            return None
-        return {one.checkpoint for one in best.values()} if keep == "best" else set()
-
     def _say_what_is_kept(self, state: TrainState) -> None:
         """The room that checkpoints take, where more than two are kept."""
         plan = self.member.ready.plan
@@ -346,6 +345,13 @@ class GroupRecorder:
         self._parent.progress.note(
             f"--keep={keep}: {most}{count} checkpoints of {size:,.1f} MiB, {count * size:,.1f} MiB on disk"
         )
+
+
+def kept_checkpoints(keep: str, best: rows.Best) -> set[int] | None:
+    """The checkpoints to keep beside the newest two; None for all."""
+    if keep == "all":
+        return None
+    return {one.checkpoint for one in best.values()} if keep == "best" else set()
 
 
 def entries_of(saved: Saved) -> dict[str, Any]:

@@ -28,9 +28,13 @@ def state_of(folder: Path) -> str:
     kinds = [names.get(status.state, status.state) for status in statuses]
     text = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
     if "running" in [status.state for status in statuses]:
-        steps = [row.step for row in read_evaluations(folder)]
-        news = last.news if last else f"last evaluation at step {max(steps):,}" if steps else ""
+        news = last.news if last else _last_evaluation(folder)
         text += f" ({news})" * bool(news)
         text += f"; {writer.words}" if writer else f"; {last.words}, which is no more" if last else ""
     reasons = dict.fromkeys(status.reason for status in statuses if status.state == "failed")
     return "; ".join((text, *reasons))
+
+
+def _last_evaluation(folder: Path) -> str:
+    steps = [row.step for row in read_evaluations(folder)]
+    return f"last evaluation at step {max(steps):,}" if steps else ""
