@@ -54,7 +54,7 @@ class Step(NamedTuple):
     outcomes: Mapping[int, Outcome]
 
 
-@dataclasses.dataclass(frozen=False, eq=True)
+@dataclasses.dataclass
 class Spent:
     """Seconds of a program by what for, and its updates; ``runs`` is how many shared it."""
 

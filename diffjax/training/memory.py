@@ -88,8 +88,13 @@ def fit(
     data: Transitions,
     limit: int,
 ) -> MemoryUse:
-    """The memory for ``runs`` runs at once, or where they do not fit for as many as do; one at least."""
+    """The memory for ``runs`` runs at once, or where they do not fit for as many as do; one at least.
+
+    Of fewer than all as few as make as many turns, since every turn is padded to the longest.
+    """
+    total = setup.data.offset.shape[0]
     while True:
+        runs = -(-total // -(-total // runs))
         use = memory_use(program_for(runs), runs, phases, setup, data, limit)
         if use.total <= limit or runs == 1:
             return use

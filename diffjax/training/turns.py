@@ -52,10 +52,8 @@ class Turns(NamedTuple):
 
     def _parts(self, setup: RunSetup) -> "Iterator[_Part]":
         runs = setup.data.offset.shape[0]
-        turns = -(-runs // self.at_once)
-        size = -(-runs // turns)
-        for first in range(0, runs, size):
-            yield _Part(first, min(first + size, runs), size)
+        for first in range(0, runs, self.at_once):
+            yield _Part(first, min(first + self.at_once, runs), self.at_once)
 
 
 class _Part(NamedTuple):
