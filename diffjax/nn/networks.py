@@ -204,6 +204,13 @@ class MLP(nn.Module):
         return Dense(self.output_dim, output, name=f"layer_{len(self.hidden_dims)}")(*hidden)
 
 
+def waves(time: jax.Array, frequency: jax.Array | np.ndarray, cos_first: bool) -> jax.Array:
+    """``[sin(t f), cos(t f)]``, or cosines first: ``time`` of any shape and ``frequency (n,)`` to ``(*time, 2 n)``."""
+    angle = jnp.asarray(time, jnp.float32)[..., None] * frequency
+    sin, cos = jnp.sin(angle), jnp.cos(angle)
+    return jnp.concatenate([cos, sin] if cos_first else [sin, cos], axis=-1)
+
+
 def sinusoidal(time: jax.Array, dim: int, cos_first: bool) -> jax.Array:
     """Sinusoidal features of ``time`` (any shape), ``(*time, dim)``.
 
@@ -211,9 +218,7 @@ def sinusoidal(time: jax.Array, dim: int, cos_first: bool) -> jax.Array:
     """
     half = dim // 2
     frequency = np.exp(-np.arange(half) * np.log(10000.0) / (half - 1)).astype(np.float32)
-    angle = jnp.asarray(time, jnp.float32)[..., None] * frequency
-    sin, cos = jnp.sin(angle), jnp.cos(angle)
-    return jnp.concatenate([cos, sin] if cos_first else [sin, cos], axis=-1)
+    return waves(time, frequency, cos_first)
 
 
 class NoiseNetwork(nn.Module):
