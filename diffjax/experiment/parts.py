@@ -18,15 +18,14 @@ import numpy as np
 
 from diffjax.errors import UserError
 from diffjax.experiment.joint import together
-from diffjax.experiment.plan import Experiment, Group, Plan, Run, group_runs, plan
+from diffjax.experiment.plan import Experiment, Group, Plan, plan
 from diffjax.experiment.provenance import request
 from diffjax.experiment.recorder import Saved, entries_of, kept_checkpoints, saved_of
 from diffjax.experiment.rows import BestEvaluation
 from diffjax.experiment.run import run_experiments
-from diffjax.experiment.stored import hyper_of
+from diffjax.experiment.stored import StoredRuns
 from diffjax.experiment.trainer import Spent
 from diffjax.files import write_text
-from diffjax.methods.registry import get_method
 from diffjax.records.commits import Ledger, Standing
 from diffjax.records.folder import (
     CHECKPOINTS,
@@ -44,7 +43,7 @@ from diffjax.records.folder import (
     read_status,
 )
 from diffjax.records.schema import Config, Evaluation, Execution, MetricsRecord, Resumption, RunId, RunStatus
-from diffjax.records.writer import only_writer
+from diffjax.records.writer import Taken, only_writer
 from diffjax.tasks.default_data import MakeData
 from diffjax.training.checkpoints import Checkpoints, StoredCheckpoints
 from diffjax.training.progress import Progress
@@ -148,13 +147,13 @@ def _check(planned: Plan, host: Host) -> None:
         raise UserError(f"{experiment.out} was begun by {min(others)} processes; go on with as many, or delete it")
 
 
-class _Part(NamedTuple):
+class _Part(StoredRuns):
     """What a process left of an experiment."""
 
-    folder: Path
-    config: Config
-    groups: tuple[Group, ...]
-    statuses: Mapping[RunId, RunStatus]
+    @property
+    def statuses(self) -> Mapping[RunId, RunStatus]:
+        """How every run ended."""
+        return {status.run: status for status in read_status(self.folder)}
 
 
 def join_parts(planned: Plan, owned: Sequence[tuple[int, ...]], progress: Progress) -> None:
@@ -174,11 +173,11 @@ def join_parts(planned: Plan, owned: Sequence[tuple[int, ...]], progress: Progre
     with ExitStack() as stack:
         try:
             stack.enter_context(only_writer(out, progress.note))
-        except UserError:  # another process joins them
+        except Taken:  # by the process that joins them
             return
         if not all(map(_is_finished, folders)):
             return
-        _Joining(planned, [_read_part(folder) for folder in folders]).write()
+        _Joining(planned, [_Part(folder) for folder in folders]).write()
         shutil.rmtree(out / PARTS, ignore_errors=True)
     progress.note(f"{out}: joined the parts of {len(folders)} processes")
 
@@ -186,14 +185,6 @@ def join_parts(planned: Plan, owned: Sequence[tuple[int, ...]], progress: Progre
 def _is_finished(folder: Path) -> bool:
     there = all((folder / name).is_file() for name in (CONFIG, STATUS))
     return there and all(status.state != "running" for status in read_status(folder))
-
-
-def _read_part(folder: Path) -> _Part:
-    config = read_config(folder)
-    method, _ = get_method(config.method, config.variant)
-    hypers = {name: hyper_of(method, config.hyper[name], str(folder / CONFIG)) for name in config.settings}
-    groups = group_runs([Run(run.seed, run.setting, hypers[run.setting]) for run in config.runs])
-    return _Part(folder, config, groups, {status.run: status for status in read_status(folder)})
 
 
 class _Training(NamedTuple):
@@ -255,11 +246,13 @@ class _Joining:
         for record in itertools.chain.from_iterable(self._metrics):
             if record.runs[0] in place:
                 by_interval.setdefault((phases.index(record.phase), record.step), []).append(record)
-        rows = [row for row in itertools.chain.from_iterable(self._evaluations) if row.run in place]
+        by_step: dict[int, list[Evaluation]] = {}  # of the main phase
+        for row in itertools.chain.from_iterable(self._evaluations):
+            if row.run in place:
+                by_step.setdefault(row.step, []).append(row)
         for (phase, step), records in sorted(by_interval.items()):
-            is_main = phase == len(phases) - 1
-            own = sorted((row for row in rows if is_main and row.step == step), key=lambda row: place[row.run])
-            yield _joined_metrics(phases[phase], step, runs, records), own
+            own = by_step.get(step, []) if phase == len(phases) - 1 else []
+            yield _joined_metrics(phases[phase], step, runs, records), sorted(own, key=lambda row: place[row.run])
 
     def _write_checkpoints(
         self,

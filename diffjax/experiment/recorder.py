@@ -287,7 +287,7 @@ class GroupRecorder:
         member = self.member
         self._parent.write_status(rows.statuses(member.runs, member.group, outcome.failed, outcome.is_last))
         position = Position(interval.phase, interval.stop)
-        at_once = self._trainer.memory.runs
+        at_once = self._trainer.runs_at_once
         now = Saved(position, number, outcome.failed, best, self.ledger.standing, self._company, at_once, self.spent)
         # The commit point; what was kept of the interval before it stood goes then.
         self._checkpoints.save(

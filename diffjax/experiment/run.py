@@ -7,7 +7,6 @@ as if it were alone.
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import jax
 import numpy as np
@@ -28,7 +27,7 @@ from diffjax.records.folder import CONFIG, STATUS, ResultsFolder, blocks_of, che
 from diffjax.records.writer import only_writer
 from diffjax.tasks.default_data import MakeData
 from diffjax.training.loop import Partial, Position, updates_done
-from diffjax.training.program import TrainState
+from diffjax.training.program import TrainState, join_runs
 from diffjax.training.progress import Progress
 
 
@@ -177,7 +176,7 @@ def _train_together(recorders: Sequence[GroupRecorder], progress: Progress, most
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        runs = trainer.memory.runs
+        runs = trainer.runs_at_once
         if runs == 1:
             raise UserError(f"{trainer.name}: not even one run fits into memory: {first_line(error)}") from None
         progress.note(f"{trainer.name}: out of memory with {runs} runs at once; from the checkpoint with {runs // 2}")
@@ -267,7 +266,8 @@ def _restored(
             parts.append((like, None))
         else:
             parts.append(recorder.restore_unfinished(like) if is_within else (recorder.restore(like), None))
-    whole = _joined(trainer, [own for own, _ in parts])
+    on_devices = trainer.training.from_host
+    whole = on_devices(join_runs([own for own, _ in parts]))
     if not is_within:
         return whole, None
     (known, *_) = (sums for _, sums in parts if sums is not None)
@@ -275,9 +275,4 @@ def _restored(
         jax.tree.map(lambda leaf, count=count: np.zeros(count, leaf.dtype), known) if sums is None else sums
         for count, (_, sums) in zip(trainer.counts, parts, strict=True)
     ]
-    return whole, _joined(trainer, joined)
-
-
-def _joined(trainer: Trainer, parts: Sequence[Any]) -> Any:
-    """What members have in host memory, on the run axis of all."""
-    return trainer.training.from_host(jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))
+    return whole, on_devices(join_runs(joined))

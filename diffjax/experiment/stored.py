@@ -44,7 +44,7 @@ class StoredRuns:
         self.hypers = {
             name: hyper_of(self.method, config.hyper[name], str(folder / CONFIG)) for name in config.settings
         }
-        self._groups = group_blocks(
+        self.groups = group_blocks(
             [Run(one.seed, one.setting, self.hypers[one.setting]) for one in config.runs], config.blocks
         )
         self._read: tuple[Path, int, Any] | None = None  # the parts read last: runs of a group follow one another
@@ -115,7 +115,7 @@ class StoredRuns:
 
     def _place(self, run: RunId) -> tuple[Path, int]:
         """The folder of a run's checkpoints, and which training of theirs it is."""
-        for index, group in enumerate(self._groups):
+        for index, group in enumerate(self.groups):
             for one, training in zip(group.runs, group.training, strict=True):
                 if (one.seed, one.setting) == (run.seed, run.setting):
                     return self.folder / CHECKPOINTS / str(index), training

@@ -111,6 +111,7 @@ class Trainer:
         self.parts = tuple(slice(first, last) for first, last in itertools.pairwise(bounds))
         self.count = sum(self.counts)
         self.spent = Spent(runs=self.count)
+        self.runs_at_once = self.count  # on the devices; known to be fewer once they were loaded
 
     @property
     def name(self) -> str:
@@ -141,16 +142,18 @@ class Trainer:
         )
         make = functools.partial(Program, self.method, plan.spec, self.protocol.sampling)
         phases = [phase for phase, length in enumerate(self.lengths) if length and phase >= first_phase]
+        self.runs_at_once = min(self.count, most or self.count)
         self.memory = fit(
             lambda runs: make(run_sharding(runs)),
-            min(self.count, most or self.count),
+            self.runs_at_once,
             phases,
             setup,
             transitions,
             device_memory(),
         )
-        self.program = make(run_sharding(self.memory.runs))
-        self.training = self.program if self.memory.runs == self.count else Turns(self.program, self.memory.runs)
+        self.runs_at_once = self.memory.runs
+        self.program = make(run_sharding(self.runs_at_once))
+        self.training = self.program if self.runs_at_once == self.count else Turns(self.program, self.runs_at_once)
         self.data, self.setup = self.training.replicate(transitions), self.training.place(setup)
         fits_twice = self.memory.total + self.memory.state <= self.memory.limit
         self._overlaps = overlap and fits_twice
@@ -184,7 +187,8 @@ class Trainer:
         """
         live = frozenset(range(len(self.members))) - finished
         sofar = dict(failed)
-        with ExitStack() as stack, _Beside(self._precision) as others:
+        acting = self._acting(live)
+        with ExitStack() as stack, _PlayThread(self._precision) as thread:
             simulators = _Simulators(self.members, self.protocol.episodes, stack)
             awaited: _Awaited | None = None
             trained = intervals(
@@ -212,19 +216,20 @@ class Trainer:
                     found = rows.new_failures(phase, interval.bad_steps[self.parts[number]], sofar[number])
                     self._say(self.members[number], found)
                     sofar[number] = {**sofar[number], **found}
-                plays = bool(interval.is_main and self.protocol.episodes)
+                plays = acting if interval.is_main else ()
                 if plays and self._overlaps and not interval.is_last:
                     on_host = jax.tree.map(np.asarray, interval.state)  # the next interval consumes what is there
                     interval = interval._replace(state=on_host)
-                    play = functools.partial(self._play, interval, rounds(self.members, live, self.memory.runs))
-                    awaited = _Awaited(interval, live, dict(sofar), means, others.start(play, simulators, self._heed))
+                    played = thread.start(functools.partial(self._play, interval, plays), simulators, self._heed)
+                    awaited = _Awaited(interval, live, dict(sofar), means, played)
                 else:
-                    acting = rounds(self.members, live, self.memory.runs) if plays else ()
-                    now = functools.partial(self._play, interval, acting, simulators, self._heed)
+                    now = functools.partial(self._play, interval, plays, simulators, self._heed)
                     yield (step := self._step(_Awaited(interval, live, sofar, means, now), simulators))
                     if not step.interval.is_whole:
                         return
-                live -= {number for number in live if self._is_done(number, interval, sofar[number])}
+                if done := {number for number in live if self._is_done(number, interval, sofar[number])}:
+                    live -= done
+                    acting = self._acting(live)
                 if not live:
                     break
             if awaited is not None:
@@ -272,14 +277,18 @@ class Trainer:
             metrics = rows.metrics_record(phase, member.runs, member.group, interval.stop, own)
             failed = awaited.failed[number]
             evaluations, scores = self._evaluations(number, interval, played.get(number), failed, simulators)
-            is_last = interval.is_main and interval.stop == member.lengths[-1]
-            outcomes[number] = Outcome(failed, metrics, evaluations, scores, is_last)
+            outcomes[number] = Outcome(failed, metrics, evaluations, scores, self._is_last(number, interval))
         return Step(interval, outcomes)
 
     def _is_done(self, number: int, interval: Interval, failed: rows.Failures) -> bool:
-        member = self.members[number]
-        is_last = interval.is_main and interval.stop == member.lengths[-1]
-        return is_last or len(failed) == len(member.trained)
+        return self._is_last(number, interval) or len(failed) == self.counts[number]
+
+    def _is_last(self, number: int, interval: Interval) -> bool:
+        return interval.is_main and interval.stop == self.members[number].lengths[-1]
+
+    def _acting(self, live: frozenset[int]) -> Sequence[Round]:
+        """Who plays together when members are evaluated."""
+        return rounds(self.members, live, self.runs_at_once) if self.protocol.episodes else ()
 
     def _heed(self, time: int) -> None:
         if self.progress.stop_status() is not None:
@@ -346,8 +355,8 @@ class _StopAsked(Exception):
     """The progress wants to stop."""
 
 
-class _Beside:
-    """Work in a thread beside this one, under the same switches of JAX; what is not awaited is given up at the end."""
+class _PlayThread:
+    """A thread that plays while this one trains, under the same switches of JAX; what nobody awaits is given up."""
 
     def __init__(self, precision: str) -> None:
         self._precision = precision

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from absl import flags
 
@@ -33,6 +33,23 @@ class Ended(NamedTuple):
 
 Work = Callable[[tuple[int, ...]], Ended]
 """Trains the experiments of these numbers, going on where they stand; goes to other machines by its name."""
+
+
+Handle = Any
+"""What stands for a job that runs: whatever its engine gives out."""
+
+
+class Engine(Protocol):
+    """What runs jobs somewhere."""
+
+    def start(self, jobs: Sequence[Job]) -> list[Handle]:
+        """Begins jobs."""
+
+    def ended(self, handles: Sequence[Handle], seconds: float) -> list[tuple[Handle, Ended]]:
+        """Those that have ended, after so long at most."""
+
+    def cancel(self, handles: Sequence[Handle]) -> None:
+        """Asks jobs to stop."""
 
 
 def define_jobs(values: flags.FlagValues) -> None:
@@ -103,7 +120,7 @@ def _kind(state: str) -> str:
     return state.partition(" (")[0]
 
 
-def run_jobs(jobs: Sequence[Job], engine: "Engine", retries: int, say: Callable[[str], None]) -> None:
+def run_jobs(jobs: Sequence[Job], engine: Engine, retries: int, say: Callable[[str], None]) -> None:
     """Hands all jobs to an engine and waits for their ends; those whose time was over are begun again.
 
     Raises:
@@ -134,19 +151,3 @@ def run_jobs(jobs: Sequence[Job], engine: "Engine", retries: int, say: Callable[
         if ended.status > 128 or ended.status == TRY_AGAIN:
             raise Stopped(f"{job.name}: {ended.message}", ended.status)
         raise UserError(f"{len(failures)} of {len(jobs)} jobs failed; {job.name}: {ended.message}")
-
-
-class Engine:
-    """What runs jobs somewhere; handles stand for those that run."""
-
-    def start(self, jobs: Sequence[Job]) -> list[object]:
-        """Begins jobs."""
-        raise NotImplementedError
-
-    def ended(self, handles: Sequence[object], seconds: float) -> list[tuple[object, Ended]]:
-        """Those that have ended, after so long at most."""
-        raise NotImplementedError
-
-    def cancel(self, handles: Sequence[object]) -> None:
-        """Asks jobs to stop."""
-        raise NotImplementedError

@@ -9,10 +9,10 @@ from typing import Any
 from absl import flags
 
 from diffjax.errors import UserError, first_line
-from diffjax.launch.jobs import Ended, Engine, Job, Work
+from diffjax.launch.jobs import Ended, Handle, Job, Work
 
 
-class RayEngine(Engine):
+class RayEngine:
     """A cluster that is there (``RAY_ADDRESS``, or one on this machine), else one of this machine for this sweep.
 
     Raises:
@@ -46,14 +46,14 @@ class RayEngine(Engine):
         self._task = ray.remote(max_retries=args.job_retries, max_calls=1, **options)(_do)
         self._work = work
 
-    def start(self, jobs: Sequence[Job]) -> list[object]:
+    def start(self, jobs: Sequence[Job]) -> list[Handle]:
         return [self._task.options(name=job.name).remote(self._work, job.numbers) for job in jobs]
 
-    def ended(self, handles: Sequence[object], seconds: float) -> list[tuple[object, Ended]]:
+    def ended(self, handles: Sequence[Handle], seconds: float) -> list[tuple[Handle, Ended]]:
         done, _ = self._ray.wait(list(handles), num_returns=1, timeout=seconds)
         return [(handle, self._result(handle)) for handle in done]
 
-    def cancel(self, handles: Sequence[object]) -> None:
+    def cancel(self, handles: Sequence[Handle]) -> None:
         for handle in handles:
             self._ray.cancel(handle)
         self._ray.wait(list(handles), num_returns=len(handles), timeout=30)

@@ -9,13 +9,13 @@ from typing import Any
 from absl import flags
 
 from diffjax.errors import UserError, first_line
-from diffjax.launch.jobs import Ended, Engine, Job, Work, slurm_options
+from diffjax.launch.jobs import Ended, Handle, Job, Work, slurm_options
 
 LOGS = ".jobs"
 """Folder below ``--out`` for what submitit keeps: logs, scripts, results."""
 
 
-class SlurmEngine(Engine):
+class SlurmEngine:
     """SLURM where it is installed; ``--slurm cluster=local`` for this machine.
 
     Raises:
@@ -49,22 +49,22 @@ class SlurmEngine(Engine):
             raise UserError(f"SLURM cannot be used: {first_line(error)}") from None
         self._work = Requeued(work)
 
-    def start(self, jobs: Sequence[Job]) -> list[object]:
+    def start(self, jobs: Sequence[Job]) -> list[Handle]:
         return list(self._executor.map_array(self._work, [job.numbers for job in jobs]))
 
-    def ended(self, handles: Sequence[object], seconds: float) -> list[tuple[object, Ended]]:
-        found: list[tuple[object, Ended]] = []
+    def ended(self, handles: Sequence[Handle], seconds: float) -> list[tuple[Handle, Ended]]:
+        found: list[tuple[Handle, Ended]] = []
         deadline = time.monotonic() + seconds
         while not found:
-            found = [(handle, _result(handle)) for handle in handles if handle.done()]  # type: ignore[attr-defined]
+            found = [(handle, _result(handle)) for handle in handles if handle.done()]
             if time.monotonic() >= deadline:
                 break
             time.sleep(0.2)
         return found
 
-    def cancel(self, handles: Sequence[object]) -> None:
+    def cancel(self, handles: Sequence[Handle]) -> None:
         for handle in handles:
-            handle.cancel()  # type: ignore[attr-defined]
+            handle.cancel()
 
 
 class Requeued:
@@ -82,12 +82,11 @@ class Requeued:
 
 
 def _result(job: Any) -> Ended:
-    try:
+    error = job.exception()  # the job's own, or that it was killed
+    if error is None:
         return Ended(*job.result())
-    except Exception as error:  # the job's own, or that it was killed
-        said = job.stderr() or ""
-        lines = [line for line in said.splitlines() if line.strip()]
-        return Ended(1, f"{first_line(error)}; {lines[-1] if lines else 'no output'} (see {job.paths.stderr})")
+    lines = [line for line in (job.stderr() or "").splitlines() if line.strip()]
+    return Ended(1, f"{first_line(error)}; {lines[-1] if lines else 'no output'} (see {job.paths.stderr})")
 
 
 def _package() -> ModuleType:

@@ -21,6 +21,10 @@ HIDDEN = (LOCK, WRITER)
 BEAT_S, DEAD_S = 10.0, 60.0
 
 
+class Taken(UserError):
+    """Another process writes to the folder."""
+
+
 class Writer(NamedTuple):
     """Who writes to a folder, or did when it ended; ``news`` is how far it had come when it last said so."""
 
@@ -42,7 +46,8 @@ def only_writer(folder: Path, note: Callable[[str], None]) -> Iterator[Callable[
     What it gives takes news of how far the work has come, for those who look on.
 
     Raises:
-      UserError: another process writes to it, or it cannot be made.
+      Taken: another process writes to it.
+      UserError: it cannot be made.
     """
     made = []
     with writable(folder):
@@ -60,9 +65,7 @@ def only_writer(folder: Path, note: Callable[[str], None]) -> Iterator[Callable[
                 note(f"{folder}: this file system has no locks; {WRITER}, touched every {BEAT_S:.0f} s, stands for one")
                 is_ours = _claims(folder)
             if not is_ours:
-                raise UserError(
-                    f"{folder} is being written to by {_words(folder)}; wait for it, or choose another --out"
-                )
+                raise Taken(f"{folder} is being written to by {_words(folder)}; wait for it, or choose another --out")
             signature = _signature_now()
             with writable(folder):
                 _sign(folder, signature)

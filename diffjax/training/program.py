@@ -68,6 +68,11 @@ def stack_runs(runs: Sequence[Tree]) -> Tree:
     return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *runs)
 
 
+def join_runs(parts: Sequence[Tree]) -> Tree:
+    """Trees with the run axis in host memory, one after the other."""
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
 def run_sharding(num_runs: int) -> NamedSharding | None:
     """How to split the run axis over the local devices, of which there may be more than runs; None for one device."""
     devices = jax.local_devices()[:num_runs]

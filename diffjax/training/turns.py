@@ -9,7 +9,7 @@ import numpy as np
 
 from diffjax.data.transitions import Transitions
 from diffjax.methods.base import Metrics
-from diffjax.training.program import Program, RunSetup, TrainState
+from diffjax.training.program import Program, RunSetup, TrainState, join_runs
 
 
 class Turns(NamedTuple):
@@ -36,7 +36,7 @@ class Turns(NamedTuple):
 
     def init(self, setup: RunSetup, data: Transitions) -> TrainState:
         """As :meth:`Program.init`, of arrays of NumPy."""
-        return _joined([part.on_host(self.program.init(part.of(setup), data)) for part in self._parts(setup)])
+        return join_runs([part.on_host(self.program.init(part.of(setup), data)) for part in self._parts(setup)])
 
     def advance(
         self, phase: int, state: TrainState, start: int, stop: int, setup: RunSetup, data: Transitions
@@ -48,7 +48,7 @@ class Turns(NamedTuple):
             found.append(
                 part.on_host(self.program.advance(phase, own, start, stop, self.program.place(part.of(setup)), data))
             )
-        return _joined(found)
+        return join_runs(found)
 
     def _parts(self, setup: RunSetup) -> "Iterator[_Part]":
         runs = setup.data.offset.shape[0]
@@ -74,7 +74,3 @@ class _Part(NamedTuple):
     def on_host(self, tree: Any) -> Any:
         """A tree with the run axis of this part as arrays of NumPy, without padding."""
         return jax.tree.map(lambda leaf: np.asarray(leaf)[: self.last - self.first], tree)
-
-
-def _joined(parts: list[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
