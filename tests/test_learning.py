@@ -25,7 +25,7 @@ from method_tools import ALL, tiny
 from diffjax.data.transitions import Transitions
 from diffjax.methods.base import MEAN_VALUE, Method, without_acting
 from diffjax.training.batches import prepare
-from diffjax.training.program import Program, RunSetup, mean_metrics, stack_runs
+from diffjax.training.program import Program, RunSetup, _advance, mean_metrics, stack_runs
 from diffjax.types import Spec
 
 SPEC = Spec(observation_dim=1, action_dim=1)
@@ -68,6 +68,7 @@ class Learned(NamedTuple):
 
     value: dict[str, float] | None
     action: dict[str, np.ndarray]
+    compiled_once: bool  # the program of each phase
 
 
 class Trained(NamedTuple):
@@ -78,6 +79,7 @@ class Trained(NamedTuple):
     state: Any
     setup: RunSetup
     metrics: dict[str, np.ndarray]
+    compiled: int  # programs
 
 
 @functools.cache
@@ -92,11 +94,11 @@ def trained(method: Method[Any, Any], hyper: Any) -> Trained:
     setup = stack_runs([RunSetup(jax.random.key(number), own, hyper) for number, own in enumerate(parts)])
     program = Program(method, SPEC, "uniform")
     data = program.replicate(usable)
-    state = program.init(setup, data)
+    state, compiled = program.init(setup, data), _advance._cache_size()
     for phase in range(len(method.phases)):
         state, _ = program.advance(phase, state, 0, STEPS - LAST, setup, data)
         state, sums = program.advance(phase, state, STEPS - LAST, STEPS, setup, data)
-    return Trained(program, tuple(seen), state, setup, mean_metrics(sums))
+    return Trained(program, tuple(seen), state, setup, mean_metrics(sums), _advance._cache_size() - compiled)
 
 
 @functools.cache
@@ -113,7 +115,8 @@ def learned(name: str, variant: str) -> Learned:
     action = np.asarray(found.program.act(found.state.acting(acting.hyper), keys, 0, observation))[..., 0]
     value = found.metrics.get(MEAN_VALUE)
     by_problem = lambda values: dict(zip(found.problems, values, strict=True))  # noqa: E731
-    return Learned(None if value is None else by_problem(value.tolist()), by_problem(action))
+    compiled_once = found.compiled == len(method.phases)
+    return Learned(None if value is None else by_problem(value.tolist()), by_problem(action), compiled_once)
 
 
 @pytest.mark.parametrize(("name", "variant"), ALL)
@@ -129,6 +132,12 @@ def test_values_are_those_of_the_problem(name, variant):
     )
     as_the_data, at_best = (BEST * (0.5 + DISCOUNT * share / (1 - DISCOUNT)) for share in (0.5, 1.0))
     assert 0.9 * as_the_data < value["modes"] < 1.1 * at_best
+
+
+@pytest.mark.parametrize(("name", "variant"), ALL)
+def test_a_state_goes_on_in_the_program_that_made_it(name, variant):
+    """A fresh state and a trained one are of the same types."""
+    assert learned(name, variant).compiled_once
 
 
 @pytest.mark.parametrize(("name", "variant"), ALL)

@@ -210,7 +210,8 @@ def _init(program: Program, rows: int, setup: RunSetup) -> TrainState:
         }
         return method.init(jax.random.fold_in(run.key, INIT_STREAM), spec, run.hyper), labels
 
-    state, labels = jax.vmap(init_run)(setup)
+    # Types that would give way to others are made firm; an update does so, and would be compiled for both.
+    state, labels = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), jax.vmap(init_run)(setup))
     observation = jax.tree.map(jnp.copy, setup.data.observation)
     return TrainState(state, observation, labels, jnp.full(setup.data.offset.shape, NEVER, jnp.int32))
 
