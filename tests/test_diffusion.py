@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffjax.diffusion.bound import gaussian_kl, learned_log_variance, step_terms
 from diffjax.diffusion.denoisers import (
     add_noise,
     at_index,
@@ -39,10 +40,12 @@ from diffjax.diffusion.samplers import (
 from diffjax.diffusion.schedules import (
     cosine_betas,
     discrete_schedule,
+    elbo_sigma,
     linear_betas,
     log_logistic_sigma,
     vp_betas,
 )
+from diffjax.studies.bound_gap import measure
 
 VP = discrete_schedule("vp", 5)
 
@@ -115,7 +118,7 @@ def test_impossible_schedules_are_refused(name, steps):
 
 
 def test_unknown_variance_is_refused():
-    with pytest.raises(ValueError, match="neither 'posterior' nor 'beta'"):
+    with pytest.raises(ValueError, match="none of posterior, beta, learned"):
         transition_std(VP, "fixed")
 
 
@@ -383,10 +386,76 @@ def test_draws_follow_their_laws():
     np.testing.assert_allclose(np.bincount(denoising.time_index, minlength=3), 2000, atol=150)
     assert np.std(denoising.noise) == pytest.approx(1.0, abs=0.03)
 
-    edm = draw_edm(jax.random.key(2), (6000, 2), 0.002, 80.0, 0.5)
+    edm = draw_edm(jax.random.key(2), (6000, 2), "edm", 0.002, 80.0, 0.5)
     assert edm.noise.shape == (6000, 2)
     assert edm.sigma.shape == (6000,)
     assert np.all((edm.sigma >= 0.00199) & (edm.sigma <= 80.1))
     # c_skip = sd^2 / (sigma^2 + sd^2) is uniform under this law
     quantiles = np.quantile(0.25 / (np.asarray(edm.sigma) ** 2 + 0.25), [0.1, 0.5, 0.9])
     np.testing.assert_allclose(quantiles, [0.1, 0.5, 0.9], atol=0.025)
+
+
+def test_levels_of_the_bound_weigh_as_the_bound_does():
+    """For ``x_0 ~ N(0, s^2)`` the bound's integral of the best denoiser's error is known in closed form."""
+    low, high, data, std = 0.01, 20.0, 0.5, 0.3
+    uniform = (jnp.arange(20_000) + 0.5) / 20_000
+    sigma = np.asarray(jax.jit(elbo_sigma)(uniform, low, high, data), np.float64)
+    ends = jax.jit(elbo_sigma)(jnp.array([0.0, 1.0]), low, high, data)
+    np.testing.assert_allclose(ends, [low, high], rtol=1e-3)
+    assert np.all(np.diff(sigma) > 0)
+    error = std**2 * sigma**2 / (std**2 + sigma**2)
+    loss = np.mean(error / np.asarray(edm_scales(jnp.asarray(sigma, jnp.float32), data).c_out) ** 2)
+    share = lambda level, own: level**2 / (level**2 + own**2)  # noqa: E731
+    bound = 0.5 * np.log(share(high, data) / share(low, data)) * loss
+    assert bound == pytest.approx(0.5 * np.log(share(high, std) / share(low, std)), rel=1e-4)
+
+
+def test_learned_variances_lie_between_the_posteriors_and_beta():
+    schedule = discrete_schedule("vp", 5)
+    index = jnp.array([0, 1, 4])
+    at = lambda mix: np.exp(learned_log_variance(schedule, jnp.full((3, 2), mix), index))  # noqa: E731
+    np.testing.assert_allclose(at(-1.0)[1:, 0], schedule.posterior_variance[[1, 4]], rtol=1e-5)
+    np.testing.assert_allclose(at(-1.0)[0], schedule.posterior_variance[1], rtol=1e-5)  # not the 0 of index 0
+    np.testing.assert_allclose(at(1.0)[:, 1], schedule.beta[[0, 1, 4]], rtol=1e-5)
+    np.testing.assert_allclose(at(0.0)[2], np.sqrt(schedule.beta[4] * schedule.posterior_variance[4]), rtol=1e-5)
+    one = discrete_schedule("vp", 1)
+    np.testing.assert_allclose(np.exp(learned_log_variance(one, jnp.zeros(2), jnp.int32(0))), one.beta[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("mix", "variance"), [(-1.0, "posterior"), (1.0, "beta")])
+def test_a_learned_variance_at_an_end_of_its_range_is_that_chain(mix, variance):
+    schedule = discrete_schedule("vp", 4)
+    noise = draw_chain_noise(jax.random.key(0), 4, (6, 2))
+    denoise = epsilon_denoiser(gaussian_epsilon(schedule, 0.7), schedule)
+    learned = lambda x, index: (denoise(x, index), learned_log_variance(schedule, jnp.full_like(x, mix), index))  # noqa: E731
+    found = ancestral_sample(learned, schedule, noise, variance="learned", clip=0.8)
+    np.testing.assert_allclose(
+        found, ancestral_sample(denoise, schedule, noise, variance=variance, clip=0.8), atol=1e-6
+    )
+
+
+def test_gaussian_divergence_by_hand():
+    # ln(2) + (1 + 1) / (2 * 4) - 1/2
+    np.testing.assert_allclose(gaussian_kl(1.0, 0.0, 0.0, np.log(4.0)), np.log(2.0) + 0.25 - 0.5, rtol=1e-6)
+    np.testing.assert_allclose(gaussian_kl(0.3, -1.0, 0.3, -1.0), 0.0, atol=1e-7)
+
+
+def test_the_least_noisy_term_is_the_density_of_the_sample():
+    schedule = discrete_schedule("vp", 3)
+    x_0, x, denoised = jnp.array([[0.5, -0.5]]), jnp.array([[9.0, 9.0]]), jnp.array([[0.1, -0.5]])
+    found = step_terms(schedule, x_0, x, jnp.array([0]), denoised, jnp.log(jnp.array([[0.04, 0.04]])))
+    density = lambda distance: 0.5 * (np.log(2 * np.pi * 0.04) + distance**2 / 0.04)  # noqa: E731
+    np.testing.assert_allclose(found, [[density(0.4), density(0.0)]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vp", "cosine"])
+def test_a_gaussians_bound_is_its_entropy_at_the_best_variances(name):
+    """Every reverse step of Gaussian data is Gaussian; beta is its variance where the data have deviation 1."""
+    samples = 4000
+    narrow, unit = (measure(jax.random.key(1), samples, name, 4, std) for std in (0.2, 1.0))
+    assert narrow.entropy == pytest.approx(0.5 * math.log(2 * math.pi * math.e * 0.04))
+    for found in (narrow.best, unit.best, unit.beta):
+        assert abs(found) < 0.03
+    assert unit.beta == pytest.approx(unit.best, abs=1e-5)
+    assert narrow.posterior > 0.3 < narrow.beta
+    assert unit.posterior > 0.3

@@ -15,6 +15,8 @@ from diffjax.diffusion.schedules import DiscreteSchedule
 
 Predictor = Callable[[jax.Array, jax.Array], jax.Array]
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
+LearnedDenoiser = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+"""Gives the logarithm of the reverse step's variance too."""
 
 
 def at_index(values: jax.Array | np.ndarray, index: jax.Array, ndim: int) -> jax.Array:

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.diffusion.denoisers import Denoiser
+from diffjax.diffusion.denoisers import Denoiser, LearnedDenoiser
 from diffjax.diffusion.schedules import DiscreteSchedule
 
-Variance = Literal["posterior", "beta"]
+Variance = Literal["posterior", "beta", "learned"]
 
 
 class ChainNoise(NamedTuple):
@@ -38,18 +38,21 @@ def transition_std(schedule: DiscreteSchedule, variance: Variance) -> np.ndarray
 
     ``posterior``: square root of the posterior variance (Diffusion-QL and its descendants).
     ``beta``: ``sqrt(beta)``, the upper bound (DAC).
+    ``learned``: ones, by which the denoiser's own is multiplied.
     """
-    if variance == "posterior":
+    if variance == "learned":
+        std = np.ones(schedule.num_steps, np.float32)
+    elif variance == "posterior":
         std = np.exp(0.5 * schedule.posterior_log_variance)
     elif variance == "beta":
         std = np.sqrt(schedule.beta)
     else:
-        raise ValueError(f"variance {variance!r} is neither 'posterior' nor 'beta'")
+        raise ValueError(f"variance {variance!r} is none of posterior, beta, learned")
     return np.concatenate([np.zeros(1, np.float32), std[1:]])
 
 
 def ancestral_chain(
-    denoiser: Denoiser,
+    denoiser: Denoiser | LearnedDenoiser,
     schedule: DiscreteSchedule,
     noise: ChainNoise,
     *,
@@ -59,7 +62,8 @@ def ancestral_chain(
     """All states of the ancestral DDPM chain, ``(T + 1, *samples)``: the start first, the sample last.
 
     For ``i = T-1..0``: ``x_0 = clip(denoiser(x, i))``, ``x <- coef_x0_i x_0 + coef_xt_i x + std_i z``.
-    Nothing is detached: gradients flow through every step and, where it does not saturate, through the clip.
+    With the variance ``learned`` the denoiser gives ``x_0`` and the logarithm of the step's variance. Nothing is
+    detached: gradients flow through every step and, where it does not saturate, through the clip.
 
     Args:
       clip: bound of ``x_0`` per dimension; None for no clipping.
@@ -68,10 +72,11 @@ def ancestral_chain(
 
     def step(x: jax.Array, inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         index, z, coef_x0, coef_xt, std = inputs
-        x_0 = denoiser(x, index)
+        found = denoiser(x, index)
+        x_0, own_std = (found[0], jnp.exp(0.5 * found[1])) if isinstance(found, tuple) else (found, 1.0)
         if clip is not None:
             x_0 = jnp.clip(x_0, -clip, clip)
-        x = coef_x0 * x_0 + coef_xt * x + std * z
+        x = coef_x0 * x_0 + coef_xt * x + std * own_std * z
         return x, x
 
     inputs = (
@@ -86,7 +91,7 @@ def ancestral_chain(
 
 
 def ancestral_sample(
-    denoiser: Denoiser,
+    denoiser: Denoiser | LearnedDenoiser,
     schedule: DiscreteSchedule,
     noise: ChainNoise,
     *,

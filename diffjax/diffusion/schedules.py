@@ -95,6 +95,24 @@ def discrete_schedule(name: str, num_steps: int) -> DiscreteSchedule:
     )
 
 
+def elbo_sigma(
+    uniform: jax.Array, sigma_min: jax.Array | float, sigma_max: jax.Array | float, sigma_data: jax.Array | float
+) -> jax.Array:
+    """Noise levels under which EDM's loss is the variational bound of ``[sigma_min, sigma_max]``, by inversion.
+
+    The bound weighs ``||D(x) - x_0||^2`` with ``-d(1 / sigma^2) / d sigma / 2 = sigma^-3``, EDM's loss with
+    ``(sigma^2 + sigma_data^2) / (sigma sigma_data)^2``. Their quotient is the density of a uniform ``ln F``,
+    ``F = sigma^2 / (sigma^2 + sigma_data^2)``; the bound is ``ln(F_max / F_min) / 2`` times the loss's sum over dims.
+
+    Args:
+      uniform: numbers in ``[0, 1)``, any shape.
+    Source: Kingma & Gao 2023, arXiv 2303.00848, eq. 8, for the weights of EDM (Karras et al. 2022, table 1).
+    """
+    log_share = lambda sigma: -jnp.log1p((sigma_data / jnp.asarray(sigma, uniform.dtype)) ** 2)  # noqa: E731
+    low, high = log_share(sigma_min), log_share(sigma_max)
+    return sigma_data / jnp.sqrt(jnp.expm1(-(low + uniform * (high - low))))
+
+
 def log_logistic_sigma(
     uniform: jax.Array, sigma_min: jax.Array | float, sigma_max: jax.Array | float, sigma_data: jax.Array | float
 ) -> jax.Array:
@@ -115,3 +133,6 @@ def log_logistic_sigma(
     width = data_variance * (sigma_max**2 - sigma_min**2) / low_total / high_total
     log_odds = jnp.log(low + uniform * width) - jnp.log(complement_high + (1.0 - uniform) * width)
     return sigma_data * jnp.exp(0.5 * log_odds)
+
+
+NOISE_LAWS = {"edm": log_logistic_sigma, "elbo": elbo_sigma}
