@@ -1,8 +1,8 @@
 """The reward transforms of the published programs, each ``r' = scale * r + shift``.
 
 Three families exist: the torch programs (Diffusion-QL, DiffCPS, DiffPoGAN, DTQL), DAC and CORL. Where they disagree
-about a transform of the same name, DAC's carries the prefix ``dac_`` and CORL's ``corl_``. Every statistic is over the transitions
-that are trained on (``row``), in their order, and is computed in float64.
+about a transform of the same name, DAC's carries the prefix ``dac_`` and CORL's ``corl_``. Every statistic is over the
+transitions that are trained on (``row``), in their order, and is computed in float64.
 """
 
 import difflib
