@@ -105,7 +105,7 @@ def hyper_of(recipe: Recipe, golden: Golden, scenario: str = "train") -> Any:
     """The recording's hyper-parameters, as a training scenario changes them."""
     recorded = golden.hyper
     assert {name: value for name, value in FIXED.items() if recorded.get(name, value) != value} == {}
-    values = {"tau": recorded["tau"]} if hasattr(recipe.method.hyper(), "tau") else {}
+    values = {"tau": recorded["tau"]} if "tau" in recorded and hasattr(recipe.method.hyper(), "tau") else {}
     values |= recipe.hyper(recorded) | {"batch_size": recorded["batch"]}
     return recipe.method.hyper(**values | recipe.scenario_hyper(golden, scenario))
 

@@ -77,6 +77,25 @@ def test_normalized_q_loss_swaps_critics_with_the_coin(coin, loss, gradient):
     np.testing.assert_allclose(jax.grad(losses.normalized_q_loss)(values, jnp.asarray(coin)), gradient, rtol=1e-6)
 
 
+def test_soft_maximum_gap():
+    """Densities 1/2 of values log 1 and log 3: the soft maximum is log 8; at temperature 2 the sum is of roots."""
+    values, data = jnp.log(jnp.array([[[1.0, 3.0]]])), jnp.array([[0.5]])
+    density = jnp.log(jnp.array([[0.5, 0.5]]))
+    assert losses.soft_maximum_gap(data, values, density, 1.0) == pytest.approx(math.log(8.0) - 0.5)
+    at_two = 2.0 * math.log(math.sqrt(2.0) + math.sqrt(6.0)) - 0.5
+    assert losses.soft_maximum_gap(data, values, density, 2.0) == pytest.approx(at_two)
+
+
+def test_soft_maximum_gap_without_densities_is_never_negative():
+    """The data's own value is in the sum: log(e^5 + 1 + 3) - 5."""
+    values, data = jnp.log(jnp.array([[[1.0, 3.0]]])), jnp.array([[5.0]])
+    assert losses.soft_maximum_gap(data, values, None, 1.0) == pytest.approx(
+        math.log(math.exp(5.0) + 4.0) - 5.0, abs=1e-6
+    )
+    with pytest.raises(AssertionError):
+        losses.soft_maximum_gap(data[0], values, None, 1.0)
+
+
 def test_q_guidance():
     """``Q_h(x) = h |x|^2``, h = 1, 3: mean gradient ``4 x``; ``mean |Q| = 2`` at the data. All of it is constant."""
     value = lambda x: jnp.array([1.0, 3.0])[:, None] * jnp.sum(x**2, axis=-1)  # noqa: E731
@@ -326,6 +345,24 @@ def test_gaussian_log_prob_sums_over_dimensions():
     """Standard scores 1 and -2 at deviations 1 and 2: -(1 + 4) / 2 - log 2 - log(2 pi)."""
     value = losses.gaussian_log_prob(jnp.array([[2.0, -3.0]]), jnp.array([[1.0, 1.0]]), jnp.log(jnp.array([1.0, 2.0])))
     np.testing.assert_allclose(value, [-2.5 - math.log(2.0) - math.log(2 * math.pi)], rtol=1e-6)
+
+
+def test_squashed_normal_knows_its_density():
+    """The normal's density over the slope of the tanh, summed over dimensions."""
+    mean, log_std = np.array([[0.3, -1.2]]), np.array([[-0.5, 0.25]])
+    noise = np.array([[1.5, -0.4]])
+    raw = mean + np.exp(log_std) * noise
+    density = np.exp(-0.5 * noise**2) / (np.sqrt(2 * np.pi) * np.exp(log_std)) / (1 - np.tanh(raw) ** 2)
+    action, log_prob = losses.squashed_normal(*(jnp.asarray(x, jnp.float32) for x in (mean, log_std, noise)))
+    np.testing.assert_allclose(action, np.tanh(raw), rtol=1e-5)
+    np.testing.assert_allclose(log_prob, [np.log(density).sum()], rtol=1e-5)
+
+
+def test_squashed_normal_keeps_a_density_where_the_tanh_rounds_to_one():
+    """At 20 the slope is ``4 exp(-40)`` to float32's accuracy."""
+    action, log_prob = losses.squashed_normal(jnp.array([20.0]), jnp.array([0.0]), jnp.array([0.0]))
+    assert action == 1.0
+    assert log_prob == pytest.approx(40.0 - math.log(4.0) - 0.5 * math.log(2 * math.pi))
 
 
 def test_smoothed_action_clips_the_noise_and_then_the_action():

@@ -26,6 +26,7 @@ from diffjax.nn.networks import (
     count_params,
     leaky_relu,
     mish,
+    scaled_initializer,
     sinusoidal,
     uniform_initializer,
 )
@@ -369,6 +370,25 @@ def test_gaussian_policy_with_a_free_deviation():
     mean, log_std = policy.apply(params, jnp.zeros(3))
     np.testing.assert_allclose(mean, [0.25, -7.0])
     np.testing.assert_allclose(log_std, [-5.0, 1.5])
+
+
+def test_gaussian_policy_with_its_deviation_on_a_learnt_line():
+    policy = GaussianPolicy(2, (4,), log_std_line=(0.5, -1.0))
+    params = init(policy, jnp.zeros(3))
+    line = {name: value for name, value in params["params"].items() if name != "trunk"}
+    assert line == {"log_std_multiplier": 0.5, "log_std_offset": -1.0}
+    params["params"] |= {"log_std_multiplier": jnp.float32(2.0), "log_std_offset": jnp.float32(0.25)}
+    params["params"]["trunk"]["layer_1"]["bias"] = jnp.array([0.25, -7.0, -0.5, 1.0])
+    mean, log_std = policy.apply(params, jnp.zeros(3))
+    np.testing.assert_allclose(mean, [0.25, -7.0])
+    np.testing.assert_allclose(log_std, [-0.75, 2.0])  # 2 * 1 + 0.25 is clipped
+
+
+def test_scaled_initializer_scales_the_kernel_alone():
+    scaled = scaled_initializer(TORCH, 0.25)
+    key, shape = jax.random.key(0), (3, 2)
+    np.testing.assert_allclose(scaled.kernel(key, shape), 0.25 * TORCH.kernel(key, shape))
+    np.testing.assert_array_equal(scaled.bias(key, (2,), 3), TORCH.bias(key, (2,), 3))
 
 
 def test_discriminator_is_a_sigmoid_of_leaky_layers():

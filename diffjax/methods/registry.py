@@ -9,6 +9,7 @@ from diffjax.errors import UserError, first_line, unknown_name
 from diffjax.methods import (
     awac,
     bc,
+    cql,
     dac,
     diffcps,
     diffpogan,
@@ -51,10 +52,11 @@ METHODS = _registered(
         "dql": {"default": dql.METHOD},
         "dtql_kl": {"default": dtql_kl.METHOD},
         "diffusion_bc": {"default": diffusion_bc.METHOD},
-        "iql": {"default": iql.METHOD},
+        "iql": {"default": iql.METHOD, "corl": iql.METHOD},
         "td3_bc": {"default": td3_bc.METHOD},
         "rebrac": {"default": rebrac.METHOD},
         "awac": {"default": awac.METHOD},
+        "cql": {"default": cql.METHOD},
         "bc": {"default": bc.METHOD},
     }
 )

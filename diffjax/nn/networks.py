@@ -58,8 +58,6 @@ TORCH = Initializer(lambda key, shape: _fan_in_uniform(key, shape, shape[0]), _f
 """PyTorch's default: kernel and bias uniform in ``+-1 / sqrt(fan_in)``."""
 GLOROT = Initializer(nn.initializers.xavier_uniform(), _zeros)
 ORTHOGONAL = Initializer(_orthogonal, _zeros)
-ORTHOGONAL_SQRT2 = Initializer(lambda key, shape: np.float32(np.sqrt(2.0)) * _orthogonal(key, shape), _zeros)
-"""Orthogonal times ``sqrt(2)``, bias zero (IQL: output layers too)."""
 SMALL_UNIFORM = Initializer(lambda key, shape: jax.random.uniform(key, shape, minval=-0.01, maxval=0.01), _zeros)
 """Kernel uniform in ``+-0.01``, bias zero (DiffPoGAN's flow)."""
 
@@ -68,6 +66,14 @@ def uniform_initializer(bound: float) -> Initializer:
     """Kernel and bias uniform in ``+-bound``."""
     draw = lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)  # noqa: E731
     return Initializer(draw, lambda key, shape, fan_in: draw(key, shape))
+
+
+def scaled_initializer(initializer: Initializer, gain: float) -> Initializer:
+    """Kernel times ``gain``, the bias as it was."""
+    return Initializer(lambda key, shape: np.float32(gain) * initializer.kernel(key, shape), initializer.bias)
+
+
+ORTHOGONAL_SQRT2 = scaled_initializer(ORTHOGONAL, np.sqrt(2.0))
 
 
 @jax.custom_jvp
@@ -254,8 +260,9 @@ class NoiseNetwork(nn.Module):
 class GaussianPolicy(nn.Module):
     """One-step policy ``observation -> (mean, log_std)``, before a tanh if there is one; ``log_std`` is clipped.
 
-    With ``free_log_std`` it is a learnt vector ``(action_dim,)``, at first 0, and no function of the observation;
-    ``factors`` as in :class:`MLP`. The defaults are those of DTQL, agents/dtql.py.
+    With ``free_log_std`` it is a learnt vector ``(action_dim,)``, at first 0, and no function of the observation; with
+    ``log_std_line`` it is ``multiplier * output + offset``, two learnt scalars that start at these values. ``factors``
+    and ``output_initializer`` as in :class:`MLP`. The defaults are those of DTQL, agents/dtql.py.
     """
 
     action_dim: int
@@ -263,15 +270,22 @@ class GaussianPolicy(nn.Module):
     initializer: Initializer = ORTHOGONAL
     log_std_range: tuple[float, float] = (-5.0, 2.0)
     free_log_std: bool = False
+    log_std_line: tuple[float, float] | None = None
+    output_initializer: Initializer | None = None
 
     @nn.compact
     def __call__(self, observation: jax.Array, factors: Sequence[jax.Array] = ()) -> tuple[jax.Array, jax.Array]:
-        outputs = self.action_dim if self.free_log_std else 2 * self.action_dim
-        output = MLP(self.hidden_dims, outputs, nn.relu, self.initializer, name="trunk")(observation, factors=factors)
+        outputs, last = self.action_dim if self.free_log_std else 2 * self.action_dim, self.output_initializer
+        trunk = MLP(self.hidden_dims, outputs, nn.relu, self.initializer, output_initializer=last, name="trunk")
+        output = trunk(observation, factors=factors)
         if self.free_log_std:
             mean, log_std = output, self.param("log_std", nn.initializers.zeros, (self.action_dim,))
         else:
             mean, log_std = jnp.split(output, 2, axis=-1)
+        if self.log_std_line is not None:
+            start = [nn.initializers.constant(value) for value in self.log_std_line]
+            log_std = self.param("log_std_multiplier", start[0], ()) * log_std
+            log_std += self.param("log_std_offset", start[1], ())
         return mean, jnp.clip(log_std, *self.log_std_range)
 
 
