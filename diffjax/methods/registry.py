@@ -17,6 +17,9 @@ from diffjax.methods import (
     dql,
     dtql,
     dtql_kl,
+    fql,
+    idql,
+    ifql,
     iql,
     rebrac,
     td3_bc,
@@ -55,6 +58,9 @@ METHODS = _registered(
         "td3_bc": {"default": td3_bc.METHOD},
         "rebrac": {"default": rebrac.METHOD},
         "awac": {"default": awac.METHOD},
+        "idql": {"default": idql.METHOD, "general": idql.GENERAL},
+        "fql": {"default": fql.METHOD},
+        "ifql": {"default": ifql.METHOD},
         "bc": {"default": bc.METHOD},
     }
 )
