@@ -283,15 +283,14 @@ def decided(state: ifql.State, spec: Any, hyper: Any, noise: jax.Array, observat
 
     def one(noise: jax.Array, observation: jax.Array) -> dict[str, Any]:
         candidates = fp.flow_actions(state.flow.params, noise, hyper, observation, hyper.flow_steps)
-        values = (fp.q_values(critic, hyper, observation, candidates) for critic in (state.critic.params, state.target_critic))
-        q, target_q = map(losses.ensemble_min, values)
+        worth = lambda critic: losses.ensemble_min(fp.q_values(critic, hyper, observation, candidates))  # noqa: E731
         action = ifql.act(noise, spec, state, hyper, observation)
         return {
             "candidates": candidates,
-            "q": q,
+            "q": worth(state.critic.params),
             "action": action,
             "index": jnp.argmin(jnp.sum(jnp.abs(candidates - action), axis=-1)),
-            "index_if_target_critic": jnp.argmax(target_q),
+            "index_if_target_critic": jnp.argmax(worth(state.target_critic)),
         }
 
     return jax.vmap(one)(noise, observation)

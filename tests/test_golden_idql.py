@@ -276,7 +276,7 @@ def decided(state: idql.State, draws: ActionDraws, spec: Any, hyper: Any, observ
         v = jnp.broadcast_to(idql.v_value(state.value.params, hyper, observation), q.shape)
         weight = idql.implicit_weight(q - v, hyper)
         action = idql.act(draws, spec, state, hyper, observation)
-        index = jnp.argmin(jnp.sum(jnp.abs(candidates - action), axis=-1))
+        index = idql.select(state.value.params, state.target_critic, draws, hyper, observation, candidates)
         return {"candidates": candidates, "q": q, "v": v, "adv": q - v, "p": weight, "action": action, "index": index}
 
     return jax.vmap(one)(draws, observation)

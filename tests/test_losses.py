@@ -49,7 +49,7 @@ def test_quantile_loss():
 
 
 def test_exponential_loss():
-    """Slopes ``exp(x) - 1``, of which the exponential is at most 6: ``e^1.5 = 4.48``, ``e^-1``, ``e^2`` is too large."""
+    """Slopes ``min(exp(x), 6) - 1`` at ``x = 1.5``, -1 and 2, of which the last is cut."""
     difference = jnp.array([3.0, -2.0, 4.0])
     slope = np.array([math.exp(1.5) - 1, math.exp(-1) - 1, 5.0])
     assert losses.exponential_loss(difference, 0.5) == pytest.approx(np.mean(slope * [3.0, -2.0, 4.0]))

@@ -28,11 +28,6 @@ def softmax_choice(action: jax.Array, value: jax.Array, uniform: jax.Array) -> j
     return chosen(action, index)
 
 
-def best_choice(action: jax.Array, value: jax.Array) -> jax.Array:
-    """The one of the candidates ``(candidates, action_dim)`` whose value is the largest."""
-    return chosen(action, jnp.argmax(value))
-
-
 def selection_logits(value: jax.Array, temperature: jax.Array | float) -> jax.Array:
     """Logits among candidates: the values themselves at temperature 0, else ``q / (|q| + 1e-6) / temperature``.
 

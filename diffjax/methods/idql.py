@@ -12,14 +12,14 @@ losses see the same rows, ``q = min_j Q'_j(s, a)``:
 Acting: ``candidates`` samples of the averaged actor, whose chain is clipped after the noise of every step, and the one
 with the largest ``min_j Q'_j``.
 
-Where paper and program differ, quoted at second hand: the paper's batches are 256 rows for the critic and 1024 for the
-actor, which takes two steps per critic step; weight decay and V's LayerNorm, which normalises the observation and no
-hidden layer, are the program's. The program trains on the first 95 % of a file's rows, here all are used; its launch
-script reads two settings that it does not define.
+Where paper and program differ, the paper quoted at second hand: its batches are 256 rows for the critic and 1024 for
+the actor, which takes two steps per critic step; weight decay and V's LayerNorm are the program's alone. That LayerNorm
+normalises the raw observation and no hidden layer, which of three numbers leaves about one. The program trains on the
+first 95 % of a file's rows, here all are used; its launch script reads two settings that it does not define.
 
-Variant ``general`` is the learner of the first release (89bb493), which has other objectives of V, weights of the actor
-by ``q - V(s)`` with V before its step, a plain network, and the paper's implicit policy (``choice=implicit``); its
-published run uses none of them. Its second actor step per update, on no rows, is left out: its loss is no number and its
+Variant ``general`` is the learner of the first release (89bb493), with other objectives of V, weights of the actor by
+``q - V(s)`` with V before its step, a plain network, and the paper's implicit policy (``choice=implicit``); its
+published run uses none of these. Its second actor step per update, on no rows, is left out: its loss is no number, its
 gradient zero, so that it only repeats the momentum, the decay of the rate and the average.
 """
 
@@ -38,7 +38,7 @@ from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising, noise_m
 from diffjax.diffusion.samplers import ChainNoise, ancestral_chain, draw_chain_noise
 from diffjax.diffusion.schedules import BETAS, discrete_schedule
 from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, traced, weigh
-from diffjax.methods.candidates import ActionDraws, best_choice, chosen
+from diffjax.methods.candidates import ActionDraws, chosen
 from diffjax.nn.learners import Learner, copies, cosine_decay, learn, learner, polyak
 from diffjax.nn.networks import GLOROT, MLP, Ensemble, Params, mish
 from diffjax.nn.residual import NORM_EPSILON, ResidualNetwork, WaveConditioned
@@ -282,15 +282,22 @@ def draw_action(key: jax.Array, spec: Spec, hyper: Hyper) -> ActionDraws:
     return ActionDraws(chain, jax.random.uniform(uniform_key))
 
 
+def select(
+    value: Params, target_critic: Params, draws: ActionDraws, hyper: Hyper, observation: jax.Array, action: jax.Array
+) -> jax.Array:
+    """Which of ``action (candidates, action_dim)`` acts: the best by ``min_j Q'_j``, or the implicit policy's."""
+    q = min_q(target_critic, hyper, observation, action)
+    if hyper.choice == "best":
+        return jnp.argmax(q)
+    weight = implicit_weight(q - v_value(value, hyper, observation), hyper)
+    return losses.weighted_selection(weight, draws.uniform)
+
+
 def act(draws: ActionDraws, spec: Spec, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
-    """The candidate of the averaged actor with the largest ``min_j Q'_j``, or one by the implicit policy."""
+    """The candidate of the averaged actor that :func:`select` names."""
     chex.assert_shape(observation, (spec.observation_dim,))
     action = sample_actions(state.target_actor, draws.noise, hyper, observation)
-    q = min_q(state.target_critic, hyper, observation, action)
-    if hyper.choice == "best":
-        return best_choice(action, q)
-    weight = implicit_weight(q - v_value(state.value.params, hyper, observation), hyper)
-    return chosen(action, losses.weighted_selection(weight, draws.uniform))
+    return chosen(action, select(state.value.params, state.target_critic, draws, hyper, observation, action))
 
 
 def cost(hyper: Hyper) -> ActingCost:

@@ -25,7 +25,7 @@ from diffjax import losses
 from diffjax.diffusion.flow import FlowDraws, draw_flow
 from diffjax.methods import flow_policy as fp
 from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, traced, weigh
-from diffjax.methods.candidates import best_choice
+from diffjax.methods.candidates import chosen
 from diffjax.nn.learners import Learner, copies, learn, learner, polyak
 from diffjax.nn.networks import MLP, Params
 from diffjax.types import Batch, Spec
@@ -120,7 +120,7 @@ def act(draws: jax.Array, spec: Spec, state: State, hyper: Hyper, observation: j
     chex.assert_shape(observation, (spec.observation_dim,))
     action = fp.flow_actions(state.flow.params, draws, hyper, observation, hyper.flow_steps)
     value = losses.ensemble_min(fp.q_values(state.critic.params, hyper, observation, action))
-    return best_choice(action, value)
+    return chosen(action, jnp.argmax(value))
 
 
 def cost(hyper: Hyper) -> ActingCost:
