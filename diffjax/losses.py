@@ -25,13 +25,34 @@ def squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.mean((prediction - target) ** 2, axis=-1)
 
 
+def expectile_weight(difference: jax.Array, expectile: jax.Array | float) -> jax.Array:
+    """``|expectile - 1[difference <= 0]|``."""
+    return jnp.where(difference > 0, expectile, 1.0 - expectile)
+
+
 def expectile_loss(difference: jax.Array, expectile: jax.Array | float) -> jax.Array:
     """``mean |expectile - 1[difference <= 0]| difference^2``.
 
     Source: Kostrikov et al. 2021 (IQL), arXiv 2110.06169, eq. 5.
     """
-    weight = jnp.where(difference > 0, expectile, 1.0 - expectile)
-    return jnp.mean(weight * difference**2)
+    return jnp.mean(expectile_weight(difference, expectile) * difference**2)
+
+
+def quantile_loss(difference: jax.Array, quantile: jax.Array | float) -> jax.Array:
+    """``mean |quantile - 1[difference <= 0]| |difference|``.
+
+    Source: Hansen-Estruch et al. 2023 (IDQL), arXiv 2304.10573; its first release.
+    """
+    return jnp.mean(expectile_weight(difference, quantile) * jnp.abs(difference))
+
+
+def exponential_loss(difference: jax.Array, alpha: jax.Array | float) -> jax.Array:
+    """``mean (sg(min(exp(alpha difference), 6)) - 1) difference``: by its gradient a linear exponential loss, capped.
+
+    Source: Hansen-Estruch et al. 2023 (IDQL), arXiv 2304.10573; its first release.
+    """
+    slope = jax.lax.stop_gradient(jnp.minimum(jnp.exp(alpha * difference), 6.0) - 1.0)
+    return jnp.mean(slope * difference)
 
 
 def mean_over_samples(values: jax.Array) -> jax.Array:
@@ -265,3 +286,14 @@ def softmax_selection(values: jax.Array, uniform: jax.Array) -> tuple[jax.Array,
     probability = nn.softmax(values)
     index = jnp.sum(jnp.cumsum(probability) <= uniform)
     return jnp.minimum(index, values.shape[0] - 1), probability
+
+
+def weighted_selection(weights: jax.Array, uniform: jax.Array) -> jax.Array:
+    """Index drawn in proportion to ``weights (candidates,)``, which need not add up to 1, by inversion.
+
+    The index is the number of cumulative weights below ``(1 - uniform)`` times their sum, ``uniform`` in ``[0, 1)``:
+    the rule by which JAX chooses, for weights of any sign.
+    """
+    cumulative = jnp.cumsum(weights)
+    index = jnp.sum(cumulative < (1.0 - uniform) * cumulative[-1])
+    return jnp.minimum(index, weights.shape[0] - 1)

@@ -22,6 +22,7 @@ from diffjax.diffusion.denoisers import (
     v_denoiser,
     x0_from_epsilon,
 )
+from diffjax.diffusion.flow import FlowDraws, draw_flow, euler_path, euler_sample, flow_matching, interpolate
 from diffjax.diffusion.objectives import (
     DenoisingDraws,
     EDMDraws,
@@ -246,6 +247,24 @@ def test_chain_tells_the_denoiser_where_it_is():
         np.testing.assert_allclose(sample, [expected] * 3, rtol=1e-6)
 
 
+def test_chain_clips_states_behind_their_noise_and_repeats_its_end():
+    """A denoiser that says ``x + 1``: ``x <- clip(c0 (x + 1) + ct x + temperature std z)``; at index 0, ``c0`` is 1."""
+    noise = draw_chain_noise(jax.random.key(0), 7, (50,))
+    chain = ancestral_chain(
+        lambda x, index: x + 1.0, VP, noise, variance="beta", clip=None, state_clip=1.5, temperature=0.5, repeats=2
+    )
+    assert chain.shape == (8, 50)
+    x = expected = np.asarray(noise.start)
+    for state, i, z in zip(chain, [4, 3, 2, 1, 0, 0, 0, None], [*noise.steps, None], strict=True):
+        np.testing.assert_allclose(state, expected, atol=1e-6)
+        if i is not None:
+            x, added = expected, 0.5 * math.sqrt(VP.beta[i]) if i else 0.0
+            free = VP.posterior_coef_x0[i] * (x + 1) + VP.posterior_coef_xt[i] * x + added * np.asarray(z)
+            expected = np.clip(free, -1.5, 1.5)
+    assert np.max(np.abs(noise.start)) > 1.5  # the start is not clipped
+    assert np.any(np.abs(np.asarray(chain[1:5])) == 1.5)
+
+
 def test_chain_refuses_noise_of_another_length():
     noise = draw_chain_noise(jax.random.key(0), 4, (3,))
     with pytest.raises(AssertionError):
@@ -301,6 +320,36 @@ def test_noise_matching_by_hand():
         return (x - jnp.sqrt(alpha_bar) * x_0) / jnp.sqrt(1 - alpha_bar)
 
     np.testing.assert_allclose(noise_matching(knowing, VP, x_0, draws), [0.0, 0.0], atol=1e-12)
+
+
+def test_flow_matching_by_hand():
+    """The line from 2 to 4 has the velocity 2 and, at a quarter, the place 2.5; the mean is over dimensions."""
+    draws = FlowDraws(jnp.array([[2.0, 0.0], [1.0, 1.0]]), jnp.array([0.25, 1.0]))
+    x_1 = jnp.array([[4.0, 1.0], [0.0, 3.0]])
+    np.testing.assert_allclose(interpolate(x_1, draws), [[2.5, 0.25], [0.0, 3.0]])
+    np.testing.assert_allclose(flow_matching(lambda x, time: jnp.zeros_like(x), x_1, draws), [2.5, 2.5])
+    np.testing.assert_allclose(flow_matching(lambda x, time: x + time[:, None], x_1, draws), [0.40625, 4.0])
+    np.testing.assert_allclose(flow_matching(lambda x, time: x_1 - draws.start, x_1, draws), [0.0, 0.0])
+
+
+def test_euler_steps_by_hand():
+    """``dx/dt = x + t`` in two steps: ``x + x / 2``, then ``x + (x + 0.5) / 2``; many steps come to ``2 e - 2``."""
+    velocity = lambda x, time: x + time  # noqa: E731
+    path = euler_path(velocity, jnp.array([1.0, 2.0]), 2)
+    np.testing.assert_allclose(path, [[1.0, 2.0], [1.5, 3.0], [2.5, 4.75]])
+    np.testing.assert_array_equal(euler_sample(velocity, jnp.array([1.0, 2.0]), 2), path[-1])
+    assert euler_sample(velocity, jnp.asarray(1.0), 2000) == pytest.approx(2 * math.e - 2, rel=1e-3)
+
+
+def test_flow_of_a_gaussian_ends_in_it():
+    """The exact velocity from ``N(0, 1)`` to ``N(0, std^2)`` scales each start by ``std``."""
+    std = 0.3
+
+    def velocity(x, time):
+        return x * (time * std**2 - (1 - time)) / ((1 - time) ** 2 + time**2 * std**2)
+
+    start = jnp.linspace(-2.0, 2.0, 5)
+    np.testing.assert_allclose(jax.jit(lambda x: euler_sample(velocity, x, 4000))(start), std * start, atol=1e-3)
 
 
 def test_edm_matching_by_hand():
@@ -385,6 +434,12 @@ def test_draws_follow_their_laws():
     assert denoising.noise.shape == (6000, 2)
     np.testing.assert_allclose(np.bincount(denoising.time_index, minlength=3), 2000, atol=150)
     assert np.std(denoising.noise) == pytest.approx(1.0, abs=0.03)
+
+    flow = draw_flow(jax.random.key(3), (6000, 2))
+    assert flow.start.shape == (6000, 2)
+    assert flow.time.shape == (6000,)
+    assert np.std(flow.start) == pytest.approx(1.0, abs=0.03)
+    np.testing.assert_allclose(np.quantile(flow.time, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.025)
 
     edm = draw_edm(jax.random.key(2), (6000, 2), "edm", 0.002, 80.0, 0.5)
     assert edm.noise.shape == (6000, 2)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffjax import losses
-from diffjax.nn.learners import cosine_decay, descend, ema_rate, learner, polyak
+from diffjax.nn.learners import cosine_decay, descend, ema_rate, learn, learner, polyak
 
 VALUES = jnp.array([[1.0, 5.0], [3.0, 1.0]])  # two critics, two states
 
@@ -38,6 +38,22 @@ def test_expectile_loss():
     difference = jnp.array([1.0, -2.0, 0.0])
     assert losses.expectile_loss(difference, 0.7) == pytest.approx(1.9 / 3)
     np.testing.assert_allclose(jax.grad(losses.expectile_loss)(difference, 0.7), [1.4 / 3, -1.2 / 3, 0.0], rtol=1e-6)
+
+
+def test_quantile_loss():
+    """``(0.7 * 1 + 0.3 * 2 + 0.3 * 0) / 3``."""
+    difference = jnp.array([1.0, -2.0, 0.0])
+    assert losses.quantile_loss(difference, 0.7) == pytest.approx(1.3 / 3)
+    slope = jax.grad(losses.quantile_loss)(difference[:2], 0.7)
+    np.testing.assert_allclose(slope, [0.35, -0.15], rtol=1e-6)
+
+
+def test_exponential_loss():
+    """Slopes ``min(exp(x), 6) - 1`` at ``x = 1.5``, -1 and 2, of which the last is cut."""
+    difference = jnp.array([3.0, -2.0, 4.0])
+    slope = np.array([math.exp(1.5) - 1, math.exp(-1) - 1, 5.0])
+    assert losses.exponential_loss(difference, 0.5) == pytest.approx(np.mean(slope * [3.0, -2.0, 4.0]))
+    np.testing.assert_allclose(jax.grad(losses.exponential_loss)(difference, 0.5), slope / 3, rtol=1e-6)
 
 
 def test_reductions_over_samples():
@@ -244,6 +260,32 @@ def test_softmax_selection_always_names_a_candidate(candidates):
     assert np.all((index >= 0) & (index < candidates))
 
 
+@pytest.mark.parametrize(
+    ("weights", "uniform", "index"),
+    [
+        ([1.0, 1.0], 0.0, 1),
+        ([1.0, 1.0], 0.49, 1),
+        ([1.0, 1.0], 0.5, 0),  # a cumulative weight equal to the number does not count
+        ([2.0, 4.0, 2.0], 0.8, 0),
+        ([2.0, 4.0, 2.0], 0.7, 1),
+        ([2.0, 4.0, 2.0], 0.2, 2),
+        ([-1.0, -3.0], 0.9, 1),  # sums -1, -4: one of them lies below -0.4, and below -0.4 lies the other too
+        ([3.0, -1.0, 2.0], 0.4, 1),  # sums 3, 2, 4: one below 2.4, in whatever place
+        ([0.0, 0.0], 0.3, 0),
+    ],
+)
+def test_weighted_selection(weights, uniform, index):
+    assert losses.weighted_selection(jnp.array(weights), jnp.asarray(uniform)) == index
+
+
+def test_weighted_selection_is_the_rule_of_jax():
+    weights = np.random.default_rng(0).uniform(size=(200, 7)).astype(np.float32)
+    keys = jax.random.split(jax.random.key(0), 200)
+    theirs = jax.vmap(lambda key, p: jax.random.choice(key, 7, p=p))(keys, weights)
+    ours = jax.vmap(lambda key, p: losses.weighted_selection(p, jax.random.uniform(key)))(keys, weights)
+    np.testing.assert_array_equal(ours, theirs)
+
+
 def test_first_adam_step_has_the_length_of_the_rate():
     state = learner({"w": jnp.array([1.0, 2.0]), "b": jnp.asarray(0.0)})
     grads = {"w": jnp.array([3.0, -1e-3]), "b": jnp.asarray(0.0)}
@@ -287,6 +329,19 @@ def test_descend_of_nothing_stays():
     state, norm = descend(learner(params), {"w": jnp.zeros(2)}, 0.1, 1.0)
     np.testing.assert_array_equal(state.params["w"], params["w"])
     assert norm == 0.0
+
+
+def test_weights_decay_beside_the_step_and_by_its_rate():
+    """A step of 0.1 and, of every array, 0.1 * 0.5 of what was there; without gradient the latter alone."""
+    params = {"w": jnp.array([1.0, -2.0]), "scale": jnp.asarray(4.0)}
+    state, norm = descend(learner(params), {"w": jnp.array([3.0, 0.0]), "scale": jnp.asarray(0.0)}, 0.1, 0.0, 0.5)
+    np.testing.assert_allclose(state.params["w"], [1.0 - 0.1 - 0.05, -2.0 + 0.1], rtol=1e-5)
+    assert state.params["scale"] == pytest.approx(3.8)
+    assert norm == pytest.approx(3.0)
+    flat, start = lambda params: (0.0 * params["w"], {}), learner({"w": jnp.asarray(2.0)})
+    state, metrics = learn(flat, start, 0.1, weight_decay=0.5, name="actor")
+    assert state.params["w"] == pytest.approx(1.9)
+    assert metrics == {"actor/grad_norm": 0.0}
 
 
 @pytest.mark.parametrize(

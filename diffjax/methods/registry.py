@@ -18,6 +18,9 @@ from diffjax.methods import (
     dql,
     dtql,
     dtql_kl,
+    fql,
+    idql,
+    ifql,
     iql,
     rebrac,
     td3_bc,
@@ -57,6 +60,9 @@ METHODS = _registered(
         "rebrac": {"default": rebrac.METHOD},
         "awac": {"default": awac.METHOD},
         "cql": {"default": cql.METHOD},
+        "idql": {"default": idql.METHOD, "general": idql.GENERAL},
+        "fql": {"default": fql.METHOD},
+        "ifql": {"default": ifql.METHOD},
         "bc": {"default": bc.METHOD},
     }
 )

@@ -38,28 +38,34 @@ def learn(
     rate: jax.Array | float,
     *arguments: Any,
     clip: jax.Array | float = 0.0,
+    weight_decay: jax.Array | float = 0.0,
     name: str,
 ) -> tuple[Learner, dict[str, jax.Array]]:
     """One step down the gradient of ``loss(params, *arguments) -> (value, metrics)``, by Adam at ``rate``.
 
-    ``clip`` is the largest global norm, 0 for none. The metrics are the loss's own and ``NAME/grad_norm``, the norm
-    before clipping.
+    ``clip`` is the largest global norm, 0 for none; ``weight_decay`` as in :func:`descend`. The metrics are the loss's
+    own and ``NAME/grad_norm``, the norm before clipping.
     """
     grads, metrics = jax.grad(loss, has_aux=True)(state.params, *arguments)
-    state, norm = descend(state, grads, rate, clip)
+    state, norm = descend(state, grads, rate, clip, weight_decay)
     return state, metrics | {f"{name}/grad_norm": norm}
 
 
 def descend(
-    state: Learner, grads: Tree, rate: jax.Array | float, clip: jax.Array | float = 0.0
+    state: Learner,
+    grads: Tree,
+    rate: jax.Array | float,
+    clip: jax.Array | float = 0.0,
+    weight_decay: jax.Array | float = 0.0,
 ) -> tuple[Learner, jax.Array]:
     """One Adam step after clipping to a global norm; returns the learner and the norm before clipping.
 
     The rate multiplies here and not inside the optimiser: a rate that is an array would give the optimiser another
-    state than a rate that is a schedule. ``clip <= 0`` means no clipping.
+    state than a rate that is a schedule. ``clip <= 0`` means no clipping. With ``weight_decay`` every parameter, biases
+    and norms too, also loses ``rate * weight_decay`` times itself (AdamW: Loshchilov & Hutter 2017, arXiv 1711.05101).
     """
     updates, opt_state = _optimizer(clip).update(grads, state.opt_state)
-    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+    params = jax.tree.map(lambda p, u: p - rate * (u + weight_decay * p), state.params, updates)
     return Learner(params, opt_state), optax.tree.norm(grads)
 
 

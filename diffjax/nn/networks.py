@@ -57,6 +57,8 @@ def _zeros(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
 TORCH = Initializer(lambda key, shape: _fan_in_uniform(key, shape, shape[0]), _fan_in_uniform)
 """PyTorch's default: kernel and bias uniform in ``+-1 / sqrt(fan_in)``."""
 GLOROT = Initializer(nn.initializers.xavier_uniform(), _zeros)
+LECUN = Initializer(nn.initializers.lecun_normal(), _zeros)
+"""Flax's default: kernel normal with variance ``1 / fan_in``, cut at two deviations, bias zero."""
 ORTHOGONAL = Initializer(_orthogonal, _zeros)
 SMALL_UNIFORM = Initializer(lambda key, shape: jax.random.uniform(key, shape, minval=-0.01, maxval=0.01), _zeros)
 """Kernel uniform in ``+-0.01``, bias zero (DiffPoGAN's flow)."""
@@ -178,12 +180,19 @@ class Dense(nn.Module):
         return sum(products, start=bias)
 
 
+def concatenated(*inputs: jax.Array) -> jax.Array:
+    """The inputs side by side on the last axis; leading axes broadcast."""
+    leading = jnp.broadcast_shapes(*(x.shape[:-1] for x in inputs))
+    return jnp.concatenate([jnp.broadcast_to(x, (*leading, x.shape[-1])) for x in inputs], axis=-1)
+
+
 class MLP(nn.Module):
     """Hidden layers (affine, optional LayerNorm, activation) and a linear output layer.
 
     ``linear_first`` leaves out the first hidden layer's activation, ``norm_last`` puts the LayerNorm behind the
-    activation; ``output_initializer`` is that of the output layer where it is another. Inputs are concatenated on the
-    last axis; ``factors``, one array per hidden layer or none, multiply what a hidden layer puts out (dropout).
+    activation, ``norm_input`` puts one more before the first layer; ``output_initializer`` is that of the output layer
+    where it is another. Inputs are concatenated on the last axis; ``factors``, one array per hidden layer or none,
+    multiply what a hidden layer puts out (dropout).
     """
 
     hidden_dims: tuple[int, ...]
@@ -193,12 +202,15 @@ class MLP(nn.Module):
     layer_norm: bool = False
     linear_first: bool = False
     norm_last: bool = False
+    norm_input: bool = False
     norm_epsilon: float = LAYER_NORM_EPSILON
     output_initializer: Initializer | None = None
 
     @nn.compact
     def __call__(self, *inputs: jax.Array, factors: Sequence[jax.Array] = ()) -> jax.Array:
         hidden: tuple[jax.Array, ...] = inputs
+        if self.norm_input:
+            hidden = (LayerNorm(self.norm_epsilon, name="norm_in")(concatenated(*inputs)),)
         for i, width in enumerate(self.hidden_dims):
             x = Dense(width, self.initializer, name=f"layer_{i}")(*hidden)
             norm = LayerNorm(self.norm_epsilon, name=f"norm_{i}") if self.layer_norm else lambda x: x
