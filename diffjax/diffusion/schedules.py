@@ -54,6 +54,19 @@ def linear_betas(num_steps: int, beta_start: float = 1e-4, beta_end: float = 2e-
     return np.linspace(beta_start, beta_end, num_steps)
 
 
+def scaled_linear_betas(num_steps: int) -> np.ndarray:
+    """Betas equally spaced from ``0.1 / T`` to ``20 / T``, ``(T,)`` float64: those of 1000 linear steps, rescaled.
+
+    Source: EDP, diffusion/diffusion.py (there called linear).
+
+    Raises:
+      ValueError: for 20 steps or fewer, where the last beta is no longer below 1.
+    """
+    if num_steps <= 20:
+        raise ValueError(f"schedule scaled_linear needs more than 20 steps, not {num_steps}")
+    return np.linspace(0.1 / num_steps, 20.0 / num_steps, num_steps)
+
+
 def cosine_betas(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> np.ndarray:
     """Cosine betas, ``(T,)`` float64.
 
@@ -66,14 +79,14 @@ def cosine_betas(num_steps: int, offset: float = 0.008, max_beta: float = 0.999)
     return np.clip(1 - alpha_bar[1:] / alpha_bar[:-1], 0, max_beta)
 
 
-BETAS = {"vp": vp_betas, "linear": linear_betas, "cosine": cosine_betas}
+BETAS = {"vp": vp_betas, "linear": linear_betas, "scaled_linear": scaled_linear_betas, "cosine": cosine_betas}
 
 
 def discrete_schedule(name: str, num_steps: int) -> DiscreteSchedule:
-    """The schedule called ``name`` (``vp``, ``linear`` or ``cosine``) with ``num_steps`` steps.
+    """The schedule called ``name``, one of :data:`BETAS`, with ``num_steps`` steps.
 
     Raises:
-      ValueError: for another name or fewer than one step.
+      ValueError: for another name, or fewer steps than that schedule needs: at least one.
     """
     if name not in BETAS:
         raise ValueError(f"schedule {name!r} is none of {', '.join(sorted(BETAS))}")
@@ -93,6 +106,16 @@ def discrete_schedule(name: str, num_steps: int) -> DiscreteSchedule:
         posterior_coef_x0=beta * np.sqrt(alpha_bar_prev) / (one - alpha_bar),
         posterior_coef_xt=(one - alpha_bar_prev) * np.sqrt(one - beta) / (one - alpha_bar),
     )
+
+
+def bound_weights(schedule: DiscreteSchedule) -> np.ndarray:
+    """Weights ``(T,)`` of the squared noise error in the variational bound, ``beta / (2 (1 - alpha_bar) alpha)``, mean 1.
+
+    Source: Ho et al. 2020, arXiv 2006.11239, eq. 12 with ``sigma^2 = beta``; EDP, diffusion/diffusion.py.
+    """
+    one = np.float32(1.0)
+    weight = schedule.beta / (2 * (one - schedule.alpha_bar) * (one - schedule.beta))
+    return schedule.num_steps * weight / np.sum(weight)
 
 
 def log_logistic_sigma(
