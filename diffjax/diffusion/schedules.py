@@ -1,11 +1,12 @@
-"""Noise schedules: discrete (vp, linear, cosine) and continuous (EDM).
+"""Noise schedules: discrete (vp, linear, cosine) and continuous (VP with a linear rate, EDM).
 
 A discrete schedule of ``T`` steps is a set of ``(T,)`` float32 arrays; index ``0`` is the least noisy step. The arrays
 are constants of the program: they are made in NumPy from static arguments, betas in float64 and everything derived
 from them in float32, the precision in which the authors' programs derive them.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,6 +94,39 @@ def discrete_schedule(name: str, num_steps: int) -> DiscreteSchedule:
         posterior_coef_x0=beta * np.sqrt(alpha_bar_prev) / (one - alpha_bar),
         posterior_coef_xt=(one - alpha_bar_prev) * np.sqrt(one - beta) / (one - alpha_bar),
     )
+
+
+class ContinuousSchedule(NamedTuple):
+    """A variance-preserving diffusion in continuous time: ``x_t = alpha(t) x_0 + sigma(t) noise``.
+
+    ``log_alpha(t)`` gives the logarithm of ``alpha``, and ``sigma = sqrt(1 - alpha^2)``; ``time`` inverts
+    ``lambda(t) = log alpha - log sigma``, half the logarithm of the signal-to-noise ratio.
+    """
+
+    log_alpha: Callable[[Any], Any]
+    time: Callable[[np.ndarray], np.ndarray]
+
+
+def scales(log_alpha: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``alpha`` and ``sigma = sqrt(1 - alpha^2)``, which keeps its digits where ``alpha`` is nearly 1."""
+    return jnp.exp(log_alpha), jnp.sqrt(-jnp.expm1(2.0 * log_alpha))
+
+
+def linear_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> ContinuousSchedule:
+    """The VP diffusion whose rate ``beta(t)`` grows linearly over ``[0, 1]``.
+
+    ``log alpha = -(beta_max - beta_min) t^2 / 4 - beta_min t / 2``; with
+    ``c = 2 (beta_max - beta_min) log(1 + exp(-2 lambda))`` its time is
+    ``t = c / ((sqrt(beta_min^2 + c) + beta_min) (beta_max - beta_min))``.
+    Source: Song et al. 2021, arXiv 2011.13456, appendix C; QGPO and SfBC, diffusion_SDE/schedule.py.
+    """
+    growth = beta_max - beta_min
+
+    def time(half_log_snr: np.ndarray) -> np.ndarray:
+        c = 2.0 * growth * np.logaddexp(0.0, -2.0 * half_log_snr)
+        return c / ((np.sqrt(beta_min**2 + c) + beta_min) * growth)
+
+    return ContinuousSchedule(lambda t: -0.25 * growth * t**2 - 0.5 * beta_min * t, time)
 
 
 def log_logistic_sigma(
