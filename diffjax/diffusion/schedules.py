@@ -110,7 +110,7 @@ def discrete_schedule(name: str, num_steps: int) -> DiscreteSchedule:
 
 
 def bound_weights(schedule: DiscreteSchedule) -> np.ndarray:
-    """Weights ``(T,)`` of the squared noise error in the variational bound, ``beta / (2 (1 - alpha_bar) alpha)``, mean 1.
+    """Weights ``(T,)`` of squared noise errors in the variational bound: ``beta / (2 (1 - alpha_bar) alpha)`` to mean 1.
 
     Source: Ho et al. 2020, arXiv 2006.11239, eq. 12 with ``sigma^2 = beta``; EDP, diffusion/diffusion.py.
     """
@@ -153,7 +153,7 @@ def linear_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> ContinuousSchedu
 
 
 def interpolated_vp(schedule: DiscreteSchedule) -> ContinuousSchedule:
-    """The continuous diffusion through a discrete one: ``log alpha`` is linear between its values at ``t = (i + 1) / T``.
+    """The continuous diffusion through a discrete one: ``log alpha`` is linear between those at ``t = (i + 1) / T``.
 
     Beyond them it goes on as in the outer pieces, so that before ``1 / T`` it may exceed 0, where no ``sigma`` exists.
     Source: Lu et al. 2022, arXiv 2206.00927, appendix D; EDP, diffusion/dpm_solver.py.

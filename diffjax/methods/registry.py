@@ -17,6 +17,9 @@ from diffjax.methods import (
     dql,
     dtql,
     dtql_kl,
+    edp,
+    edp_crr,
+    edp_iql,
     iql,
     rebrac,
     td3_bc,
@@ -55,6 +58,7 @@ METHODS = _registered(
         "td3_bc": {"default": td3_bc.METHOD},
         "rebrac": {"default": rebrac.METHOD},
         "awac": {"default": awac.METHOD},
+        "edp": {"td3": edp.METHOD, "crr": edp_crr.METHOD, "iql": edp_iql.METHOD, "code": edp.METHOD},
         "bc": {"default": bc.METHOD},
     }
 )
