@@ -39,7 +39,7 @@ ALWAYS |= {"crr_multi_sample_mse": False, "time_embed_size": 16}
 HIDDEN_LAYERS = 3
 CHAIN, SOLVER = 4e-5, 1.5e-4  # relative bounds of sampled actions
 NORM = 1e-4  # of logged norms of gradients
-POLICY_NORM = 3e-4  # a^ divides by sqrt(alpha_bar), down to 1/200: in double precision the recorded norms are off by 1e-4
+POLICY_NORM = 3e-4  # a^ divides by sqrt(alpha_bar), down to 1/200: the recorded norms themselves are off by 1e-4
 COEFFICIENT = 1.5e-4  # of schedules: 1 - alpha_bar in single precision
 
 

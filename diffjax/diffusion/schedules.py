@@ -110,7 +110,7 @@ def discrete_schedule(name: str, num_steps: int) -> DiscreteSchedule:
 
 
 def bound_weights(schedule: DiscreteSchedule) -> np.ndarray:
-    """Weights ``(T,)`` of squared noise errors in the variational bound: ``beta / (2 (1 - alpha_bar) alpha)`` to mean 1.
+    """``beta / (2 (1 - alpha_bar) alpha)``, ``(T,)``, of mean 1: the variational bound's weights of squared noise errors.
 
     Source: Ho et al. 2020, arXiv 2006.11239, eq. 12 with ``sigma^2 = beta``; EDP, diffusion/diffusion.py.
     """
