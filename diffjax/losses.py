@@ -65,6 +65,11 @@ def max_over_samples(values: jax.Array) -> jax.Array:
     return jnp.max(values, axis=-1)
 
 
+def largest_over_samples(values: jax.Array, rank: int) -> jax.Array:
+    """The ``rank``-th largest over the last axis, separately inside each member; 1 is the maximum."""
+    return jnp.sort(values, axis=-1)[..., -rank]
+
+
 SAMPLE_REDUCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "mean": mean_over_samples,
     "max": max_over_samples,

@@ -23,6 +23,7 @@ from diffjax.diffusion.denoisers import (
     x0_from_epsilon,
 )
 from diffjax.diffusion.flow import FlowDraws, draw_flow, euler_path, euler_sample, flow_matching, interpolate
+from diffjax.diffusion.dpm_solver import dpm_solver, dpm_solver_plan, second_orders, third_orders
 from diffjax.diffusion.objectives import (
     DenoisingDraws,
     EDMDraws,
@@ -43,7 +44,9 @@ from diffjax.diffusion.schedules import (
     discrete_schedule,
     elbo_sigma,
     linear_betas,
+    linear_vp,
     log_logistic_sigma,
+    scales,
     vp_betas,
 )
 from diffjax.studies.bound_gap import measure
@@ -514,3 +517,170 @@ def test_a_gaussians_bound_is_its_entropy_at_the_best_variances(name):
     assert unit.beta == pytest.approx(unit.best, abs=1e-5)
     assert narrow.posterior > 0.3 < narrow.beta
     assert unit.posterior > 0.3
+
+
+LINEAR_VP = linear_vp()
+
+
+def half_log_snr(time):
+    log_alpha = LINEAR_VP.log_alpha(np.asarray(time, np.float64))
+    return log_alpha - 0.5 * np.log(-np.expm1(2 * log_alpha))
+
+
+def test_linear_vp_by_hand():
+    """``beta(t) = 0.1 + 19.9 t``, whose integral to 1 is 10.05 and to 1/2 is 2.5375; ``alpha^2 = exp(-integral)``."""
+    np.testing.assert_allclose(LINEAR_VP.log_alpha(np.array([0.0, 0.5, 1.0])), [0.0, -1.26875, -5.025], rtol=1e-12)
+    alpha, sigma = scales(jnp.array([0.0, -1.26875, -5.025]))
+    np.testing.assert_allclose(alpha, [1.0, 0.2811827, 0.0065716], rtol=1e-5)
+    np.testing.assert_allclose(sigma, [0.0, 0.9596544, 0.9999784], rtol=1e-6)
+    # Where alpha is nearly 1, sigma^2 = 2 |log alpha| to first order; 1 - alpha^2 in float32 would be 4e-3 off.
+    np.testing.assert_allclose(scales(jnp.float32(-5e-7))[1], 1e-3, rtol=1e-6)
+
+
+@given(st.floats(1e-5, 1.0))
+def test_linear_vp_finds_the_time_of_a_noise_level(time):
+    assert LINEAR_VP.time(half_log_snr(time)) == pytest.approx(time, rel=1e-9)
+
+
+def test_published_lists_of_orders():
+    assert third_orders(15) == (3, 3, 3, 3, 2, 1)
+    assert third_orders(13) == (3, 3, 3, 3, 1)
+    assert third_orders(11) == (3, 3, 3, 2)
+    assert second_orders(15) == (2, 2, 2, 2, 2, 2, 2, 1)
+    assert second_orders(10) == (2, 2, 2, 2, 1, 1)
+
+
+@given(st.integers(1, 50))
+def test_orders_take_all_evaluations(evaluations):
+    for orders in (second_orders(evaluations), third_orders(evaluations)):
+        assert sum(orders) == evaluations
+        assert min(orders) >= 1
+
+
+def solver_plan(orders, form, end=1e-3):
+    return dpm_solver_plan(LINEAR_VP, np.linspace(1.0, end, sum(orders) + 1), orders, form)
+
+
+def gaussian_score(std):
+    """The exact noise predictor of ``x_0 ~ N(0, std^2)``: ``epsilon = x sigma / (alpha^2 std^2 + sigma^2)``."""
+
+    def predict(x, time):
+        alpha, sigma = scales(LINEAR_VP.log_alpha(time))
+        return x * sigma / (alpha**2 * std**2 + sigma**2)
+
+    return predict
+
+
+def gaussian_flow(std, start, end=1e-3):
+    """Where the exact reverse flow takes ``start``: deviations scale with that of the marginal."""
+    alpha, sigma = np.exp(LINEAR_VP.log_alpha(end)), np.sqrt(-np.expm1(2 * LINEAR_VP.log_alpha(end)))
+    alpha_1, sigma_1 = np.exp(-5.025), np.sqrt(-np.expm1(-10.05))
+    return start * np.hypot(alpha * std, sigma) / np.hypot(alpha_1 * std, sigma_1)
+
+
+@pytest.mark.parametrize("form", ["noise", "data"])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_solver_converges_to_the_gaussian_flow_with_its_order(form, order):
+    """From 0.8 to 0.2, where the step of lambda falls like that of t: half of it divides the error by 2^order."""
+    start = jnp.array([1.3])
+    alphas, sigmas = scales(jnp.asarray(LINEAR_VP.log_alpha(np.array([0.2, 0.8])), jnp.float32))
+    late, early = jnp.hypot(alphas * 0.5, sigmas)
+    exact, errors = start * late / early, []
+    for steps in (4, 8):
+        grid = np.linspace(0.8, 0.2, steps * order + 1)
+        plan = dpm_solver_plan(LINEAR_VP, grid, (order,) * steps, form)
+        errors.append(float(jnp.abs(dpm_solver(gaussian_score(0.5), plan, start).sample - exact)[0]))
+    assert errors[0] / errors[1] > 2**order * 0.7
+    assert errors[0] < 0.1
+
+
+@pytest.mark.parametrize(("orders_of", "form"), [(third_orders, "noise"), (second_orders, "data")])
+@pytest.mark.parametrize(("std", "bound"), [(0.3, 0.01), (1.0, 0.002)])
+def test_published_solvers_sample_a_gaussian(orders_of, form, std, bound):
+    """The published 15 evaluations are a quarter off for a narrow Gaussian, most of it in the last step of order 1."""
+    start = jnp.linspace(-2.0, 2.0, 6).reshape(2, 3)
+    errors = []
+    for evaluations in (15, 60, 240):
+        sample = dpm_solver(gaussian_score(std), solver_plan(orders_of(evaluations), form), start).sample
+        errors.append(float(jnp.max(jnp.abs(sample / gaussian_flow(std, start) - 1))))
+    assert errors[0] < 0.25
+    assert errors[1] < errors[0] / 4
+    assert errors[2] < bound
+
+
+@pytest.mark.parametrize("orders", [(1,), (2,), (3,), (3, 2, 1)])
+def test_each_form_is_exact_where_its_model_is_constant(orders):
+    """Constant noise ``e``: ``x_t = alpha_t (x_s - sigma_s e) / alpha_s + sigma_t e``. A constant sample ends there."""
+    start, constant = jnp.array([0.7, -1.5]), jnp.array([0.4, 2.0])
+    log_alpha = LINEAR_VP.log_alpha(np.array([1e-3, 1.0]))
+    alpha, sigma = np.exp(log_alpha), np.sqrt(-np.expm1(2 * log_alpha))
+    grid = np.linspace(1.0, 1e-3, sum(orders) + 1)
+    noise = dpm_solver(lambda x, time: constant, dpm_solver_plan(LINEAR_VP, grid, orders, "noise"), start).sample
+    exact = alpha[0] * (start - sigma[1] * constant) / alpha[1] + sigma[0] * constant
+    np.testing.assert_allclose(noise, exact, rtol=2e-5)
+
+    def towards(x, time):
+        alpha, sigma = scales(LINEAR_VP.log_alpha(time))
+        return (x - alpha * constant) / sigma
+
+    data = dpm_solver(towards, dpm_solver_plan(LINEAR_VP, grid, orders, "data"), start).sample
+    # The interpolation x_t = alpha_t c + (sigma_t / sigma_s) (x_s - alpha_s c) is the exact flow towards c.
+    exact = alpha[0] * constant + sigma[0] / sigma[1] * (start - alpha[1] * constant)
+    np.testing.assert_allclose(data, exact, rtol=2e-5)
+
+
+@pytest.mark.parametrize("form", ["noise", "data"])
+def test_third_order_is_exact_where_the_model_is_linear_in_lambda(form):
+    """Noise form, ``epsilon = lambda``: ``x_t = alpha_t (x_s/alpha_s - int e^-l l dl)``; data form with ``e^l``."""
+    ends = half_log_snr([0.9, 0.3])
+    log_alpha = LINEAR_VP.log_alpha(np.array([0.9, 0.3]))
+    alpha, sigma = np.exp(log_alpha), np.sqrt(-np.expm1(2 * log_alpha))
+
+    def predict(x, time):
+        alpha, sigma = scales(LINEAR_VP.log_alpha(time))
+        level = jnp.log(alpha / sigma)
+        return jnp.full_like(x, level) if form == "noise" else (x - alpha * level) / sigma
+
+    if form == "noise":
+        integral = -np.exp(-ends[1]) * (ends[1] + 1) + np.exp(-ends[0]) * (ends[0] + 1)
+        exact = alpha[1] * (0.7 / alpha[0] - integral)
+    else:
+        integral = np.exp(ends[1]) * (ends[1] - 1) - np.exp(ends[0]) * (ends[0] - 1)
+        exact = sigma[1] * (0.7 / sigma[0] + integral)
+    plan = dpm_solver_plan(LINEAR_VP, np.linspace(0.9, 0.3, 4), (3,), form)
+    assert float(dpm_solver(predict, plan, jnp.array(0.7)).sample) == pytest.approx(exact, rel=2e-5)
+
+
+def test_second_order_noise_step_by_hand():
+    """``x = 2``, ``epsilon = x + t``, from 1 over 0.5 to 0.1, with the formula written out."""
+    time = np.array([1.0, 0.5, 0.1])
+    alpha = np.exp(LINEAR_VP.log_alpha(time))
+    sigma = np.sqrt(1 - alpha**2)
+    level = np.log(alpha / sigma)
+    h = level[2] - level[0]
+    r = (level[1] - level[0]) / h
+    first = 3.0
+    inside = alpha[1] / alpha[0] * 2.0 - sigma[1] * (np.exp(r * h) - 1) * first
+    second = inside + 0.5
+    slope = sigma[2] * (np.exp(h) - 1) * (second - first) / (2 * r)
+    sample = alpha[2] / alpha[0] * 2.0 - sigma[2] * (np.exp(h) - 1) * first - slope
+    solution = dpm_solver(lambda x, t: x + t, dpm_solver_plan(LINEAR_VP, time, (2,), "noise"), jnp.array(2.0))
+    np.testing.assert_allclose(solution.sample, sample, rtol=1e-5)
+    np.testing.assert_allclose(solution.x, [2.0, inside], rtol=1e-5)
+    np.testing.assert_allclose(solution.epsilon, [first, second], rtol=1e-5)
+    np.testing.assert_allclose(solution.time, [1.0, 0.5], rtol=1e-6)
+
+
+def test_solver_tells_the_predictor_where_it_is():
+    plan = solver_plan((3, 2, 1), "noise")
+    np.testing.assert_allclose(plan.time, np.linspace(1.0, 1e-3, 7)[:-1], rtol=1e-6)
+    at_times = dpm_solver(lambda x, time: time * x, plan, jnp.ones(2)).sample
+    levels = {"twice": 2 * plan.time}
+    by_levels = dpm_solver(lambda x, at: 0.5 * at["twice"] * x, plan, jnp.ones(2), levels).sample
+    np.testing.assert_allclose(by_levels, at_times)
+
+
+@pytest.mark.parametrize(("orders", "form"), [((4,), "noise"), ((1, 2), "noise"), ((2, 2), "score")])
+def test_impossible_plans_are_refused(orders, form):
+    with pytest.raises(ValueError, match=r"orders|form"):
+        dpm_solver_plan(LINEAR_VP, np.linspace(1.0, 0.1, 5), orders, form)

@@ -241,7 +241,7 @@ def test_a_rule_that_nobody_knows_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         page_of(path)
     assert str(error.value) == (
-        f"{path / 'config.json'}: protocol.selection is 'newest', not one of last, last5, best, offline"
+        f"{path / 'config.json'}: protocol.selection is 'newest', not one of last, last5, last10, best, offline"
     )
 
 

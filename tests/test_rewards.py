@@ -28,7 +28,7 @@ GOLDEN_TRANSFORMS = {
     "dac/antmaze": "antmaze",
     "dac/antmaze100": "antmaze100",
 }
-
+UNRECORDED = {"limits"}
 RECORDED_ELSEWHERE = {"corl_locomotion", "corl_cql_antmaze"}  # test_golden_gaussian.py
 
 
@@ -107,7 +107,7 @@ def test_every_recorded_array_is_reproduced(golden, goldens_dir):
     assert derived == set(GOLDEN_TRANSFORMS) | {
         f"dac_dataset/{key}" for key in ("dones_float", "masks", "actions_clipped")
     }
-    assert set(GOLDEN_TRANSFORMS.values()) | RECORDED_ELSEWHERE == set(REWARD_TRANSFORMS)
+    assert set(GOLDEN_TRANSFORMS.values()) | RECORDED_ELSEWHERE | UNRECORDED == set(REWARD_TRANSFORMS)
 
 
 # Returns: 3 (terminal), 10 (cut), 7 (terminal), 100 (unfinished tail). Rewards 1 2 4 6 3 4 100: mean 120 / 7.
@@ -125,6 +125,7 @@ HAND_SQUARES = 1 + 4 + 16 + 36 + 9 + 16 + 10000 - 120**2 / 7
         ("antmaze100", (100.0, 0.0)),
         ("normalize", ((HAND_SQUARES / 6) ** -0.5, -120 / 7 * (HAND_SQUARES / 6) ** -0.5)),
         ("dac_reward_normalize", ((HAND_SQUARES / 7) ** -0.5, -120 / 7 * (HAND_SQUARES / 7) ** -0.5)),
+        ("limits", (2 / 99, -101 / 99)),  # from 1 to 100
         ("iql_locomotion", (1000 / (17 - 3), 0.0)),  # terminal to terminal: 3, 10 + 7; the tail is ignored
         ("dac_iql_locomotion", (1000 / (100 - 3), 0.0)),  # 3, 10, 7, 100
         ("corl_locomotion", (1000 / (17 - 3), 0.0)),  # the same, for no trajectory is a thousand transitions long
@@ -229,6 +230,11 @@ def test_antmaze_rewards_become_thousands():
 def test_equal_rewards_cannot_be_normalized(name):
     with pytest.raises(UserError, match=f"{name!r} divides by the standard deviation.*say --set reward=raw"):
         reward_affine(name, episodes(([2.0, 2.0, 2.0], True)))
+
+
+def test_equal_rewards_have_no_limits():
+    with pytest.raises(UserError, match=r"'limits' divides by the range of the rewards.*say --set reward=raw"):
+        reward_affine("limits", episodes(([2.0, 2.0, 2.0], True)))
 
 
 def test_one_transition_has_no_unbiased_deviation():

@@ -48,6 +48,15 @@ def normalize(transitions: Transitions) -> Affine:
     return _standardize("normalize", reward.mean(), reward.std(ddof=1))
 
 
+def limits(transitions: Transitions) -> Affine:
+    """``2 (r - min) / (max - min) - 1``. Adroit and Kitchen in EDP."""
+    reward = _reward(transitions)
+    low, high = float(reward.min()), float(reward.max())
+    if low == high:
+        raise UserError(f"reward transform 'limits' divides by the range of the rewards, but all are equal; {_INSTEAD}")
+    return 2.0 / (high - low), -(high + low) / (high - low)
+
+
 def cql_antmaze(transitions: Transitions) -> Affine:
     """``4 (r - 1/2)``. AntMaze and Maze2D in Diffusion-QL's family."""
     return 4.0, -2.0
@@ -149,6 +158,7 @@ REWARD_TRANSFORMS: Mapping[str, Callable[[Transitions], Affine]] = MappingProxyT
         for transform in (
             raw,
             normalize,
+            limits,
             cql_antmaze,
             iql_antmaze,
             antmaze,

@@ -37,6 +37,12 @@ def x0_from_epsilon(schedule: DiscreteSchedule, x: jax.Array, index: jax.Array, 
     return jnp.sqrt(inverse) * x - jnp.sqrt(inverse - 1.0) * epsilon
 
 
+def epsilon_from_x0(schedule: DiscreteSchedule, x: jax.Array, index: jax.Array, x_0: jax.Array) -> jax.Array:
+    """The noise in ``x`` if the clean sample is ``x_0``: the inverse of :func:`x0_from_epsilon`."""
+    inverse = 1.0 / at_index(schedule.alpha_bar, index, x.ndim)
+    return (jnp.sqrt(inverse) * x - x_0) / jnp.sqrt(inverse - 1.0)
+
+
 def epsilon_denoiser(predict: Predictor, schedule: DiscreteSchedule) -> Denoiser:
     """Denoiser of a network that predicts the noise."""
     return lambda x, index: x0_from_epsilon(schedule, x, index, predict(x, index))

@@ -21,6 +21,9 @@ from diffjax.methods import (
     fql,
     idql,
     ifql,
+    edp,
+    edp_crr,
+    edp_iql,
     iql,
     rebrac,
     td3_bc,
@@ -63,6 +66,7 @@ METHODS = _registered(
         "idql": {"default": idql.METHOD, "general": idql.GENERAL},
         "fql": {"default": fql.METHOD},
         "ifql": {"default": ifql.METHOD},
+        "edp": {"td3": edp.METHOD, "crr": edp_crr.METHOD, "iql": edp_iql.METHOD, "code": edp.METHOD},
         "bc": {"default": bc.METHOD},
     }
 )

@@ -27,6 +27,11 @@ def learner(params: Tree) -> Learner:
     return Learner(params, _optimizer(0.0).init(params))
 
 
+def learners(params: Tree) -> Learner:
+    """A learner of each member of an ensemble, stacked on the leading axis as its parameters are."""
+    return jax.vmap(learner)(params)
+
+
 def copies(params: Tree) -> Tree:
     """The same numbers in arrays of their own: how a target network starts."""
     return jax.tree.map(jnp.copy, params)
@@ -49,6 +54,22 @@ def learn(
     grads, metrics = jax.grad(loss, has_aux=True)(state.params, *arguments)
     state, norm = descend(state, grads, rate, clip, weight_decay)
     return state, metrics | {f"{name}/grad_norm": norm}
+
+
+def learn_each(
+    loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]],
+    state: Learner,
+    rate: jax.Array | float,
+    *arguments: Any,
+    clip: jax.Array | float = 0.0,
+    name: str,
+) -> tuple[Learner, dict[str, jax.Array]]:
+    """:func:`learn` for each member of an ensemble by itself, clipped by its own norm; metrics are means over members.
+
+    ``state`` is made by :func:`learners`; ``loss`` gets the parameters of one member.
+    """
+    state, metrics = jax.vmap(lambda member: learn(loss, member, rate, *arguments, clip=clip, name=name))(state)
+    return state, {metric: jnp.mean(values) for metric, values in metrics.items()}
 
 
 def descend(

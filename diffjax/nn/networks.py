@@ -58,7 +58,7 @@ TORCH = Initializer(lambda key, shape: _fan_in_uniform(key, shape, shape[0]), _f
 """PyTorch's default: kernel and bias uniform in ``+-1 / sqrt(fan_in)``."""
 GLOROT = Initializer(nn.initializers.xavier_uniform(), _zeros)
 LECUN = Initializer(nn.initializers.lecun_normal(), _zeros)
-"""Flax's default: kernel normal with variance ``1 / fan_in``, cut at two deviations, bias zero."""
+"""Flax's default: kernel normal with variance ``1 / fan_in``, cut at two deviations; bias zero."""
 ORTHOGONAL = Initializer(_orthogonal, _zeros)
 SMALL_UNIFORM = Initializer(lambda key, shape: jax.random.uniform(key, shape, minval=-0.01, maxval=0.01), _zeros)
 """Kernel uniform in ``+-0.01``, bias zero (DiffPoGAN's flow)."""
@@ -229,13 +229,15 @@ def waves(time: jax.Array, frequency: jax.Array | np.ndarray, cos_first: bool) -
     return jnp.concatenate([cos, sin] if cos_first else [sin, cos], axis=-1)
 
 
-def sinusoidal(time: jax.Array, dim: int, cos_first: bool) -> jax.Array:
+def sinusoidal(time: jax.Array, dim: int, cos_first: bool, endpoint: bool = True) -> jax.Array:
     """Sinusoidal features of ``time`` (any shape), ``(*time, dim)``.
 
-    ``f_k = exp(-k ln(10000) / (dim / 2 - 1))``; ``[sin(t f), cos(t f)]``, or cosines first. ``time`` is not scaled.
+    ``f_k = exp(-k ln(10000) / n)``; ``[sin(t f), cos(t f)]``, or cosines first. ``time`` is not scaled. ``n`` is
+    ``dim / 2 - 1``, so that the last frequency is 1 / 10000, or without ``endpoint`` ``dim / 2``.
     """
     half = dim // 2
-    frequency = np.exp(-np.arange(half) * np.log(10000.0) / (half - 1)).astype(np.float32)
+    intervals = half - 1 if endpoint else half
+    frequency = np.exp(-np.arange(half) * np.log(10000.0) / intervals).astype(np.float32)
     return waves(time, frequency, cos_first)
 
 
@@ -253,16 +255,28 @@ class NoiseNetwork(nn.Module):
     time_dim: int = 16
     time_hidden_dims: tuple[int, int] = (32, 16)
     cos_first: bool = False
+    time_endpoint: bool = True
     linear_first: bool = False
+    layer_norm: bool = False
+    norm_epsilon: float = LAYER_NORM_EPSILON
 
     def setup(self) -> None:
         self.time_0 = Dense(self.time_hidden_dims[0], self.initializer)
         self.time_1 = Dense(self.time_hidden_dims[1], self.initializer)
-        self.trunk = MLP(self.hidden_dims, self.action_dim, mish, self.initializer, linear_first=self.linear_first)
+        self.trunk = MLP(
+            self.hidden_dims,
+            self.action_dim,
+            mish,
+            self.initializer,
+            layer_norm=self.layer_norm,
+            linear_first=self.linear_first,
+            norm_epsilon=self.norm_epsilon,
+        )
 
     def embed_time(self, time: jax.Array) -> jax.Array:
         """Learned time features ``(*time, time_hidden_dims[1])``."""
-        return self.time_1(mish(self.time_0(sinusoidal(time, self.time_dim, self.cos_first))))
+        features = sinusoidal(time, self.time_dim, self.cos_first, self.time_endpoint)
+        return self.time_1(mish(self.time_0(features)))
 
     def __call__(self, action: jax.Array, time: jax.Array, observation: jax.Array) -> jax.Array:
         inputs = {"action": action, "time": self.embed_time(time), "observation": observation}
