@@ -22,8 +22,8 @@ from diffjax.diffusion.denoisers import (
     v_denoiser,
     x0_from_epsilon,
 )
-from diffjax.diffusion.flow import FlowDraws, draw_flow, euler_path, euler_sample, flow_matching, interpolate
 from diffjax.diffusion.dpm_solver import dpm_solver, dpm_solver_plan, second_orders, third_orders
+from diffjax.diffusion.flow import FlowDraws, draw_flow, euler_path, euler_sample, flow_matching, interpolate
 from diffjax.diffusion.objectives import (
     DenoisingDraws,
     EDMDraws,

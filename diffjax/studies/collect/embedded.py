@@ -172,7 +172,8 @@ def fly(key: jax.Array, simulator: PureSimulator) -> tuple[jax.Array, jax.Array,
 def collect_flights(simulator: PureSimulator, key: jax.Array, progress: Progress) -> list[Episode]:
     """:data:`NUM_FLIGHTS` flights."""
     flights = jax.jit(jax.vmap(lambda key: fly(key, simulator)))(jax.random.split(key, NUM_FLIGHTS))
-    return [Episode(*map(np.asarray, flight), False) for flight in zip(*flights, strict=True)]
+    observation, action, reward = map(np.asarray, flights)
+    return [Episode(*flight, terminal=False) for flight in zip(observation, action, reward, strict=True)]
 
 
 def best_pilot(simulator: PureSimulator, key: jax.Array, progress: Progress) -> Policy:
