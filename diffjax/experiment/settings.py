@@ -50,7 +50,7 @@ class Protocol:
     action_clip: float = _entry(math.inf, above=0)  # the data's actions are clipped to +- this
     actions: str = _entry("", ACTIONS)  # of the data: as recorded | clip | scale
     sampling: str = _entry("uniform", SAMPLINGS)  # uniform (with replacement) | shuffled (passes without)
-    selection: str = _entry("last", SELECTION_RULES)  # the paper's own rule: last | last5 | best | offline
+    selection: str = _entry("last", SELECTION_RULES)  # the paper's own rule: last | last5 | last10 | best | offline
     offline_rank: int = _entry(0, at_least=0)  # offline: the k of top_k, evaluations before the end of the history
     phase_steps: Mapping[str, float] = dataclasses.field(default_factory=dict)
 

@@ -16,6 +16,7 @@ FORMAT_VERSION = 1
 SELECTION_RULES = {
     "last": "last evaluation",
     "last5": "mean of last 5",
+    "last10": "mean of last 10",
     "best": "best over training (oracle)",
     "offline": "selected offline by the cloning loss",
 }
