@@ -108,7 +108,7 @@ def chosen_protocols(names: Sequence[str], last: int) -> tuple[ReportingRule, ..
 
 
 def named(names: Sequence[str], known: Iterable[str], flag: str, kind: str, every: str) -> tuple[str, ...]:
-    """What a flag names, in any case and punctuation; all for ``all``. ``kind`` and ``every`` are words for one of them.
+    """What a flag names, in any case and punctuation; all for ``all``. ``kind`` and ``every`` are words for one.
 
     Raises:
       UserError: a name is unknown, or stands beside ``all``.

@@ -43,8 +43,8 @@ class Score(NamedTuple):
     ``spread`` is the number after ±, ``spread_kind`` what it is: std, population std or se over seeds, unknown or none.
     ``protocol`` is how a run's number was chosen, by the rule of the method's own paper: ``last5`` or ``last10`` (means
     of so many last evaluations), ``last``, ``best`` (over training), ``offline`` (by the loss, without the simulator)
-    or ``unknown``. ``data_version`` is D4RL's version behind the number, ``mixed or unknown`` where it is not established;
-    ``task`` names the version the table is usually read as. ``verified``: one of ``VERIFIED``.
+    or ``unknown``. ``data_version`` is D4RL's version behind the number, ``mixed or unknown`` where it is not
+    established; ``task`` names the version the table is usually read as. ``verified``: one of ``VERIFIED``.
     """
 
     method: str
@@ -165,7 +165,8 @@ def preferred(method: str, task: str, unverified: bool = False) -> Score | None:
 def contradictions(score: Score) -> tuple[Score, ...]:
     """What other places print for the same method and task, where neither data nor rule are known to be others.
 
-    Of what was trained anew nothing is contradicted. Numbers that differ by no more than the rounding of the shorter one are the same.
+    Of what was trained anew nothing is contradicted. Numbers that differ by no more than the rounding of the shorter
+    one are the same.
     """
 
     def may_be_one(first: str, second: str) -> bool:
