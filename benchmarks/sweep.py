@@ -25,7 +25,7 @@ from diffjax.experiment.prepare import obtain_dataset
 from diffjax.experiment.run import run_experiments
 from diffjax.experiment.settings import PRESETS
 from diffjax.launch import benchmark, cli
-from diffjax.launch.flags import define_matmul_precision
+from diffjax.launch import flags as launch
 from diffjax.launch.progress import TrainingProgress
 from diffjax.methods.registry import get_method
 from diffjax.studies.collect.store import store_dataset
@@ -99,7 +99,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("episodes", 2, "Episodes per evaluation and run.", lower_bound=0, flag_values=values)
     flags.DEFINE_enum("preset", "quick", list(PRESETS), "Hyper-parameters.", flag_values=values)
     flags.DEFINE_multi_string("set", None, "NAME=VALUE: Another value; repeatable.", flag_values=values)
-    define_matmul_precision(values)
+    launch.define_matmul_precision(values)
     cli.define_path(values, "out", "DIR: Folder for the results.")
 
 
@@ -112,7 +112,7 @@ def experiments(args: flags.FlagValues, out: Path) -> list[Experiment]:
         raise UserError(f"{named[0]} is given by --{named[0]}; leave out --set {named[0]}")
     found = []
     for task in tasks:
-        for name in cli.parse_list("methods", args.methods):
+        for name in launch.chosen_methods(args.methods):
             method, _, variant = name.partition(":")
             get_method(method, variant)
             found.append(

@@ -25,13 +25,34 @@ def squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.mean((prediction - target) ** 2, axis=-1)
 
 
+def expectile_weight(difference: jax.Array, expectile: jax.Array | float) -> jax.Array:
+    """``|expectile - 1[difference <= 0]|``."""
+    return jnp.where(difference > 0, expectile, 1.0 - expectile)
+
+
 def expectile_loss(difference: jax.Array, expectile: jax.Array | float) -> jax.Array:
     """``mean |expectile - 1[difference <= 0]| difference^2``.
 
     Source: Kostrikov et al. 2021 (IQL), arXiv 2110.06169, eq. 5.
     """
-    weight = jnp.where(difference > 0, expectile, 1.0 - expectile)
-    return jnp.mean(weight * difference**2)
+    return jnp.mean(expectile_weight(difference, expectile) * difference**2)
+
+
+def quantile_loss(difference: jax.Array, quantile: jax.Array | float) -> jax.Array:
+    """``mean |quantile - 1[difference <= 0]| |difference|``.
+
+    Source: Hansen-Estruch et al. 2023 (IDQL), arXiv 2304.10573; its first release.
+    """
+    return jnp.mean(expectile_weight(difference, quantile) * jnp.abs(difference))
+
+
+def exponential_loss(difference: jax.Array, alpha: jax.Array | float) -> jax.Array:
+    """``mean (sg(min(exp(alpha difference), 6)) - 1) difference``: by its gradient a linear exponential loss, capped.
+
+    Source: Hansen-Estruch et al. 2023 (IDQL), arXiv 2304.10573; its first release.
+    """
+    slope = jax.lax.stop_gradient(jnp.minimum(jnp.exp(alpha * difference), 6.0) - 1.0)
+    return jnp.mean(slope * difference)
 
 
 def mean_over_samples(values: jax.Array) -> jax.Array:
@@ -42,6 +63,11 @@ def mean_over_samples(values: jax.Array) -> jax.Array:
 def max_over_samples(values: jax.Array) -> jax.Array:
     """Maximum over the last axis, separately inside each member."""
     return jnp.max(values, axis=-1)
+
+
+def largest_over_samples(values: jax.Array, rank: int) -> jax.Array:
+    """The ``rank``-th largest over the last axis, separately inside each member; 1 is the maximum."""
+    return jnp.sort(values, axis=-1)[..., -rank]
 
 
 SAMPLE_REDUCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -99,6 +125,33 @@ class Guidance(NamedTuple):
     scale: jax.Array
 
 
+def soft_maximum_logits(
+    data_value: jax.Array, values: jax.Array, log_density: jax.Array | None, temperature: jax.Array | float
+) -> jax.Array:
+    """What the soft maximum of :func:`soft_maximum_gap` is over, ``(num_critics, batch, samples)``, or one more."""
+    if log_density is None:
+        return jnp.concatenate([data_value[..., None], values], axis=-1) / temperature
+    return (values - log_density) / temperature
+
+
+def soft_maximum_gap(
+    data_value: jax.Array, values: jax.Array, log_density: jax.Array | None, temperature: jax.Array | float
+) -> jax.Array:
+    """``T logsumexp_i((Q(s, a_i) - log density(a_i)) / T) - Q(s, a)``, ``(num_critics, batch)``.
+
+    Without densities the data's own value is one of those in the sum. No logarithm of the number of samples is taken
+    off. Source: Kumar et al. 2020 (CQL), arXiv 2006.04779, eq. 4.
+
+    Args:
+      data_value: the critics at the data's actions ``a``, ``(num_critics, batch)``.
+      values: the critics at sampled actions ``a_i``, ``(num_critics, batch, samples)``.
+      log_density: of these, ``(batch, samples)``, or None.
+    """
+    chex.assert_equal_shape_prefix([data_value, values], 2)
+    logits = soft_maximum_logits(data_value, values, log_density, temperature)
+    return temperature * nn.logsumexp(logits, axis=-1) - data_value
+
+
 def q_guidance(value: Callable[[jax.Array], jax.Array], noisy_action: jax.Array, data_value: jax.Array) -> Guidance:
     """``grad_x mean_h Q_h(s, x) / (mean_{h,b} |Q_h(s, a)| + 1e-6)`` at the noisy action ``x``; a constant.
 
@@ -135,6 +188,18 @@ def distribution_matching_loss(action: jax.Array, real: jax.Array, fake: jax.Arr
 def gaussian_log_prob(action: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
     """``sum_d log N(a_d; mean_d, std_d)``, ``(...,)``; ``log_std`` broadcasts against the others."""
     return jnp.sum(jax.scipy.stats.norm.logpdf(action, mean, jnp.exp(log_std)), axis=-1)
+
+
+def squashed_normal(mean: jax.Array, log_std: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``tanh(x)``, ``x = mean + std noise``, and its log-density ``(...,)``, from standard normal ``noise``.
+
+    ``sum_d (log N(x_d; mean_d, std_d) - log(1 - tanh(x_d)^2))``, the last as ``2 (log 2 - x - softplus(-2 x))``, which
+    no rounding of the tanh spoils. Source: Haarnoja et al. 2018 (SAC), arXiv 1801.01290.
+    """
+    raw = mean + jnp.exp(log_std) * noise
+    log_normal = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi)
+    log_slope = 2.0 * (jnp.log(2.0) - raw - nn.softplus(-2.0 * raw))
+    return jnp.tanh(raw), jnp.sum(log_normal - log_slope, axis=-1)
 
 
 def smoothed_action(
@@ -226,3 +291,14 @@ def softmax_selection(values: jax.Array, uniform: jax.Array) -> tuple[jax.Array,
     probability = nn.softmax(values)
     index = jnp.sum(jnp.cumsum(probability) <= uniform)
     return jnp.minimum(index, values.shape[0] - 1), probability
+
+
+def weighted_selection(weights: jax.Array, uniform: jax.Array) -> jax.Array:
+    """Index drawn in proportion to ``weights (candidates,)``, which need not add up to 1, by inversion.
+
+    The index is the number of cumulative weights below ``(1 - uniform)`` times their sum, ``uniform`` in ``[0, 1)``:
+    the rule by which JAX chooses, for weights of any sign.
+    """
+    cumulative = jnp.cumsum(weights)
+    index = jnp.sum(cumulative < (1.0 - uniform) * cumulative[-1])
+    return jnp.minimum(index, weights.shape[0] - 1)

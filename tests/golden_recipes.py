@@ -105,7 +105,7 @@ def hyper_of(recipe: Recipe, golden: Golden, scenario: str = "train") -> Any:
     """The recording's hyper-parameters, as a training scenario changes them."""
     recorded = golden.hyper
     assert {name: value for name, value in FIXED.items() if recorded.get(name, value) != value} == {}
-    values = {"tau": recorded["tau"]} if hasattr(recipe.method.hyper(), "tau") else {}
+    values = {"tau": recorded["tau"]} if "tau" in recorded and hasattr(recipe.method.hyper(), "tau") else {}
     values |= recipe.hyper(recorded) | {"batch_size": recorded["batch"]}
     return recipe.method.hyper(**values | recipe.scenario_hyper(golden, scenario))
 
@@ -189,7 +189,9 @@ def train(recipe: Recipe, golden: Golden, scenario: str) -> None:
         for name, value in seen.items():
             if f"{at}/{name}" in golden:  # a delayed step logs what it did, and some programs not all of that
                 golden.close(f"{at}/{name}", value, bound_of(recipe, name))
-        golden.trees(f"{at}/params", recipe.nets(state), recipe.step_bound)
+        for name, net in recipe.nets(state).items():
+            if golden.keys(f"{at}/params/{name}/"):  # some steps keep only some networks
+                golden.trees(f"{at}/params/{name}", net, recipe.step_bound)
 
 
 def moved(before: Tree, after: Tree) -> dict[str, bool]:

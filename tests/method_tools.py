@@ -20,6 +20,7 @@ TINY: dict[str, Any] = {
     "hidden_dims": (16, 16, 16),
     "discriminator_hidden_dims": (16, 16),
     "flow_hidden_dim": 16,
+    "actor_dim": 16,
     "batch_size": 8,
     "num_critics": 3,
     "target_samples": 2,

@@ -71,17 +71,3 @@ def test_warm_up_is_uniform_and_does_not_learn():
     action = np.sort(np.asarray(warm.replay.action).reshape(-1))
     ideal = np.linspace(-1, 1, action.size)
     assert np.abs(action - ideal).max() < 2 * 1.95 / np.sqrt(action.size)  # Kolmogorov-Smirnov, 0.1 %
-
-
-def test_log_probability_of_a_squashed_gaussian():
-    mlp = sac.MLP(8, 4)
-    observation = jnp.array([[0.3, -0.2, 0.5]])
-    params = mlp.init(jax.random.key(0), observation)
-    noise = jnp.array([[1.5, -0.4]])
-    action, log_prob = sac.squash(*sac.policy(params, observation, 8, 2), noise)
-    mean, log_std = np.split(np.asarray(mlp.apply(params, observation), np.float64), 2, axis=-1)
-    raw = mean + np.exp(log_std) * np.asarray(noise)
-    density = np.exp(-0.5 * np.asarray(noise) ** 2) / (np.sqrt(2 * np.pi) * np.exp(log_std))
-    expected = np.log(density / (1 - np.tanh(raw) ** 2)).sum()
-    np.testing.assert_allclose(action, np.tanh(raw), rtol=1e-5)
-    np.testing.assert_allclose(log_prob, [expected], rtol=1e-5)

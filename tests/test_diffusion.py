@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffjax.diffusion.bound import gaussian_kl, learned_log_variance, step_terms
 from diffjax.diffusion.denoisers import (
     add_noise,
     at_index,
@@ -21,6 +22,8 @@ from diffjax.diffusion.denoisers import (
     v_denoiser,
     x0_from_epsilon,
 )
+from diffjax.diffusion.flow import FlowDraws, draw_flow, euler_path, euler_sample, flow_matching, interpolate
+from diffjax.diffusion.dpm_solver import dpm_solver, dpm_solver_plan, second_orders, third_orders
 from diffjax.diffusion.objectives import (
     DenoisingDraws,
     EDMDraws,
@@ -39,10 +42,14 @@ from diffjax.diffusion.samplers import (
 from diffjax.diffusion.schedules import (
     cosine_betas,
     discrete_schedule,
+    elbo_sigma,
     linear_betas,
+    linear_vp,
     log_logistic_sigma,
+    scales,
     vp_betas,
 )
+from diffjax.studies.bound_gap import measure
 
 VP = discrete_schedule("vp", 5)
 
@@ -115,7 +122,7 @@ def test_impossible_schedules_are_refused(name, steps):
 
 
 def test_unknown_variance_is_refused():
-    with pytest.raises(ValueError, match="neither 'posterior' nor 'beta'"):
+    with pytest.raises(ValueError, match="none of posterior, beta, learned"):
         transition_std(VP, "fixed")
 
 
@@ -243,6 +250,24 @@ def test_chain_tells_the_denoiser_where_it_is():
         np.testing.assert_allclose(sample, [expected] * 3, rtol=1e-6)
 
 
+def test_chain_clips_states_behind_their_noise_and_repeats_its_end():
+    """A denoiser that says ``x + 1``: ``x <- clip(c0 (x + 1) + ct x + temperature std z)``; at index 0, ``c0`` is 1."""
+    noise = draw_chain_noise(jax.random.key(0), 7, (50,))
+    chain = ancestral_chain(
+        lambda x, index: x + 1.0, VP, noise, variance="beta", clip=None, state_clip=1.5, temperature=0.5, repeats=2
+    )
+    assert chain.shape == (8, 50)
+    x = expected = np.asarray(noise.start)
+    for state, i, z in zip(chain, [4, 3, 2, 1, 0, 0, 0, None], [*noise.steps, None], strict=True):
+        np.testing.assert_allclose(state, expected, atol=1e-6)
+        if i is not None:
+            x, added = expected, 0.5 * math.sqrt(VP.beta[i]) if i else 0.0
+            free = VP.posterior_coef_x0[i] * (x + 1) + VP.posterior_coef_xt[i] * x + added * np.asarray(z)
+            expected = np.clip(free, -1.5, 1.5)
+    assert np.max(np.abs(noise.start)) > 1.5  # the start is not clipped
+    assert np.any(np.abs(np.asarray(chain[1:5])) == 1.5)
+
+
 def test_chain_refuses_noise_of_another_length():
     noise = draw_chain_noise(jax.random.key(0), 4, (3,))
     with pytest.raises(AssertionError):
@@ -298,6 +323,36 @@ def test_noise_matching_by_hand():
         return (x - jnp.sqrt(alpha_bar) * x_0) / jnp.sqrt(1 - alpha_bar)
 
     np.testing.assert_allclose(noise_matching(knowing, VP, x_0, draws), [0.0, 0.0], atol=1e-12)
+
+
+def test_flow_matching_by_hand():
+    """The line from 2 to 4 has the velocity 2 and, at a quarter, the place 2.5; the mean is over dimensions."""
+    draws = FlowDraws(jnp.array([[2.0, 0.0], [1.0, 1.0]]), jnp.array([0.25, 1.0]))
+    x_1 = jnp.array([[4.0, 1.0], [0.0, 3.0]])
+    np.testing.assert_allclose(interpolate(x_1, draws), [[2.5, 0.25], [0.0, 3.0]])
+    np.testing.assert_allclose(flow_matching(lambda x, time: jnp.zeros_like(x), x_1, draws), [2.5, 2.5])
+    np.testing.assert_allclose(flow_matching(lambda x, time: x + time[:, None], x_1, draws), [0.40625, 4.0])
+    np.testing.assert_allclose(flow_matching(lambda x, time: x_1 - draws.start, x_1, draws), [0.0, 0.0])
+
+
+def test_euler_steps_by_hand():
+    """``dx/dt = x + t`` in two steps: ``x + x / 2``, then ``x + (x + 0.5) / 2``; many steps come to ``2 e - 2``."""
+    velocity = lambda x, time: x + time  # noqa: E731
+    path = euler_path(velocity, jnp.array([1.0, 2.0]), 2)
+    np.testing.assert_allclose(path, [[1.0, 2.0], [1.5, 3.0], [2.5, 4.75]])
+    np.testing.assert_array_equal(euler_sample(velocity, jnp.array([1.0, 2.0]), 2), path[-1])
+    assert euler_sample(velocity, jnp.asarray(1.0), 2000) == pytest.approx(2 * math.e - 2, rel=1e-3)
+
+
+def test_flow_of_a_gaussian_ends_in_it():
+    """The exact velocity from ``N(0, 1)`` to ``N(0, std^2)`` scales each start by ``std``."""
+    std = 0.3
+
+    def velocity(x, time):
+        return x * (time * std**2 - (1 - time)) / ((1 - time) ** 2 + time**2 * std**2)
+
+    start = jnp.linspace(-2.0, 2.0, 5)
+    np.testing.assert_allclose(jax.jit(lambda x: euler_sample(velocity, x, 4000))(start), std * start, atol=1e-3)
 
 
 def test_edm_matching_by_hand():
@@ -383,10 +438,249 @@ def test_draws_follow_their_laws():
     np.testing.assert_allclose(np.bincount(denoising.time_index, minlength=3), 2000, atol=150)
     assert np.std(denoising.noise) == pytest.approx(1.0, abs=0.03)
 
-    edm = draw_edm(jax.random.key(2), (6000, 2), 0.002, 80.0, 0.5)
+    flow = draw_flow(jax.random.key(3), (6000, 2))
+    assert flow.start.shape == (6000, 2)
+    assert flow.time.shape == (6000,)
+    assert np.std(flow.start) == pytest.approx(1.0, abs=0.03)
+    np.testing.assert_allclose(np.quantile(flow.time, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.025)
+
+    edm = draw_edm(jax.random.key(2), (6000, 2), "edm", 0.002, 80.0, 0.5)
     assert edm.noise.shape == (6000, 2)
     assert edm.sigma.shape == (6000,)
     assert np.all((edm.sigma >= 0.00199) & (edm.sigma <= 80.1))
     # c_skip = sd^2 / (sigma^2 + sd^2) is uniform under this law
     quantiles = np.quantile(0.25 / (np.asarray(edm.sigma) ** 2 + 0.25), [0.1, 0.5, 0.9])
     np.testing.assert_allclose(quantiles, [0.1, 0.5, 0.9], atol=0.025)
+
+
+def test_levels_of_the_bound_weigh_as_the_bound_does():
+    """For ``x_0 ~ N(0, s^2)`` the bound's integral of the best denoiser's error is known in closed form."""
+    low, high, data, std = 0.01, 20.0, 0.5, 0.3
+    uniform = (jnp.arange(20_000) + 0.5) / 20_000
+    sigma = np.asarray(jax.jit(elbo_sigma)(uniform, low, high, data), np.float64)
+    ends = jax.jit(elbo_sigma)(jnp.array([0.0, 1.0]), low, high, data)
+    np.testing.assert_allclose(ends, [low, high], rtol=1e-3)
+    assert np.all(np.diff(sigma) > 0)
+    error = std**2 * sigma**2 / (std**2 + sigma**2)
+    loss = np.mean(error / np.asarray(edm_scales(jnp.asarray(sigma, jnp.float32), data).c_out) ** 2)
+    share = lambda level, own: level**2 / (level**2 + own**2)  # noqa: E731
+    bound = 0.5 * np.log(share(high, data) / share(low, data)) * loss
+    assert bound == pytest.approx(0.5 * np.log(share(high, std) / share(low, std)), rel=1e-4)
+
+
+def test_learned_variances_lie_between_the_posteriors_and_beta():
+    schedule = discrete_schedule("vp", 5)
+    index = jnp.array([0, 1, 4])
+    at = lambda mix: np.exp(learned_log_variance(schedule, jnp.full((3, 2), mix), index))  # noqa: E731
+    np.testing.assert_allclose(at(-1.0)[1:, 0], schedule.posterior_variance[[1, 4]], rtol=1e-5)
+    np.testing.assert_allclose(at(-1.0)[0], schedule.posterior_variance[1], rtol=1e-5)  # not the 0 of index 0
+    np.testing.assert_allclose(at(1.0)[:, 1], schedule.beta[[0, 1, 4]], rtol=1e-5)
+    np.testing.assert_allclose(at(0.0)[2], np.sqrt(schedule.beta[4] * schedule.posterior_variance[4]), rtol=1e-5)
+    one = discrete_schedule("vp", 1)
+    np.testing.assert_allclose(np.exp(learned_log_variance(one, jnp.zeros(2), jnp.int32(0))), one.beta[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("mix", "variance"), [(-1.0, "posterior"), (1.0, "beta")])
+def test_a_learned_variance_at_an_end_of_its_range_is_that_chain(mix, variance):
+    schedule = discrete_schedule("vp", 4)
+    noise = draw_chain_noise(jax.random.key(0), 4, (6, 2))
+    denoise = epsilon_denoiser(gaussian_epsilon(schedule, 0.7), schedule)
+    learned = lambda x, index: (denoise(x, index), learned_log_variance(schedule, jnp.full_like(x, mix), index))  # noqa: E731
+    found = ancestral_sample(learned, schedule, noise, variance="learned", clip=0.8)
+    np.testing.assert_allclose(
+        found, ancestral_sample(denoise, schedule, noise, variance=variance, clip=0.8), atol=1e-6
+    )
+
+
+def test_gaussian_divergence_by_hand():
+    # ln(2) + (1 + 1) / (2 * 4) - 1/2
+    np.testing.assert_allclose(gaussian_kl(1.0, 0.0, 0.0, np.log(4.0)), np.log(2.0) + 0.25 - 0.5, rtol=1e-6)
+    np.testing.assert_allclose(gaussian_kl(0.3, -1.0, 0.3, -1.0), 0.0, atol=1e-7)
+
+
+def test_the_least_noisy_term_is_the_density_of_the_sample():
+    schedule = discrete_schedule("vp", 3)
+    x_0, x, denoised = jnp.array([[0.5, -0.5]]), jnp.array([[9.0, 9.0]]), jnp.array([[0.1, -0.5]])
+    found = step_terms(schedule, x_0, x, jnp.array([0]), denoised, jnp.log(jnp.array([[0.04, 0.04]])))
+    density = lambda distance: 0.5 * (np.log(2 * np.pi * 0.04) + distance**2 / 0.04)  # noqa: E731
+    np.testing.assert_allclose(found, [[density(0.4), density(0.0)]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vp", "cosine"])
+def test_a_gaussians_bound_is_its_entropy_at_the_best_variances(name):
+    """Every reverse step of Gaussian data is Gaussian; beta is its variance where the data have deviation 1."""
+    samples = 4000
+    narrow, unit = (measure(jax.random.key(1), samples, name, 4, std) for std in (0.2, 1.0))
+    assert narrow.entropy == pytest.approx(0.5 * math.log(2 * math.pi * math.e * 0.04))
+    for found in (narrow.best, unit.best, unit.beta):
+        assert abs(found) < 0.03
+    assert unit.beta == pytest.approx(unit.best, abs=1e-5)
+    assert narrow.posterior > 0.3 < narrow.beta
+    assert unit.posterior > 0.3
+
+
+LINEAR_VP = linear_vp()
+
+
+def half_log_snr(time):
+    log_alpha = LINEAR_VP.log_alpha(np.asarray(time, np.float64))
+    return log_alpha - 0.5 * np.log(-np.expm1(2 * log_alpha))
+
+
+def test_linear_vp_by_hand():
+    """``beta(t) = 0.1 + 19.9 t``, whose integral to 1 is 10.05 and to 1/2 is 2.5375; ``alpha^2 = exp(-integral)``."""
+    np.testing.assert_allclose(LINEAR_VP.log_alpha(np.array([0.0, 0.5, 1.0])), [0.0, -1.26875, -5.025], rtol=1e-12)
+    alpha, sigma = scales(jnp.array([0.0, -1.26875, -5.025]))
+    np.testing.assert_allclose(alpha, [1.0, 0.2811827, 0.0065716], rtol=1e-5)
+    np.testing.assert_allclose(sigma, [0.0, 0.9596544, 0.9999784], rtol=1e-6)
+    # Where alpha is nearly 1, sigma^2 = 2 |log alpha| to first order; 1 - alpha^2 in float32 would be 4e-3 off.
+    np.testing.assert_allclose(scales(jnp.float32(-5e-7))[1], 1e-3, rtol=1e-6)
+
+
+@given(st.floats(1e-5, 1.0))
+def test_linear_vp_finds_the_time_of_a_noise_level(time):
+    assert LINEAR_VP.time(half_log_snr(time)) == pytest.approx(time, rel=1e-9)
+
+
+def test_published_lists_of_orders():
+    assert third_orders(15) == (3, 3, 3, 3, 2, 1)
+    assert third_orders(13) == (3, 3, 3, 3, 1)
+    assert third_orders(11) == (3, 3, 3, 2)
+    assert second_orders(15) == (2, 2, 2, 2, 2, 2, 2, 1)
+    assert second_orders(10) == (2, 2, 2, 2, 1, 1)
+
+
+@given(st.integers(1, 50))
+def test_orders_take_all_evaluations(evaluations):
+    for orders in (second_orders(evaluations), third_orders(evaluations)):
+        assert sum(orders) == evaluations
+        assert min(orders) >= 1
+
+
+def solver_plan(orders, form, end=1e-3):
+    return dpm_solver_plan(LINEAR_VP, np.linspace(1.0, end, sum(orders) + 1), orders, form)
+
+
+def gaussian_score(std):
+    """The exact noise predictor of ``x_0 ~ N(0, std^2)``: ``epsilon = x sigma / (alpha^2 std^2 + sigma^2)``."""
+
+    def predict(x, time):
+        alpha, sigma = scales(LINEAR_VP.log_alpha(time))
+        return x * sigma / (alpha**2 * std**2 + sigma**2)
+
+    return predict
+
+
+def gaussian_flow(std, start, end=1e-3):
+    """Where the exact reverse flow takes ``start``: deviations scale with that of the marginal."""
+    alpha, sigma = np.exp(LINEAR_VP.log_alpha(end)), np.sqrt(-np.expm1(2 * LINEAR_VP.log_alpha(end)))
+    alpha_1, sigma_1 = np.exp(-5.025), np.sqrt(-np.expm1(-10.05))
+    return start * np.hypot(alpha * std, sigma) / np.hypot(alpha_1 * std, sigma_1)
+
+
+@pytest.mark.parametrize("form", ["noise", "data"])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_solver_converges_to_the_gaussian_flow_with_its_order(form, order):
+    """From 0.8 to 0.2, where the step of lambda falls like that of t: half of it divides the error by 2^order."""
+    start = jnp.array([1.3])
+    alphas, sigmas = scales(jnp.asarray(LINEAR_VP.log_alpha(np.array([0.2, 0.8])), jnp.float32))
+    late, early = jnp.hypot(alphas * 0.5, sigmas)
+    exact, errors = start * late / early, []
+    for steps in (4, 8):
+        grid = np.linspace(0.8, 0.2, steps * order + 1)
+        plan = dpm_solver_plan(LINEAR_VP, grid, (order,) * steps, form)
+        errors.append(float(jnp.abs(dpm_solver(gaussian_score(0.5), plan, start).sample - exact)[0]))
+    assert errors[0] / errors[1] > 2**order * 0.7
+    assert errors[0] < 0.1
+
+
+@pytest.mark.parametrize(("orders_of", "form"), [(third_orders, "noise"), (second_orders, "data")])
+@pytest.mark.parametrize(("std", "bound"), [(0.3, 0.01), (1.0, 0.002)])
+def test_published_solvers_sample_a_gaussian(orders_of, form, std, bound):
+    """The published 15 evaluations are a quarter off for a narrow Gaussian, most of it in the last step of order 1."""
+    start = jnp.linspace(-2.0, 2.0, 6).reshape(2, 3)
+    errors = []
+    for evaluations in (15, 60, 240):
+        sample = dpm_solver(gaussian_score(std), solver_plan(orders_of(evaluations), form), start).sample
+        errors.append(float(jnp.max(jnp.abs(sample / gaussian_flow(std, start) - 1))))
+    assert errors[0] < 0.25
+    assert errors[1] < errors[0] / 4
+    assert errors[2] < bound
+
+
+@pytest.mark.parametrize("orders", [(1,), (2,), (3,), (3, 2, 1)])
+def test_each_form_is_exact_where_its_model_is_constant(orders):
+    """Constant noise ``e``: ``x_t = alpha_t (x_s - sigma_s e) / alpha_s + sigma_t e``. A constant sample ends there."""
+    start, constant = jnp.array([0.7, -1.5]), jnp.array([0.4, 2.0])
+    log_alpha = LINEAR_VP.log_alpha(np.array([1e-3, 1.0]))
+    alpha, sigma = np.exp(log_alpha), np.sqrt(-np.expm1(2 * log_alpha))
+    grid = np.linspace(1.0, 1e-3, sum(orders) + 1)
+    noise = dpm_solver(lambda x, time: constant, dpm_solver_plan(LINEAR_VP, grid, orders, "noise"), start).sample
+    exact = alpha[0] * (start - sigma[1] * constant) / alpha[1] + sigma[0] * constant
+    np.testing.assert_allclose(noise, exact, rtol=2e-5)
+
+    def towards(x, time):
+        alpha, sigma = scales(LINEAR_VP.log_alpha(time))
+        return (x - alpha * constant) / sigma
+
+    data = dpm_solver(towards, dpm_solver_plan(LINEAR_VP, grid, orders, "data"), start).sample
+    # The interpolation x_t = alpha_t c + (sigma_t / sigma_s) (x_s - alpha_s c) is the exact flow towards c.
+    exact = alpha[0] * constant + sigma[0] / sigma[1] * (start - alpha[1] * constant)
+    np.testing.assert_allclose(data, exact, rtol=2e-5)
+
+
+@pytest.mark.parametrize("form", ["noise", "data"])
+def test_third_order_is_exact_where_the_model_is_linear_in_lambda(form):
+    """Noise form, ``epsilon = lambda``: ``x_t = alpha_t (x_s/alpha_s - int e^-l l dl)``; data form with ``e^l``."""
+    ends = half_log_snr([0.9, 0.3])
+    log_alpha = LINEAR_VP.log_alpha(np.array([0.9, 0.3]))
+    alpha, sigma = np.exp(log_alpha), np.sqrt(-np.expm1(2 * log_alpha))
+
+    def predict(x, time):
+        alpha, sigma = scales(LINEAR_VP.log_alpha(time))
+        level = jnp.log(alpha / sigma)
+        return jnp.full_like(x, level) if form == "noise" else (x - alpha * level) / sigma
+
+    if form == "noise":
+        integral = -np.exp(-ends[1]) * (ends[1] + 1) + np.exp(-ends[0]) * (ends[0] + 1)
+        exact = alpha[1] * (0.7 / alpha[0] - integral)
+    else:
+        integral = np.exp(ends[1]) * (ends[1] - 1) - np.exp(ends[0]) * (ends[0] - 1)
+        exact = sigma[1] * (0.7 / sigma[0] + integral)
+    plan = dpm_solver_plan(LINEAR_VP, np.linspace(0.9, 0.3, 4), (3,), form)
+    assert float(dpm_solver(predict, plan, jnp.array(0.7)).sample) == pytest.approx(exact, rel=2e-5)
+
+
+def test_second_order_noise_step_by_hand():
+    """``x = 2``, ``epsilon = x + t``, from 1 over 0.5 to 0.1, with the formula written out."""
+    time = np.array([1.0, 0.5, 0.1])
+    alpha = np.exp(LINEAR_VP.log_alpha(time))
+    sigma = np.sqrt(1 - alpha**2)
+    level = np.log(alpha / sigma)
+    h = level[2] - level[0]
+    r = (level[1] - level[0]) / h
+    first = 3.0
+    inside = alpha[1] / alpha[0] * 2.0 - sigma[1] * (np.exp(r * h) - 1) * first
+    second = inside + 0.5
+    slope = sigma[2] * (np.exp(h) - 1) * (second - first) / (2 * r)
+    sample = alpha[2] / alpha[0] * 2.0 - sigma[2] * (np.exp(h) - 1) * first - slope
+    solution = dpm_solver(lambda x, t: x + t, dpm_solver_plan(LINEAR_VP, time, (2,), "noise"), jnp.array(2.0))
+    np.testing.assert_allclose(solution.sample, sample, rtol=1e-5)
+    np.testing.assert_allclose(solution.x, [2.0, inside], rtol=1e-5)
+    np.testing.assert_allclose(solution.epsilon, [first, second], rtol=1e-5)
+    np.testing.assert_allclose(solution.time, [1.0, 0.5], rtol=1e-6)
+
+
+def test_solver_tells_the_predictor_where_it_is():
+    plan = solver_plan((3, 2, 1), "noise")
+    np.testing.assert_allclose(plan.time, np.linspace(1.0, 1e-3, 7)[:-1], rtol=1e-6)
+    at_times = dpm_solver(lambda x, time: time * x, plan, jnp.ones(2)).sample
+    levels = {"twice": 2 * plan.time}
+    by_levels = dpm_solver(lambda x, at: 0.5 * at["twice"] * x, plan, jnp.ones(2), levels).sample
+    np.testing.assert_allclose(by_levels, at_times)
+
+
+@pytest.mark.parametrize(("orders", "form"), [((4,), "noise"), ((1, 2), "noise"), ((2, 2), "score")])
+def test_impossible_plans_are_refused(orders, form):
+    with pytest.raises(ValueError, match=r"orders|form"):
+        dpm_solver_plan(LINEAR_VP, np.linspace(1.0, 0.1, 5), orders, form)

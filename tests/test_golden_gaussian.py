@@ -1,4 +1,4 @@
-"""IQL, TD3+BC, ReBRAC and AWAC against numbers recorded from their authors' programs.
+"""IQL, TD3+BC, ReBRAC, AWAC and CQL against numbers recorded from their authors' and CORL's programs.
 
 A recipe per method says how a recording's hyper-parameters, networks and draws are called here, and what is recorded of
 its losses and updates. Networks are compared in the recording's layout, tensor by tensor.
@@ -32,15 +32,16 @@ from golden_recipes import (
     twins_from,
     twins_to,
 )
-from golden_tools import Golden, layers, plain
+from golden_tools import Golden, in_trunk, layers, plain
 
 from diffjax import losses
 from diffjax.data.hdf5 import load_hdf5
 from diffjax.data.observations import STANDARD_EPSILON
-from diffjax.data.rewards import dac_trajectory_ends, reward_affine
+from diffjax.data.rewards import corl_locomotion, dac_trajectory_ends, reward_affine
+from diffjax.data.transitions import Transitions
 from diffjax.experiment.settings import resolve
-from diffjax.methods import awac, iql, rebrac, td3_bc
-from diffjax.methods.base import example_batches
+from diffjax.methods import awac, cql, iql, rebrac, td3_bc
+from diffjax.methods.base import View, example_batches
 from diffjax.methods.registry import METHODS
 from diffjax.nn.learners import cosine_decay, learner
 from diffjax.training.batches import RunData, gather_batch, prepare
@@ -48,7 +49,20 @@ from diffjax.types import Batch, Spec
 
 Tree = Any
 
+HEADS = ("q1", "q2")
 WEIGHTS = (("exp_adv", 1e-4), ("weights", 1e-4))  # exponentials of the advantage
+
+
+def line_normal(recorded: Tree) -> Tree:
+    """Our parameters of a policy whose deviation lies on a learnt line."""
+    line = {name: recorded[name] for name in ("log_std_multiplier", "log_std_offset")}
+    trunk = {name: layer for name, layer in recorded.items() if name not in line}
+    return {"params": in_trunk(trunk)["params"] | line}
+
+
+def heads_to(critic: tuple[Tree, ...]) -> Tree:
+    """The recorded layout of critics that may differ in depth."""
+    return {head: layers(params) for head, params in zip(HEADS, critic, strict=True)}
 
 
 class TD3BC(Recipe):
@@ -235,7 +249,7 @@ class IQL(Recipe):
     def state_from(self, nets: Tree) -> iql.State:
         return iql.State(
             learner(plain(nets["value"])),
-            learner(free_normal(nets["actor"])),
+            learner(free_normal(nets["actor"]) if "log_std" in nets["actor"] else plain(nets["actor"])),
             learner(twins_from(nets["critic"])),
             twins_from(nets["critic_target"]),
         )
@@ -257,10 +271,16 @@ class IQL(Recipe):
         """Networks without a loss, under the recorded names."""
         pair, value = (batch.observation, batch.action), state.value.params
         mean, log_std = iql.policy(state.actor.params, hyper, batch.observation, batch.action.shape[-1])
-        return {
-            "forward/actor_mean": mean,
-            "forward/actor_std": jnp.exp(log_std),
-            "forward/actor_log_prob": losses.gaussian_log_prob(batch.action, mean, log_std),
+        normal = (
+            {}
+            if log_std is None
+            else {
+                "forward/actor_mean": mean,
+                "forward/actor_std": jnp.exp(log_std),
+                "forward/actor_log_prob": losses.gaussian_log_prob(batch.action, mean, log_std),
+            }
+        )
+        return (normal or {"forward/actor": mean}) | {
             "forward/value": iql.v_value(value, hyper, batch.observation),
             "forward/value_next": iql.v_value(value, hyper, batch.next_observation),
             **both(iql.critics(hyper).apply(state.critic.params, *pair), "forward/critic"),
@@ -309,6 +329,210 @@ class IQL(Recipe):
             "metrics/q1": q1,
             "metrics/q2": q2,
         }
+
+
+class CorlIQL(IQL):
+    """CORL's program: fewer metrics, and losses at the value from before its step."""
+
+    def hyper(self, recorded: dict[str, Any]) -> dict[str, Any]:
+        named = {
+            "expectile": recorded["iql_tau"],
+            "temperature": recorded["beta"],
+            "value_lr": recorded["vf_lr"],
+            "critic_lr": recorded["qf_lr"],
+            "dropout_rate": recorded["actor_dropout"],
+        }
+        program = resolve("iql", "hopper-random-v2", variant="corl").hyper
+        options = {name: getattr(program, name) for name in ("simultaneous", "critic_weight", "initializer")}
+        return super().hyper(recorded | named) | options | {"deterministic": recorded["iql_deterministic"]}
+
+    def losses(self, draws: Any, state: Any, hyper: Any, batch: Batch) -> tuple[dict[str, jax.Array], Tree]:
+        values, gradients = super().losses(draws, state, hyper, batch)
+        logged = ("losses/value/v_mean", "losses/value/diff", "losses/critic/q1_mean", "losses/critic/q2_mean")
+        return {name: value for name, value in values.items() if name not in logged}, gradients
+
+    def step(self, draws: Any, step: Any, before: Any, after: Any, hyper: Any, batch: Batch, metrics: Any) -> Tree:
+        seen = super().step(draws, step, before, before, hyper, batch, metrics)
+        return seen | {"metrics/q_loss": metrics["critic/loss"].total}
+
+
+class CQL(Recipe):
+    """Where the recordings of CQL meet our functions."""
+
+    method = cql.METHOD
+
+    def hyper(self, recorded: dict[str, Any]) -> dict[str, Any]:
+        constants = (recorded["log_std_offset_init"], recorded["log_alpha_prime_init"], recorded["target_entropy"])
+        assert constants == (cql.LOG_STD_OFFSET, cql.LOG_MULTIPLIER, -recorded["act_dim"])
+        assert recorded["log_alpha_init"] == 0.0
+        assert recorded["q2_hidden_layers"] == recorded["actor_hidden_layers"]
+        return {
+            "cql_alpha": recorded["cql_alpha"],
+            "cql_temperature": recorded["cql_temp"],
+            "clip_gap_min": float(recorded["cql_clip_diff_min"]),
+            "clip_gap_max": float(recorded["cql_clip_diff_max"]),
+            "action_gap": recorded["cql_target_action_gap"],
+            "alpha_multiplier": recorded["alpha_multiplier"],
+            "discount": recorded["discount"],
+            "tau": recorded["soft_target_update_rate"],
+            "actor_lr": recorded["policy_lr"],
+            "critic_lr": recorded["qf_lr"],
+            "max_action": recorded["max_action"],
+            "num_samples": recorded["cql_n_actions"],
+            "importance_sampling": recorded["cql_importance_sample"],
+            "lagrange": recorded["cql_lagrange"],
+            "max_target_backup": recorded["cql_max_target_backup"],
+            "backup_entropy": recorded["backup_entropy"],
+            "tune_temperature": recorded["use_automatic_entropy_tuning"],
+            "bc_steps": recorded["bc_steps"],
+            "target_interval": recorded["target_update_period"],
+            "hidden_dims": (recorded["hidden"],) * recorded["actor_hidden_layers"],
+            "critic_layers": recorded["q_n_hidden_layers"],
+            "log_std_multiplier": recorded["policy_log_std_multiplier"],
+            "log_std_min": recorded["log_std_min"],
+            "log_std_max": recorded["log_std_max"],
+        }
+
+    def state_from(self, nets: Tree) -> cql.State:
+        critic, target = (tuple(plain(nets[name][head]) for head in HEADS) for name in ("critic", "critic_target"))
+        log_alpha = learner(nets["log_alpha"]) if "log_alpha" in nets else None
+        return cql.State(
+            learner(line_normal(nets["actor"])), learner(critic), target, log_alpha, learner(nets["log_alpha_prime"])
+        )
+
+    def nets(self, state: cql.State) -> Tree:
+        """All networks and scalars in the recorded layout."""
+        tuned = {} if state.log_alpha is None else {"log_alpha": state.log_alpha.params}
+        return tuned | {
+            "actor": layers(state.actor.params),
+            "critic": heads_to(state.critic.params),
+            "critic_target": heads_to(state.target_critic),
+            "log_alpha_prime": state.log_multiplier.params,
+        }
+
+    def draws(self, golden: Golden, at: str) -> cql.Draws:
+        drawn = {name: jnp.asarray(golden[f"{at}/draws/{name}"]) for name in ("random_actions", "policy_eps")}
+        drawn |= {name: jnp.asarray(golden[f"{at}/draws/{name}_eps"]) for name in ("target", "current", "next")}
+        other = f"{at}/draws/bc_eps"  # drawn in the first steps alone
+        return cql.Draws(
+            action=drawn["policy_eps"],
+            other=jnp.asarray(golden[other]) if other in golden else jnp.zeros_like(drawn["policy_eps"]),
+            next_action=drawn["target"] if drawn["target"].ndim == 3 else drawn["target"][:, None],
+            uniform=drawn["random_actions"],
+            following=drawn["next"],
+            current=drawn["current"],
+        )._replace(**({} if golden.hyper["bc_steps"] else {"other": None}))
+
+    def forward(self, state: cql.State, hyper: Any, batch: Batch) -> dict[str, jax.Array]:
+        """Networks without a loss, under the recorded names."""
+        pair = (batch.observation, batch.action)
+        mean, log_std = cql.policy(state.actor.params, hyper, batch.observation, batch.action.shape[-1])
+        still = cql.sampled(state.actor.params, jnp.zeros_like(mean), hyper, batch.observation)
+        return {
+            "forward/mean": mean,
+            "forward/log_std": log_std,
+            "forward/deterministic_action": still[0],
+            "forward/deterministic_log_prob": still[1],
+            **both(cql.q_values(state.critic.params, hyper, *pair), "forward/critic"),
+            **both(cql.q_values(state.target_critic, hyper, *pair), "forward/critic_target"),
+        }
+
+    def losses(self, draws: Any, state: Any, hyper: Any, batch: Batch) -> tuple[dict[str, jax.Array], Tree]:
+        """Losses and what they are made of, and the gradients, under the recorded names."""
+        actor, critic, alpha = state.actor.params, state.critic.params, cql.temperature(state, hyper)
+        given = (actor, critic, alpha, draws, jnp.int32(hyper.bc_steps), hyper, batch)
+        actor_grads, of_actor = jax.grad(cql.actor_loss, has_aux=True)(*given)
+        next_value = cql.next_value(state.target_critic, actor, alpha, draws, hyper, batch)
+        target = losses.td_target(batch.reward, hyper.discount, batch.not_done, next_value)
+        rivals, log_multiplier = cql.rivals(actor, draws, hyper, batch), state.log_multiplier.params
+        given_target = (critic, target, rivals, log_multiplier, hyper, batch)
+        critic_grads, of_critic = jax.grad(cql.critic_loss, has_aux=True)(*given_target)
+        q_data = cql.q_values(critic, hyper, batch.observation, batch.action)
+        logged, logits = self.logged(state, of_actor["actor/log_prob"], target, rivals, hyper, batch)
+        gradients = {
+            "losses/critic/grads/critic": heads_to(critic_grads),
+            "losses/actor/grads/actor": layers(actor_grads),
+        }
+        values = {f"losses/metrics/{name}": value for name, value in logged.items()}
+        values |= {
+            "losses/metrics/average_target_q": jnp.mean(next_value),
+            "losses/metrics/policy_loss": of_actor["actor/loss"],
+            "losses/critic/target_q": target,
+            **dict(zip(("losses/critic/q1", "losses/critic/q2"), q_data, strict=True)),
+            **both(logits, "losses/critic/logsumexp_input"),
+            **both(hyper.cql_temperature * jax.nn.logsumexp(logits, axis=-1), "losses/critic/logsumexp"),
+            "losses/critic/loss": of_critic["critic/loss"],
+        }
+        if state.log_alpha is not None:
+            entropy = (state.log_alpha.params, of_actor["actor/log_prob"], batch.action.shape[-1])
+            slope = jax.grad(cql.temperature_loss, has_aux=True)(*entropy)[0]
+            values |= {"losses/log_alpha/grad": slope}
+        if hyper.lagrange:
+            slope = jax.grad(cql.multiplier_loss, has_aux=True)(log_multiplier, of_critic["critic/gap"], hyper)[0]
+            values |= {"losses/log_alpha_prime/grad": slope}
+        return values, gradients
+
+    def logged(
+        self, state: Any, log_prob: jax.Array, target: jax.Array, rivals: cql.Rivals, hyper: Any, batch: Batch
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        """What the program logs of an update from ``state``, and what its logsumexp is over, in the program's order."""
+        critic, log_multiplier = state.critic.params, state.log_multiplier.params
+        q_data = cql.q_values(critic, hyper, batch.observation, batch.action)
+        q_rivals = cql.q_values(critic, hyper, batch.observation[:, None], rivals.action)
+        gap = cql.conservative_gap(q_data, q_rivals, rivals.log_density, hyper)
+        term = cql.conservative_term(gap, log_multiplier, hyper)
+        kinds = dict(zip(("rand", "next", "current"), jnp.split(q_rivals, 3, axis=-1), strict=True))
+        spread = jnp.std(jnp.concatenate([q_data[..., None], q_rivals], axis=-1), axis=-1, ddof=1)
+        entropy, action_dim = jnp.zeros(()), batch.action.shape[-1]
+        if state.log_alpha is not None:
+            entropy, _ = cql.temperature_loss(state.log_alpha.params, log_prob, action_dim)
+        multiplier_loss, multiplier = jnp.zeros(()), jnp.zeros(())
+        if hyper.lagrange:
+            multiplier_loss, _ = cql.multiplier_loss(log_multiplier, jnp.mean(gap), hyper)
+            multiplier = cql.multiplier(log_multiplier)
+        of_heads = {
+            "qf{}_loss": losses.squared_error(q_data, target),
+            "average_qf{}": jnp.mean(q_data, axis=-1),
+            "cql_std_q{}": jnp.mean(spread, axis=-1),
+            "cql_q{}_rand": jnp.mean(kinds["rand"], axis=(1, 2)),
+            "cql_q{}_current_actions": jnp.mean(kinds["current"], axis=(1, 2)),
+            "cql_q{}_next_actions": jnp.mean(kinds["next"], axis=(1, 2)),
+            "cql_min_qf{}_loss": term,
+            "cql_qf{}_diff": gap,
+        }
+        values = {name.format(i + 1): heads[i] for name, heads in of_heads.items() for i in range(2)}
+        values |= {"log_pi": log_prob, "alpha_loss": entropy, "alpha": cql.temperature(state, hyper)}
+        values |= {"alpha_prime_loss": multiplier_loss, "alpha_prime": multiplier}
+        density = rivals.log_density if hyper.importance_sampling else None
+        logits = losses.soft_maximum_logits(q_data, q_rivals, density, hyper.cql_temperature)
+        if density is None:  # the program has the data's action behind the uniform ones
+            uniform = jnp.arange(hyper.num_samples + 1)
+            logits = logits.at[..., uniform].set(logits[..., jnp.roll(uniform, -1)])
+        return values, logits
+
+    def step(self, draws: Any, step: Any, before: Any, after: Any, hyper: Any, batch: Batch, metrics: Any) -> Tree:
+        """What is recorded of an update besides its networks."""
+        actor, alpha = before.actor.params, cql.temperature(before, hyper)
+        next_value = cql.next_value(before.target_critic, actor, alpha, draws, hyper, batch)
+        target = losses.td_target(batch.reward, hyper.discount, batch.not_done, next_value)
+        rivals, log_prob = cql.rivals(actor, draws, hyper, batch), metrics["actor/log_prob"].total
+        logged, _ = self.logged(before, log_prob, target, rivals, hyper, batch)
+        values = {f"metrics/{name}": value for name, value in logged.items()}
+        values |= {"critic_target_q": target, "metrics/average_target_q": jnp.mean(next_value)}
+        return values | {"metrics/policy_loss": metrics["actor/loss"].total}
+
+    def check_step(self, golden: Golden, at: str, before: Tree, after: Tree, metrics: Any) -> None:
+        """Targets move on their own steps; the first steps are those of the other policy loss."""
+        step, recorded = int(golden[f"{at}/counter"]), golden.hyper
+        golden.equal(f"{at}/bc_phase", step < recorded["bc_steps"])
+        assert moved(before, after)["critic_target"] == bool(golden[f"{at}/target_updated"]), at
+        logged = {"qf_loss": metrics["critic/td"].total, "diff": 2 * metrics["critic/gap"].total}
+        summed = {
+            "qf_loss": sum(golden[f"{at}/metrics/qf{i}_loss"] for i in (1, 2)),
+            "diff": sum(golden[f"{at}/metrics/cql_qf{i}_diff"] for i in (1, 2)),
+        }
+        for name, value in logged.items():
+            np.testing.assert_allclose(value, summed[name], rtol=2e-5, err_msg=f"{at}: {name}")
 
 
 class AWAC(Recipe):
@@ -408,6 +632,21 @@ def check_sampled_actions(recipe: Recipe, golden: Golden) -> None:
     golden.close("forward_bounds/std", jnp.exp(awac.policy(beyond, hyper, observation, action.shape[-1])[1]))
 
 
+def check_squashed_samples(recipe: Recipe, golden: Golden) -> None:
+    """CQL: samples and their density, also where the deviation is bounded; values of several actions per state."""
+    nets, hyper = golden.tree("params"), hyper_of(recipe, golden)
+    observation = jnp.asarray(golden["batch/obs"])
+    beyond = nets["actor"] | {"log_std_offset": jnp.asarray(golden["forward_bounds/log_std_offset"])}
+    for at, actor in (("forward", nets["actor"]), ("forward_bounds", beyond)):
+        noise = jnp.asarray(golden[f"{at}/policy_eps"])
+        action, log_prob = cql.sampled(line_normal(actor), noise, hyper, observation)
+        golden.close(f"{at}/action", action)
+        golden.close(f"{at}/log_prob", log_prob)
+    critic, actions = fresh_state(recipe, nets).critic.params, jnp.asarray(golden["forward_repeat/actions"])
+    for key, value in both(cql.q_values(critic, hyper, observation[:, None], actions), "forward_repeat/critic").items():
+        golden.close(key, value)
+
+
 def check_means(recipe: Recipe, golden: Golden) -> None:
     """AWAC: the mean as it was recorded, which is clipped where it acts."""
     state, hyper = fresh_state(recipe, golden.tree("params")), hyper_of(recipe, golden)
@@ -462,7 +701,9 @@ def check_evaluation(recipe: Recipe, golden: Golden) -> None:
 COMMON = (check_initial_shapes, check_losses, check_training)
 OF_IQL = (*COMMON, check_evaluation, check_deviation_bounds, check_learning_rate)
 OF_REBRAC = (*COMMON, check_evaluation, check_norm_epsilon)
+OF_CQL = (*COMMON, check_evaluation, check_squashed_samples)
 TD3_BC, REBRAC, IMPLICIT_Q, ADVANTAGE_WEIGHTED = TD3BC(), ReBRAC(), IQL(), AWAC()
+CORL_IQL, CONSERVATIVE_Q = CorlIQL(), CQL()
 RECORDINGS = {
     "td3bc_gym": (TD3_BC, (*COMMON, check_evaluation)),
     "td3bc_scaled": (TD3_BC, (*COMMON, check_evaluation)),
@@ -473,6 +714,14 @@ RECORDINGS = {
     "iql_gym": (IMPLICIT_Q, OF_IQL),
     "iql_antmaze": (IMPLICIT_Q, OF_IQL),
     "iql_adroit": (IMPLICIT_Q, OF_IQL),
+    "iqlcorl_gym": (CORL_IQL, (*COMMON, check_evaluation)),
+    "iqlcorl_antmaze": (CORL_IQL, (*COMMON, check_evaluation)),
+    "iqlcorl_adroit": (CORL_IQL, (*COMMON, check_evaluation)),
+    "iqlcorl_deterministic": (CORL_IQL, (*COMMON, check_evaluation)),
+    "cql_gym": (CONSERVATIVE_Q, OF_CQL),
+    "cql_antmaze": (CONSERVATIVE_Q, OF_CQL),
+    "cql_entropy": (CONSERVATIVE_Q, OF_CQL),
+    "cql_options": (CONSERVATIVE_Q, OF_CQL),
     "awac_gym": (ADVANTAGE_WEIGHTED, (*COMMON, check_means, check_sampled_actions)),
     "awac_antmaze": (ADVANTAGE_WEIGHTED, (*COMMON, check_means, check_sampled_actions)),
 }
@@ -498,6 +747,12 @@ def test_steps_on_which_policies_move() -> None:
     steps = [0, 1, 2, 3, 4, 5, 998, 999, 1000, 1001, 1002, 1003]
     assert moves(td3_bc.METHOD, steps) == [2, 5, 998, 1001]
     assert moves(rebrac.METHOD, steps) == [0, 3, 999, 1000, 1003]
+
+
+def seen_rewards(data: Transitions, affine: tuple[float, float]) -> jax.Array:
+    """The rewards of all transitions as minibatches hold them."""
+    usable, part = prepare(data, View(), "raw", affine)
+    return gather_batch(jax.tree.map(jnp.asarray, usable), part, jnp.arange(part.size), View()).reward
 
 
 def test_data_as_the_programs_see_them(tmp_path: pathlib.Path) -> None:
@@ -549,6 +804,16 @@ def test_data_as_the_programs_see_them(tmp_path: pathlib.Path) -> None:
     golden.equal("corl/rewards_other", batch.reward)
     _, batch = seen("td3_bc", "antmaze-umaze-v2")
     golden.close("corl/rewards_antmaze", batch.reward)
-    # CORL cuts trajectories after 1000 transitions, wherever those begin; no method here has its scales.
-    unread = ("corl_cql", "rewards_locomotion", "rewards_locomotion_short")
-    assert golden.unused(unread) == []
+
+    # CORL cuts trajectories after so many transitions, wherever those begin; its CQL scales and shifts the outcome.
+    limits = {"rewards_locomotion": 1000, "rewards_locomotion_short": golden.hyper["short_max_episode_steps"]}
+    affines = {name: corl_locomotion(data, limit) for name, limit in limits.items()}
+    assert affines["rewards_locomotion"] == reward_affine(resolve("cql", "hopper-medium-v2").protocol.reward, data)
+    of_cql = (golden.hyper["reward_scale"], golden.hyper["reward_bias"])
+    if of_cql == (10.0, -5.0):
+        assert reward_affine(resolve("cql", "antmaze-umaze-v2").protocol.reward, data) == of_cql
+    for name, (scale, shift) in (affines | dict.fromkeys(("rewards_antmaze", "rewards_other"), (1.0, 0.0))).items():
+        if name in affines:
+            golden.close(f"corl/{name}", seen_rewards(data, (scale, shift)))
+        golden.close(f"corl_cql/{name}", seen_rewards(data, (of_cql[0] * scale, of_cql[0] * shift + of_cql[1])))
+    assert golden.unused() == []

@@ -14,6 +14,8 @@ import pytest
 from data_tools import timeless
 from launcher_tools import REPOSITORY, data_file, launch, refused
 
+from diffjax.launch.flags import chosen_methods
+from diffjax.methods.registry import METHODS
 from diffjax.records.folder import read_results
 from diffjax.records.schema import ReferenceRecord
 from diffjax.training.checkpoints import Checkpoints
@@ -248,6 +250,11 @@ def test_bad_sweeps(hopper_file, tmp_path, arguments, words):
     out = tmp_path / "out"
     refused(launch("experiments/sweep.py", *hopper(hopper_file, out), *arguments), *words)
     assert not out.exists()
+
+
+def test_all_names_every_method():
+    assert chosen_methods("all") == tuple(METHODS)
+    assert chosen_methods("bc,dtql:one_action") == ("bc", "dtql:one_action")
 
 
 def test_data_that_cannot_be_fetched_are_named(tmp_path, monkeypatch):

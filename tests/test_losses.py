@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffjax import losses
-from diffjax.nn.learners import cosine_decay, descend, ema_rate, learner, polyak
+from diffjax.nn.learners import cosine_decay, descend, ema_rate, learn, learner, polyak
 
 VALUES = jnp.array([[1.0, 5.0], [3.0, 1.0]])  # two critics, two states
 
@@ -38,6 +38,22 @@ def test_expectile_loss():
     difference = jnp.array([1.0, -2.0, 0.0])
     assert losses.expectile_loss(difference, 0.7) == pytest.approx(1.9 / 3)
     np.testing.assert_allclose(jax.grad(losses.expectile_loss)(difference, 0.7), [1.4 / 3, -1.2 / 3, 0.0], rtol=1e-6)
+
+
+def test_quantile_loss():
+    """``(0.7 * 1 + 0.3 * 2 + 0.3 * 0) / 3``."""
+    difference = jnp.array([1.0, -2.0, 0.0])
+    assert losses.quantile_loss(difference, 0.7) == pytest.approx(1.3 / 3)
+    slope = jax.grad(losses.quantile_loss)(difference[:2], 0.7)
+    np.testing.assert_allclose(slope, [0.35, -0.15], rtol=1e-6)
+
+
+def test_exponential_loss():
+    """Slopes ``min(exp(x), 6) - 1`` at ``x = 1.5``, -1 and 2, of which the last is cut."""
+    difference = jnp.array([3.0, -2.0, 4.0])
+    slope = np.array([math.exp(1.5) - 1, math.exp(-1) - 1, 5.0])
+    assert losses.exponential_loss(difference, 0.5) == pytest.approx(np.mean(slope * [3.0, -2.0, 4.0]))
+    np.testing.assert_allclose(jax.grad(losses.exponential_loss)(difference, 0.5), slope / 3, rtol=1e-6)
 
 
 def test_reductions_over_samples():
@@ -75,6 +91,25 @@ def test_normalized_q_loss_swaps_critics_with_the_coin(coin, loss, gradient):
     values = jnp.array([[1.0, 2.0], [-1.0, 3.0]])
     assert losses.normalized_q_loss(values, jnp.asarray(coin)) == pytest.approx(loss)
     np.testing.assert_allclose(jax.grad(losses.normalized_q_loss)(values, jnp.asarray(coin)), gradient, rtol=1e-6)
+
+
+def test_soft_maximum_gap():
+    """Densities 1/2 of values log 1 and log 3: the soft maximum is log 8; at temperature 2 the sum is of roots."""
+    values, data = jnp.log(jnp.array([[[1.0, 3.0]]])), jnp.array([[0.5]])
+    density = jnp.log(jnp.array([[0.5, 0.5]]))
+    assert losses.soft_maximum_gap(data, values, density, 1.0) == pytest.approx(math.log(8.0) - 0.5)
+    at_two = 2.0 * math.log(math.sqrt(2.0) + math.sqrt(6.0)) - 0.5
+    assert losses.soft_maximum_gap(data, values, density, 2.0) == pytest.approx(at_two)
+
+
+def test_soft_maximum_gap_without_densities_is_never_negative():
+    """The data's own value is in the sum: log(e^5 + 1 + 3) - 5."""
+    values, data = jnp.log(jnp.array([[[1.0, 3.0]]])), jnp.array([[5.0]])
+    assert losses.soft_maximum_gap(data, values, None, 1.0) == pytest.approx(
+        math.log(math.exp(5.0) + 4.0) - 5.0, abs=1e-6
+    )
+    with pytest.raises(AssertionError):
+        losses.soft_maximum_gap(data[0], values, None, 1.0)
 
 
 def test_q_guidance():
@@ -225,6 +260,32 @@ def test_softmax_selection_always_names_a_candidate(candidates):
     assert np.all((index >= 0) & (index < candidates))
 
 
+@pytest.mark.parametrize(
+    ("weights", "uniform", "index"),
+    [
+        ([1.0, 1.0], 0.0, 1),
+        ([1.0, 1.0], 0.49, 1),
+        ([1.0, 1.0], 0.5, 0),  # a cumulative weight equal to the number does not count
+        ([2.0, 4.0, 2.0], 0.8, 0),
+        ([2.0, 4.0, 2.0], 0.7, 1),
+        ([2.0, 4.0, 2.0], 0.2, 2),
+        ([-1.0, -3.0], 0.9, 1),  # sums -1, -4: one of them lies below -0.4, and below -0.4 lies the other too
+        ([3.0, -1.0, 2.0], 0.4, 1),  # sums 3, 2, 4: one below 2.4, in whatever place
+        ([0.0, 0.0], 0.3, 0),
+    ],
+)
+def test_weighted_selection(weights, uniform, index):
+    assert losses.weighted_selection(jnp.array(weights), jnp.asarray(uniform)) == index
+
+
+def test_weighted_selection_is_the_rule_of_jax():
+    weights = np.random.default_rng(0).uniform(size=(200, 7)).astype(np.float32)
+    keys = jax.random.split(jax.random.key(0), 200)
+    theirs = jax.vmap(lambda key, p: jax.random.choice(key, 7, p=p))(keys, weights)
+    ours = jax.vmap(lambda key, p: losses.weighted_selection(p, jax.random.uniform(key)))(keys, weights)
+    np.testing.assert_array_equal(ours, theirs)
+
+
 def test_first_adam_step_has_the_length_of_the_rate():
     state = learner({"w": jnp.array([1.0, 2.0]), "b": jnp.asarray(0.0)})
     grads = {"w": jnp.array([3.0, -1e-3]), "b": jnp.asarray(0.0)}
@@ -268,6 +329,19 @@ def test_descend_of_nothing_stays():
     state, norm = descend(learner(params), {"w": jnp.zeros(2)}, 0.1, 1.0)
     np.testing.assert_array_equal(state.params["w"], params["w"])
     assert norm == 0.0
+
+
+def test_weights_decay_beside_the_step_and_by_its_rate():
+    """A step of 0.1 and, of every array, 0.1 * 0.5 of what was there; without gradient the latter alone."""
+    params = {"w": jnp.array([1.0, -2.0]), "scale": jnp.asarray(4.0)}
+    state, norm = descend(learner(params), {"w": jnp.array([3.0, 0.0]), "scale": jnp.asarray(0.0)}, 0.1, 0.0, 0.5)
+    np.testing.assert_allclose(state.params["w"], [1.0 - 0.1 - 0.05, -2.0 + 0.1], rtol=1e-5)
+    assert state.params["scale"] == pytest.approx(3.8)
+    assert norm == pytest.approx(3.0)
+    flat, start = lambda params: (0.0 * params["w"], {}), learner({"w": jnp.asarray(2.0)})
+    state, metrics = learn(flat, start, 0.1, weight_decay=0.5, name="actor")
+    assert state.params["w"] == pytest.approx(1.9)
+    assert metrics == {"actor/grad_norm": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -326,6 +400,24 @@ def test_gaussian_log_prob_sums_over_dimensions():
     """Standard scores 1 and -2 at deviations 1 and 2: -(1 + 4) / 2 - log 2 - log(2 pi)."""
     value = losses.gaussian_log_prob(jnp.array([[2.0, -3.0]]), jnp.array([[1.0, 1.0]]), jnp.log(jnp.array([1.0, 2.0])))
     np.testing.assert_allclose(value, [-2.5 - math.log(2.0) - math.log(2 * math.pi)], rtol=1e-6)
+
+
+def test_squashed_normal_knows_its_density():
+    """The normal's density over the slope of the tanh, summed over dimensions."""
+    mean, log_std = np.array([[0.3, -1.2]]), np.array([[-0.5, 0.25]])
+    noise = np.array([[1.5, -0.4]])
+    raw = mean + np.exp(log_std) * noise
+    density = np.exp(-0.5 * noise**2) / (np.sqrt(2 * np.pi) * np.exp(log_std)) / (1 - np.tanh(raw) ** 2)
+    action, log_prob = losses.squashed_normal(*(jnp.asarray(x, jnp.float32) for x in (mean, log_std, noise)))
+    np.testing.assert_allclose(action, np.tanh(raw), rtol=1e-5)
+    np.testing.assert_allclose(log_prob, [np.log(density).sum()], rtol=1e-5)
+
+
+def test_squashed_normal_keeps_a_density_where_the_tanh_rounds_to_one():
+    """At 20 the slope is ``4 exp(-40)`` to float32's accuracy."""
+    action, log_prob = losses.squashed_normal(jnp.array([20.0]), jnp.array([0.0]), jnp.array([0.0]))
+    assert action == 1.0
+    assert log_prob == pytest.approx(40.0 - math.log(4.0) - 0.5 * math.log(2 * math.pi))
 
 
 def test_smoothed_action_clips_the_noise_and_then_the_action():

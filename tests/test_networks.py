@@ -12,6 +12,7 @@ import pytest
 from diffjax.methods import dac, diffpogan, dtql
 from diffjax.nn.networks import (
     GLOROT,
+    LECUN,
     MLP,
     ORTHOGONAL,
     ORTHOGONAL_SQRT2,
@@ -26,9 +27,11 @@ from diffjax.nn.networks import (
     count_params,
     leaky_relu,
     mish,
+    scaled_initializer,
     sinusoidal,
     uniform_initializer,
 )
+from diffjax.nn.residual import LearntWaves, ResidualBlock, ResidualNetwork, WaveConditioned
 from diffjax.types import Spec
 
 WALKER2D = Spec(observation_dim=17, action_dim=6)
@@ -105,6 +108,14 @@ def test_glorot_law():
     kernel, bias = initial(GLOROT, (100,), 50)
     assert_uniform(kernel, 0.2)  # sqrt(6 / (100 + 50))
     assert not bias.any()
+
+
+def test_lecun_law():
+    """Variance 1 / fan-in, of a normal cut at two deviations and widened to have it; nothing beyond."""
+    kernel = np.asarray(LECUN.kernel(jax.random.key(0), (400, 300)))
+    assert np.std(kernel) == pytest.approx(1 / 20, rel=0.02)
+    assert np.max(np.abs(kernel)) < 2.28 / 20
+    assert not LECUN.bias(jax.random.key(0), (3,), 400).any()
 
 
 def test_small_uniform_law():
@@ -287,6 +298,17 @@ def test_layer_norm_behind_the_activation_and_its_own_epsilon():
     np.testing.assert_allclose(output, [-2 / 3 + 20 / 3], rtol=1e-6)
 
 
+def test_layer_norm_of_the_inputs_side_by_side():
+    """(0, 4) beside (2): mean 2, variance 8 / 3; with epsilon 4 / 3 the deviation is 2. A shared input broadcasts."""
+    module = MLP((), 1, nn.relu, TORCH, norm_input=True, norm_epsilon=4 / 3)
+    params = init(module, jnp.zeros(2), jnp.zeros(1))["params"]
+    assert set(params) == {"norm_in", "layer_0"}
+    params["norm_in"] = {"scale": jnp.array([1.0, 1.0, 10.0]), "bias": jnp.array([0.0, 0.0, 0.5])}
+    params["layer_0"] = {"kernel": jnp.array([[1.0], [10.0], [100.0]]), "bias": jnp.zeros(1)}
+    output = module.apply({"params": params}, jnp.array([[0.0, 4.0], [2.0, 2.0]]), jnp.array([2.0]))
+    np.testing.assert_allclose(output, [[-1.0 + 10.0 + 50.0], [50.0]], rtol=1e-6)
+
+
 def test_factors_multiply_what_hidden_layers_put_out():
     module = MLP((2, 2), 1, nn.relu, TORCH)
     params = init(module, jnp.zeros(1))["params"]
@@ -339,6 +361,54 @@ def test_noise_network_orders_its_inputs_as_told():
     )
 
 
+def test_learnt_waves_by_hand():
+    """Turns per unit of time: a quarter and a half; cosines first."""
+    params = {"params": {"kernel": jnp.array([[0.25], [0.5]])}}
+    features = LearntWaves(4).apply(params, jnp.array([[0, 1], [2, 4]]))
+    expected = [[[1, 1, 0, 0], [0, -1, 1, 0]], [[-1, 1, 0, 0], [1, 1, 0, 0]]]
+    np.testing.assert_allclose(features, expected, atol=2e-6)
+    kernel = init(LearntWaves(4000), jnp.zeros(()))["params"]["kernel"]
+    assert np.std(kernel) == pytest.approx(0.2, rel=0.05)
+
+
+def test_residual_block_by_hand():
+    """(3, 5) norms to (-1, 1); the layers make ReLU (1, 0, ...) of it, then (10, 20); dropout spares the way around."""
+    block, x = ResidualBlock(nn.relu), jnp.array([3.0, 5.0])
+    params = init(block, x)["params"]
+    params["dense_0"] = {"kernel": jnp.zeros((2, 8)).at[0, 0].set(-1.0), "bias": jnp.zeros(8)}
+    params["dense_1"] = {"kernel": jnp.zeros((8, 2)).at[0].set(jnp.array([10.0, 20.0])), "bias": jnp.array([0.0, 1.0])}
+    np.testing.assert_allclose(block.apply({"params": params}, x), [13.0, 26.0], rtol=1e-5)
+    # (0, 10) norms to (-1, 1) as well, (6, 0) to (1, -1): ReLU leaves nothing.
+    np.testing.assert_allclose(block.apply({"params": params}, x, jnp.array([0.0, 2.0])), [13.0, 26.0], rtol=1e-5)
+    np.testing.assert_allclose(block.apply({"params": params}, x, jnp.array([2.0, 0.0])), [3.0, 6.0], rtol=1e-5)
+
+
+def test_residual_network_is_its_blocks_between_two_layers():
+    """The activation stands in front of the last layer and not behind the first; each block has its own factor."""
+    network, x = ResidualNetwork(4, 2, 3, nn.silu), jnp.array([0.3, -0.2])
+    params = init(network, x)["params"]
+    assert set(params) == {"input", "block_0", "block_1", "output"}
+    factors = (jnp.array([0.0, 2.0, 1.0, 1.0]), jnp.array([1.0, 1.0, 0.0, 3.0]))
+    hidden = x @ params["input"]["kernel"]
+    for name, factor in zip(("block_0", "block_1"), factors, strict=True):
+        hidden = ResidualBlock(nn.silu).apply({"params": params[name]}, hidden, factor)
+    expected = nn.silu(hidden) @ params["output"]["kernel"]
+    np.testing.assert_allclose(network.apply({"params": params}, x, factors=factors), expected, rtol=1e-5)
+
+
+def test_condition_is_two_layers_on_the_waves():
+    """No activation behind the second; the trunk sees action, observation, condition in this order."""
+    network = WaveConditioned(MLP((), 1, mish, GLOROT), 4, (5, 2), mish)
+    action, time, observation = jnp.array([0.1]), jnp.asarray(3), jnp.array([0.5, -0.5])
+    params = init(network, action, time, observation)["params"]
+    waves = LearntWaves(4).apply({"params": params["fourier"]}, time)
+    condition = mish(waves @ params["cond_0"]["kernel"]) @ params["cond_1"]["kernel"]
+    expected = jnp.concatenate([action, observation, condition]) @ params["trunk"]["layer_0"]["kernel"]
+    np.testing.assert_allclose(network.apply({"params": params}, action, time, observation), expected, rtol=1e-5)
+    many = network.apply({"params": params}, action[None].repeat(6, 0), time, observation)
+    np.testing.assert_allclose(many, jnp.broadcast_to(expected, (6, 1)), rtol=1e-5)
+
+
 def test_noise_network_broadcasts_times_and_observations():
     network = noise_network(cos_first=True, time_hidden_dims=(32, 32), linear_first=True)
     action = jax.random.normal(jax.random.key(1), (4, 5, 3))
@@ -369,6 +439,25 @@ def test_gaussian_policy_with_a_free_deviation():
     mean, log_std = policy.apply(params, jnp.zeros(3))
     np.testing.assert_allclose(mean, [0.25, -7.0])
     np.testing.assert_allclose(log_std, [-5.0, 1.5])
+
+
+def test_gaussian_policy_with_its_deviation_on_a_learnt_line():
+    policy = GaussianPolicy(2, (4,), log_std_line=(0.5, -1.0))
+    params = init(policy, jnp.zeros(3))
+    line = {name: value for name, value in params["params"].items() if name != "trunk"}
+    assert line == {"log_std_multiplier": 0.5, "log_std_offset": -1.0}
+    params["params"] |= {"log_std_multiplier": jnp.float32(2.0), "log_std_offset": jnp.float32(0.25)}
+    params["params"]["trunk"]["layer_1"]["bias"] = jnp.array([0.25, -7.0, -0.5, 1.0])
+    mean, log_std = policy.apply(params, jnp.zeros(3))
+    np.testing.assert_allclose(mean, [0.25, -7.0])
+    np.testing.assert_allclose(log_std, [-0.75, 2.0])  # 2 * 1 + 0.25 is clipped
+
+
+def test_scaled_initializer_scales_the_kernel_alone():
+    scaled = scaled_initializer(TORCH, 0.25)
+    key, shape = jax.random.key(0), (3, 2)
+    np.testing.assert_allclose(scaled.kernel(key, shape), 0.25 * TORCH.kernel(key, shape))
+    np.testing.assert_array_equal(scaled.bias(key, (2,), 3), TORCH.bias(key, (2,), 3))
 
 
 def test_discriminator_is_a_sigmoid_of_leaky_layers():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffjax.data.rewards import REWARD_TRANSFORMS, dac_trajectory_ends, reward_affine
+from diffjax.data.rewards import REWARD_TRANSFORMS, corl_locomotion, dac_trajectory_ends, reward_affine
 from diffjax.data.transitions import Transitions
 from diffjax.errors import UserError
 
@@ -28,6 +28,8 @@ GOLDEN_TRANSFORMS = {
     "dac/antmaze": "antmaze",
     "dac/antmaze100": "antmaze100",
 }
+UNRECORDED = {"limits"}
+RECORDED_ELSEWHERE = {"corl_locomotion", "corl_cql_antmaze"}  # test_golden_gaussian.py
 
 
 def flat(observation, action, reward, next_observation, terminal) -> Transitions:
@@ -105,7 +107,7 @@ def test_every_recorded_array_is_reproduced(golden, goldens_dir):
     assert derived == set(GOLDEN_TRANSFORMS) | {
         f"dac_dataset/{key}" for key in ("dones_float", "masks", "actions_clipped")
     }
-    assert set(GOLDEN_TRANSFORMS.values()) == set(REWARD_TRANSFORMS)
+    assert set(GOLDEN_TRANSFORMS.values()) | RECORDED_ELSEWHERE | UNRECORDED == set(REWARD_TRANSFORMS)
 
 
 # Returns: 3 (terminal), 10 (cut), 7 (terminal), 100 (unfinished tail). Rewards 1 2 4 6 3 4 100: mean 120 / 7.
@@ -123,8 +125,11 @@ HAND_SQUARES = 1 + 4 + 16 + 36 + 9 + 16 + 10000 - 120**2 / 7
         ("antmaze100", (100.0, 0.0)),
         ("normalize", ((HAND_SQUARES / 6) ** -0.5, -120 / 7 * (HAND_SQUARES / 6) ** -0.5)),
         ("dac_reward_normalize", ((HAND_SQUARES / 7) ** -0.5, -120 / 7 * (HAND_SQUARES / 7) ** -0.5)),
+        ("limits", (2 / 99, -101 / 99)),  # from 1 to 100
         ("iql_locomotion", (1000 / (17 - 3), 0.0)),  # terminal to terminal: 3, 10 + 7; the tail is ignored
         ("dac_iql_locomotion", (1000 / (100 - 3), 0.0)),  # 3, 10, 7, 100
+        ("corl_locomotion", (1000 / (17 - 3), 0.0)),  # the same, for no trajectory is a thousand transitions long
+        ("corl_cql_antmaze", (10.0, -5.0)),
         ("dac_traj_normalize", (1 / (100 - 3), 0.0)),  # lengths 2, 2, 2, 1: mean 1.75, rounded down
     ],
 )
@@ -180,6 +185,24 @@ def test_iql_locomotion_is_the_published_loop(parts):
     check_range_transform("iql_locomotion", episodes(*parts), returns, 1000.0)
 
 
+@given(EPISODES, st.integers(1, 4))
+def test_corl_locomotion_is_the_published_loop(parts, limit):
+    returns, total, length = [], 0.0, 0
+    for rewards, ended in parts:
+        for index, reward in enumerate(rewards):
+            total, length = total + reward, length + 1
+            if (ended and index == len(rewards) - 1) or length == limit:
+                returns.append(total)
+                total, length = 0.0, 0
+    data = episodes(*parts)
+    if len(set(returns)) > 1:
+        expected = (limit / (max(returns) - min(returns)), 0.0)
+        assert corl_locomotion(data, limit) == pytest.approx(expected)
+    else:
+        with pytest.raises(UserError, match=f"'corl_locomotion' divides by the range.*rule: {len(returns)}"):
+            corl_locomotion(data, limit)
+
+
 @given(EPISODES)
 def test_dac_transforms_are_the_published_loop(parts):
     returns = [sum(rewards) for rewards, _ in parts]
@@ -207,6 +230,11 @@ def test_antmaze_rewards_become_thousands():
 def test_equal_rewards_cannot_be_normalized(name):
     with pytest.raises(UserError, match=f"{name!r} divides by the standard deviation.*say --set reward=raw"):
         reward_affine(name, episodes(([2.0, 2.0, 2.0], True)))
+
+
+def test_equal_rewards_have_no_limits():
+    with pytest.raises(UserError, match=r"'limits' divides by the range of the rewards.*say --set reward=raw"):
+        reward_affine("limits", episodes(([2.0, 2.0, 2.0], True)))
 
 
 def test_one_transition_has_no_unbiased_deviation():

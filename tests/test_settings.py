@@ -1,6 +1,7 @@
 """Tables of hyper-parameters: every row builds, and the layers merge as each table's head says."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -14,7 +15,9 @@ ROWS = [(method, task) for method in METHODS for task in load_tables(method).get
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_published_row_is_of_a_task_that_exists(method):
-    assert set(load_tables(method).get("task", {})) <= set(tasks())
+    tables = load_tables(method)
+    for rows in (tables, *tables.get("variant", {}).values()):
+        assert set(rows.get("task", {})) <= set(tasks())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -40,6 +43,9 @@ def test_every_pair_builds(method):
         ("diffcps", "walker2d-medium-v2", {"kappa": 0.03, "max_grad_norm": 1.0, "policy_interval": 2}),
         ("diffcps", "antmaze-large-play-v0", {"policy_interval": 4, "lambda_init": 0.5, "lambda_min": 0.3}),
         ("diffpogan", "antmaze-large-play-v0", {"actor_lr": 1e-4, "policy_interval": 2, "max_q_backup": True}),
+        ("cql", "hopper-medium-v2", {"cql_alpha": 10.0, "lagrange": False, "actor_lr": 3e-5, "critic_layers": 3}),
+        ("cql", "antmaze-large-play-v2", {"cql_alpha": 5.0, "lagrange": True, "action_gap": 0.8, "critic_layers": 5}),
+        ("cql", "pen-cloned-v1", {"cql_alpha": 1.0, "lagrange": False, "actor_lr": 1e-4}),
         ("dql", "pen-human-v1", {"eta": 0.15, "actor_lr": 3e-5, "max_grad_norm": 7.0}),
     ],
 )
@@ -92,6 +98,24 @@ def test_variants():
     assert resolve("dtql", "hopper-medium-v2", variant="one_action").hyper.candidates == 1
     paper = resolve("diffpogan", "hopper-medium-v2", variant="paper").hyper
     assert (paper.divergence, paper.policy_interval) == ("ga", 1)
+
+
+def test_a_variant_with_rows_of_its_own_reads_those_alone():
+    """Its common section and rows stand in the place of the method's; the quick ones, of which it has none, stay."""
+    corl = resolve("iql", "hopper-medium-expert-v2", variant="corl")
+    assert (corl.tuning, corl.hyper.expectile, corl.hyper.beta) == ("published", 0.5, 6.0)
+    assert (corl.protocol.reward, corl.protocol.observation, corl.protocol.action_clip) == (
+        "raw",
+        "standardized",
+        math.inf,
+    )
+    own = resolve("iql", "hopper-medium-expert-v2")
+    assert (own.hyper.beta, own.protocol.action_clip, own.protocol.observation) == (3.0, 0.99999, "")
+    assert resolve("iql", "kitchen-mixed-v0", variant="corl").tuning == "untuned"
+    untuned = resolve("iql", "antmaze-umaze-v0", variant="corl")
+    assert (untuned.tuning, untuned.hyper) == ("untuned", resolve("iql", "antmaze-umaze-v2", variant="corl").hyper)
+    quick = resolve("iql", "pendulum-mixed", "quick", "corl")
+    assert (quick.hyper.batch_size, quick.hyper.simultaneous) == (64, True)
 
 
 def test_overrides_are_typed():

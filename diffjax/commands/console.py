@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "tasks": "list the tasks and their data",
         "collect": "make data with policies of the program's own",
         "bandit": "draw the papers' toy figures",
+        "bound": "measure the bounds that policies are trained with against the entropy",
     }
 )
 """Each is a module of this package; here, what it is for."""

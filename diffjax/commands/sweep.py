@@ -57,7 +57,10 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("suite", None, "NAME: A set of tasks.", flag_values=values)
     flags.DEFINE_multi_string("task", None, "ID: A single task; repeatable, instead of --suite.", flag_values=values)
     flags.DEFINE_string(
-        "methods", None, "NAME[:VARIANT],...: The methods, each perhaps with a variant.", flag_values=values
+        "methods",
+        None,
+        "NAME[:VARIANT],...: The methods, each perhaps with a variant; all for every one by its default.",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "ablation", None, "NAME: An ablation of a paper, instead of --methods; listed above.", flag_values=values
@@ -99,7 +102,7 @@ def experiments(args: flags.FlagValues) -> list[Experiment]:
     if bool(args.methods) == bool(args.ablation):
         raise UserError("name the methods by either --methods or --ablation (--help lists the ablations)")
     ablation = ablations.get_ablation(args.ablation) if args.ablation else None
-    names = ablation.methods if ablation else cli.parse_list("methods", args.methods)
+    names = ablation.methods if ablation else launch.chosen_methods(args.methods)
     found = []
     for task in chosen_tasks(args, ablation):
         for name in names:

@@ -1,8 +1,8 @@
 """The reward transforms of the published programs, each ``r' = scale * r + shift``.
 
-Two families exist: the torch programs (Diffusion-QL, DiffCPS, DiffPoGAN, DTQL) and DAC. Where they disagree
-about a transform of the same name, DAC's carries the prefix ``dac_``. Every statistic is over the transitions
-that are trained on (``row``), in their order, and is computed in float64.
+Three families exist: the torch programs (Diffusion-QL, DiffCPS, DiffPoGAN, DTQL), DAC and CORL. Where they disagree
+about a transform of the same name, DAC's carries the prefix ``dac_`` and CORL's ``corl_``. Every statistic is over the
+transitions that are trained on (``row``), in their order, and is computed in float64.
 """
 
 import difflib
@@ -48,6 +48,15 @@ def normalize(transitions: Transitions) -> Affine:
     return _standardize("normalize", reward.mean(), reward.std(ddof=1))
 
 
+def limits(transitions: Transitions) -> Affine:
+    """``2 (r - min) / (max - min) - 1``. Adroit and Kitchen in EDP."""
+    reward = _reward(transitions)
+    low, high = float(reward.min()), float(reward.max())
+    if low == high:
+        raise UserError(f"reward transform 'limits' divides by the range of the rewards, but all are equal; {_INSTEAD}")
+    return 2.0 / (high - low), -(high + low) / (high - low)
+
+
 def cql_antmaze(transitions: Transitions) -> Affine:
     """``4 (r - 1/2)``. AntMaze and Maze2D in Diffusion-QL's family."""
     return 4.0, -2.0
@@ -90,6 +99,25 @@ def dac_iql_locomotion(transitions: Transitions) -> Affine:
     return 1000.0 / _range("dac_iql_locomotion", returns), 0.0
 
 
+def corl_locomotion(transitions: Transitions, max_episode_steps: int = 1000) -> Affine:
+    """``max_episode_steps r / (max R - min R)``: the few locomotion rows of CORL's IQL and CQL that scale rewards.
+
+    A trajectory ends with a terminal, or after ``max_episode_steps`` transitions wherever it began, which in data with
+    time limits slides over the borders of episodes; what follows the last end is ignored.
+    """
+    _check_trajectories("corl_locomotion", transitions)
+    terminal, place = _terminal(transitions), np.arange(len(transitions.row))
+    first = np.maximum.accumulate(np.where(np.append(True, terminal[:-1]), place, 0))
+    end = terminal | ((place - first + 1) % max_episode_steps == 0)
+    returns = trajectory_returns(_reward(transitions), end)[: int(end.sum())]
+    return max_episode_steps / _range("corl_locomotion", returns), 0.0
+
+
+def corl_cql_antmaze(transitions: Transitions) -> Affine:
+    """``10 r - 5``. AntMaze in CORL's CQL."""
+    return 10.0, -5.0
+
+
 def dac_traj_normalize(transitions: Transitions) -> Affine:
     """``L r / (max R - min R)``, DAC, with ``L`` the mean trajectory length rounded down."""
     _check_trajectories("dac_traj_normalize", transitions)
@@ -130,12 +158,15 @@ REWARD_TRANSFORMS: Mapping[str, Callable[[Transitions], Affine]] = MappingProxyT
         for transform in (
             raw,
             normalize,
+            limits,
             cql_antmaze,
             iql_antmaze,
             antmaze,
             antmaze100,
             iql_locomotion,
             dac_iql_locomotion,
+            corl_locomotion,
+            corl_cql_antmaze,
             dac_traj_normalize,
             dac_reward_normalize,
         )

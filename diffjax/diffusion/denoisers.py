@@ -15,6 +15,8 @@ from diffjax.diffusion.schedules import DiscreteSchedule
 
 Predictor = Callable[[jax.Array, jax.Array], jax.Array]
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
+LearnedDenoiser = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+"""Gives the logarithm of the reverse step's variance too."""
 
 
 def at_index(values: jax.Array | np.ndarray, index: jax.Array, ndim: int) -> jax.Array:
@@ -33,6 +35,12 @@ def x0_from_epsilon(schedule: DiscreteSchedule, x: jax.Array, index: jax.Array, 
     """``x_0 = x / sqrt(alpha_bar) - sqrt(1 / alpha_bar - 1) epsilon``."""
     inverse = 1.0 / at_index(schedule.alpha_bar, index, x.ndim)
     return jnp.sqrt(inverse) * x - jnp.sqrt(inverse - 1.0) * epsilon
+
+
+def epsilon_from_x0(schedule: DiscreteSchedule, x: jax.Array, index: jax.Array, x_0: jax.Array) -> jax.Array:
+    """The noise in ``x`` if the clean sample is ``x_0``: the inverse of :func:`x0_from_epsilon`."""
+    inverse = 1.0 / at_index(schedule.alpha_bar, index, x.ndim)
+    return (jnp.sqrt(inverse) * x - x_0) / jnp.sqrt(inverse - 1.0)
 
 
 def epsilon_denoiser(predict: Predictor, schedule: DiscreteSchedule) -> Denoiser:

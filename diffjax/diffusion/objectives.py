@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.diffusion.denoisers import Denoiser, Predictor, add_noise, edm_scales
-from diffjax.diffusion.schedules import DiscreteSchedule, log_logistic_sigma
+from diffjax.diffusion.schedules import NOISE_LAWS, DiscreteSchedule
 
 
 class DenoisingDraws(NamedTuple):
@@ -43,12 +43,14 @@ class EDMDraws(NamedTuple):
     noise: jax.Array
 
 
-def draw_edm(key: jax.Array, shape: tuple[int, ...], sigma_min: float, sigma_max: float, sigma_data: float) -> EDMDraws:
-    """Log-logistic noise levels for the leading axis of ``shape`` and standard normal noise of ``shape``."""
+def draw_edm(
+    key: jax.Array, shape: tuple[int, ...], law: str, sigma_min: float, sigma_max: float, sigma_data: float
+) -> EDMDraws:
+    """Noise levels by a ``law`` of ``NOISE_LAWS`` for the leading axis of ``shape``, standard normal noise of it."""
     sigma_key, noise_key = jax.random.split(key)
     uniform = jax.random.uniform(sigma_key, shape[:1])
     return EDMDraws(
-        sigma=log_logistic_sigma(uniform, sigma_min, sigma_max, sigma_data),
+        sigma=NOISE_LAWS[law](uniform, sigma_min, sigma_max, sigma_data),
         noise=jax.random.normal(noise_key, shape),
     )
 

@@ -1,11 +1,12 @@
-"""Noise schedules: discrete (vp, linear, cosine) and continuous (EDM).
+"""Noise schedules: discrete (vp, linear, cosine) and continuous (VP with a linear rate or through a discrete one, EDM).
 
 A discrete schedule of ``T`` steps is a set of ``(T,)`` float32 arrays; index ``0`` is the least noisy step. The arrays
 are constants of the program: they are made in NumPy from static arguments, betas in float64 and everything derived
 from them in float32, the precision in which the authors' programs derive them.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,19 @@ def linear_betas(num_steps: int, beta_start: float = 1e-4, beta_end: float = 2e-
     return np.linspace(beta_start, beta_end, num_steps)
 
 
+def scaled_linear_betas(num_steps: int) -> np.ndarray:
+    """Betas equally spaced from ``0.1 / T`` to ``20 / T``, ``(T,)`` float64: those of 1000 linear steps, rescaled.
+
+    Source: EDP, diffusion/diffusion.py (there called linear).
+
+    Raises:
+      ValueError: for 20 steps or fewer, where the last beta is no longer below 1.
+    """
+    if num_steps <= 20:
+        raise ValueError(f"schedule scaled_linear needs more than 20 steps, not {num_steps}")
+    return np.linspace(0.1 / num_steps, 20.0 / num_steps, num_steps)
+
+
 def cosine_betas(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> np.ndarray:
     """Cosine betas, ``(T,)`` float64.
 
@@ -66,14 +80,14 @@ def cosine_betas(num_steps: int, offset: float = 0.008, max_beta: float = 0.999)
     return np.clip(1 - alpha_bar[1:] / alpha_bar[:-1], 0, max_beta)
 
 
-BETAS = {"vp": vp_betas, "linear": linear_betas, "cosine": cosine_betas}
+BETAS = {"vp": vp_betas, "linear": linear_betas, "scaled_linear": scaled_linear_betas, "cosine": cosine_betas}
 
 
 def discrete_schedule(name: str, num_steps: int) -> DiscreteSchedule:
-    """The schedule called ``name`` (``vp``, ``linear`` or ``cosine``) with ``num_steps`` steps.
+    """The schedule called ``name``, one of :data:`BETAS`, with ``num_steps`` steps.
 
     Raises:
-      ValueError: for another name or fewer than one step.
+      ValueError: for another name, or fewer steps than that schedule needs: at least one.
     """
     if name not in BETAS:
         raise ValueError(f"schedule {name!r} is none of {', '.join(sorted(BETAS))}")
@@ -93,6 +107,87 @@ def discrete_schedule(name: str, num_steps: int) -> DiscreteSchedule:
         posterior_coef_x0=beta * np.sqrt(alpha_bar_prev) / (one - alpha_bar),
         posterior_coef_xt=(one - alpha_bar_prev) * np.sqrt(one - beta) / (one - alpha_bar),
     )
+
+
+def elbo_sigma(
+    uniform: jax.Array, sigma_min: jax.Array | float, sigma_max: jax.Array | float, sigma_data: jax.Array | float
+) -> jax.Array:
+    """Noise levels under which EDM's loss is the variational bound of ``[sigma_min, sigma_max]``, by inversion.
+
+    The bound weighs ``||D(x) - x_0||^2`` with ``-d(1 / sigma^2) / d sigma / 2 = sigma^-3``, EDM's loss with
+    ``(sigma^2 + sigma_data^2) / (sigma sigma_data)^2``. Their quotient is the density of a uniform ``ln F``,
+    ``F = sigma^2 / (sigma^2 + sigma_data^2)``; the bound is ``ln(F_max / F_min) / 2`` times the loss's sum over dims.
+
+    Args:
+      uniform: numbers in ``[0, 1)``, any shape.
+    Source: Kingma & Gao 2023, arXiv 2303.00848, eq. 8, for the weights of EDM (Karras et al. 2022, table 1).
+    """
+    log_share = lambda sigma: -jnp.log1p((sigma_data / jnp.asarray(sigma, uniform.dtype)) ** 2)  # noqa: E731
+    low, high = log_share(sigma_min), log_share(sigma_max)
+    return sigma_data / jnp.sqrt(jnp.expm1(-(low + uniform * (high - low))))
+
+
+def bound_weights(schedule: DiscreteSchedule) -> np.ndarray:
+    """``beta / (2 (1 - alpha_bar) alpha)``, ``(T,)``, of mean 1: the variational bound's weights of squared noise errors.
+
+    Source: Ho et al. 2020, arXiv 2006.11239, eq. 12 with ``sigma^2 = beta``; EDP, diffusion/diffusion.py.
+    """
+    one = np.float32(1.0)
+    weight = schedule.beta / (2 * (one - schedule.alpha_bar) * (one - schedule.beta))
+    return schedule.num_steps * weight / np.sum(weight)
+
+
+class ContinuousSchedule(NamedTuple):
+    """A variance-preserving diffusion in continuous time: ``x_t = alpha(t) x_0 + sigma(t) noise``.
+
+    ``log_alpha(t)`` gives the logarithm of ``alpha``, and ``sigma = sqrt(1 - alpha^2)``; ``time`` inverts
+    ``lambda(t) = log alpha - log sigma``, half the logarithm of the signal-to-noise ratio.
+    """
+
+    log_alpha: Callable[[Any], Any]
+    time: Callable[[np.ndarray], np.ndarray]
+
+
+def scales(log_alpha: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``alpha`` and ``sigma = sqrt(1 - alpha^2)``, which keeps its digits where ``alpha`` is nearly 1."""
+    return jnp.exp(log_alpha), jnp.sqrt(-jnp.expm1(2.0 * log_alpha))
+
+
+def linear_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> ContinuousSchedule:
+    """The VP diffusion whose rate ``beta(t)`` grows linearly over ``[0, 1]``.
+
+    ``log alpha = -(beta_max - beta_min) t^2 / 4 - beta_min t / 2``; with
+    ``c = 2 (beta_max - beta_min) log(1 + exp(-2 lambda))`` its time is
+    ``t = c / ((sqrt(beta_min^2 + c) + beta_min) (beta_max - beta_min))``.
+    Source: Song et al. 2021, arXiv 2011.13456, appendix C; QGPO and SfBC, diffusion_SDE/schedule.py.
+    """
+    growth = beta_max - beta_min
+
+    def time(half_log_snr: np.ndarray) -> np.ndarray:
+        c = 2.0 * growth * np.logaddexp(0.0, -2.0 * half_log_snr)
+        return c / ((np.sqrt(beta_min**2 + c) + beta_min) * growth)
+
+    return ContinuousSchedule(lambda t: -0.25 * growth * t**2 - 0.5 * beta_min * t, time)
+
+
+def interpolated_vp(schedule: DiscreteSchedule) -> ContinuousSchedule:
+    """The continuous diffusion through a discrete one: ``log alpha`` is linear between those at ``t = (i + 1) / T``.
+
+    Beyond them it goes on as in the outer pieces, so that before ``1 / T`` it may exceed 0, where no ``sigma`` exists.
+    Source: Lu et al. 2022, arXiv 2206.00927, appendix D; EDP, diffusion/dpm_solver.py.
+    """
+    times = np.arange(1, schedule.num_steps + 1) / schedule.num_steps
+    log_alphas = 0.5 * np.log(schedule.alpha_bar.astype(np.float64))
+
+    def through(x: np.ndarray, places: np.ndarray, values: np.ndarray) -> np.ndarray:
+        piece = np.clip(np.searchsorted(places, x) - 1, 0, len(places) - 2)
+        slope = np.diff(values) / np.diff(places)
+        return values[piece] + slope[piece] * (x - places[piece])
+
+    def time(half_log_snr: np.ndarray) -> np.ndarray:
+        return through(-0.5 * np.logaddexp(0.0, -2.0 * half_log_snr), log_alphas[::-1], times[::-1])
+
+    return ContinuousSchedule(lambda t: through(t, times, log_alphas), time)
 
 
 def log_logistic_sigma(
@@ -115,3 +210,6 @@ def log_logistic_sigma(
     width = data_variance * (sigma_max**2 - sigma_min**2) / low_total / high_total
     log_odds = jnp.log(low + uniform * width) - jnp.log(complement_high + (1.0 - uniform) * width)
     return sigma_data * jnp.exp(0.5 * log_odds)
+
+
+NOISE_LAWS = {"edm": log_logistic_sigma, "elbo": elbo_sigma}

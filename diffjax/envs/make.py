@@ -12,6 +12,7 @@
 ``d4rl/Kitchen{Complete,Partial,Mixed}``        D4RL's observation, tasks and reward
 ``FrankaKitchen-v1``                            gymnasium-robotics', repaired; takes its arguments
 ``diffjax/Pendulum, diffjax/PointMaze``         the embedded simulators
+``diffjax/Thrusters-{24,50,100}``               likewise, with as many action dimensions
 any other id of Gymnasium, gymnasium-robotics   in a Python loop, with the environment's arguments
 ==============================================  ====================================================================
 """
@@ -26,6 +27,7 @@ from diffjax.envs.base import PureSimulator, VectorSimulator
 from diffjax.envs.jax_vector import JaxVector
 from diffjax.envs.pendulum import PENDULUM
 from diffjax.envs.pointmaze import POINTMAZE
+from diffjax.envs.thrusters import THRUSTERS
 from diffjax.errors import UserError, unknown_name
 
 NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
@@ -113,6 +115,7 @@ _LAYOUTS = ("umaze", "medium", "large")
 _MAKERS: dict[str, Maker] = {
     PENDULUM.name: _jax(PENDULUM),
     POINTMAZE.name: _jax(POINTMAZE),
+    **{simulator.name: _jax(simulator) for simulator in THRUSTERS},
     **{name: _mujoco("locomotion", "planar", env_id=name) for name in ("Hopper-v4", "HalfCheetah-v4", "Walker2d-v4")},
     "Ant-v4": _mujoco("locomotion", "ant"),
     "d4rl/Ant": _mujoco("locomotion", "ant", use_contact_forces=True),

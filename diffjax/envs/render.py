@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffjax.envs import pendulum, pointmaze
+from diffjax.envs import pendulum, pointmaze, thrusters
 from diffjax.envs.base import VectorSimulator
 from diffjax.envs.jax_vector import JaxVector
 from diffjax.envs.make import NO_ARGUMENTS, make_vector
@@ -180,6 +180,21 @@ def draw_pointmaze(state: pointmaze.State) -> np.ndarray:
     return np.asarray(image)
 
 
+def draw_craft(state: thrusters.State) -> np.ndarray:
+    """The goal in the middle, the craft, and its velocity as a line; y downwards."""
+    image, draw = _canvas()
+    middle, scale = np.full(2, SIZE / 2), SIZE / (2.2 * thrusters.AREA)
+    place = middle + scale * np.asarray(state.position)
+    _ball(draw, middle, SIZE / 20, "#8cc88c")
+    _ball(draw, place, SIZE / 30, "#3c64c8")
+    draw.line([*place, *(place + scale / 2 * np.asarray(state.velocity))], fill="#c8503c", width=SIZE // 80)
+    return np.asarray(image)
+
+
 _DRAWINGS: Mapping[str, Callable[[Any], np.ndarray]] = MappingProxyType(
-    {pendulum.PENDULUM.name: draw_pendulum, pointmaze.POINTMAZE.name: draw_pointmaze}
+    {
+        pendulum.PENDULUM.name: draw_pendulum,
+        pointmaze.POINTMAZE.name: draw_pointmaze,
+        **{simulator.name: draw_craft for simulator in thrusters.THRUSTERS},
+    }
 )

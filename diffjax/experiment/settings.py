@@ -64,6 +64,7 @@ class Protocol:
         return values | {_steps_entry(phase): steps for phase, steps in self.phase_steps.items()}
 
 
+SECTIONS = ("common", "task", "untuned", "quick")  # of a table, and of a variant's own
 PROTOCOL_ENTRIES = tuple(field.name for field in dataclasses.fields(Protocol) if field.name != "phase_steps")
 PHASE_STEPS = Range(at_least=0, at_most=1e9)
 
@@ -94,6 +95,13 @@ def load_tables(method: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"method {method} has no table; write diffjax/methods/{method}.toml")
     return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def _of_variant(tables: dict[str, Any], variant: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A table as a variant has it, whose own sections stand in the place of the method's; and its other entries."""
+    own = tables.get("variant", {}).get(variant, {})
+    sections = {name: own[name] for name in SECTIONS if name in own}
+    return tables | sections, {name: value for name, value in own.items() if name not in sections}
 
 
 def stands_for(task: str) -> tuple[str, ...]:
@@ -224,14 +232,14 @@ def resolve(
     functions, variant = get_method(method, variant)
     if preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
-    tables = load_tables(method)
+    tables, of_variant = _of_variant(load_tables(method), variant)
     known = _defaults(method, variant)
     row, is_published = _own_row(tables, task, known)
     tuning = "published" if is_published else "untuned"
     if preset == "quick":
         row |= _matching(tables, "quick", task, known)
         tuning = "quick"
-    values = tables["common"] | row | tables.get("variant", {}).get(variant, {}) | (overrides or {})
+    values = tables["common"] | row | of_variant | (overrides or {})
     source = values.pop("source", "")
     return Settings(*_build(functions, values), tuning, source)
 

@@ -17,12 +17,19 @@ from diffjax.launch import cli
 from diffjax.launch.hosts import define_hosts
 from diffjax.launch.plugins import define_plugin, fingerprints
 from diffjax.launch.stop import SIGNALS, Stop
+from diffjax.methods.registry import METHODS
 from diffjax.numerics import check_platform
 from diffjax.records.loggers import PACKAGES
 from diffjax.types import ACTIONS
 
 MOST_SEEDS = 100_000
+ALL = "all"
 MATMUL_PRECISIONS = ("highest", "high", "default")
+
+
+def chosen_methods(text: str) -> tuple[str, ...]:
+    """What ``--methods`` names, ``NAME`` or ``NAME:VARIANT`` each; every method for :data:`ALL`."""
+    return tuple(METHODS) if text == ALL else cli.parse_list("methods", text)
 
 
 def define_training_flags(values: flags.FlagValues) -> None:

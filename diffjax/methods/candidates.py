@@ -28,6 +28,11 @@ def softmax_choice(action: jax.Array, value: jax.Array, uniform: jax.Array) -> j
     return chosen(action, index)
 
 
+def gumbel_choice(action: jax.Array, logits: jax.Array, gumbel: jax.Array) -> jax.Array:
+    """One of the candidates, drawn from the softmax of ``logits`` by standard Gumbel noise, ``(candidates,)`` both."""
+    return chosen(action, jnp.argmax(logits + gumbel))
+
+
 def selection_logits(value: jax.Array, temperature: jax.Array | float) -> jax.Array:
     """Logits among candidates: the values themselves at temperature 0, else ``q / (|q| + 1e-6) / temperature``.
 
@@ -46,10 +51,10 @@ def tempered_choice(
     ``gumbel (candidates,)`` is standard Gumbel noise.
     """
     noise = jnp.where(jnp.asarray(temperature) > 0, gumbel, 0.0)
-    return chosen(action, jnp.argmax(selection_logits(value, temperature) + noise))
+    return gumbel_choice(action, selection_logits(value, temperature), noise)
 
 
-def softmax_cost(candidates: int, network_evaluations: int) -> ActingCost:
-    """The cost of a decision by :func:`softmax_choice` among values of target critics; one candidate is not ranked."""
-    rule = f"softmax of min target Q over {candidates}" if candidates > 1 else "single sample"
+def softmax_cost(candidates: int, network_evaluations: int, value: str = "min target Q") -> ActingCost:
+    """The cost of a decision drawn from the softmax of the candidates' ``value``; one candidate is not ranked."""
+    rule = f"softmax of {value} over {candidates}" if candidates > 1 else "single sample"
     return ActingCost(candidates, network_evaluations, rule)

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import losses
-from diffjax.diffusion.denoisers import epsilon_denoiser
+from diffjax.diffusion.bound import learned_log_variance, step_terms
+from diffjax.diffusion.denoisers import add_noise, epsilon_denoiser, x0_from_epsilon
 from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising, noise_matching
 from diffjax.diffusion.samplers import ChainNoise, ancestral_sample, draw_chain_noise
 from diffjax.diffusion.schedules import BETAS, discrete_schedule
@@ -24,6 +25,8 @@ from diffjax.nn.networks import MLP, TORCH, Ensemble, NoiseNetwork, Params, mish
 from diffjax.types import Batch, Spec
 
 NUM_CRITICS = 2
+BOUND_WEIGHT = 1e-3
+"""Of the variational bound beside the simple loss, where it teaches the covariance (Nichol & Dhariwal 2021, eq. 16)."""
 
 
 @flax.struct.dataclass
@@ -34,6 +37,7 @@ class ActorHyper:
     max_action: float = traced(1.0, above=0.0)
     diffusion_steps: int = static(5, at_least=1)
     schedule: str = static("vp", BETAS)
+    covariance: str = static("fixed", ("fixed", "learned"))  # of the reverse steps; the published programs fix it
     hidden_dims: tuple[int, ...] = static((256, 256, 256), at_least=1)
     time_dim: int = static(16, at_least=4, multiple_of=2)  # features of the time step
     batch_size: int = static(256, at_least=1)
@@ -66,11 +70,15 @@ class Core(NamedTuple):
 
 
 def actor_network(hyper: ActorHyper, action_dim: int) -> NoiseNetwork:
-    """The noise predictor: input ``[action, time, observation]``, sines first, time index ``0..T-1``."""
+    """The noise predictor: input ``[action, time, observation]``, sines first, time index ``0..T-1``.
+
+    With a learned covariance a second half of outputs says where the logarithm of the variance lies in its range.
+    """
     order = ("action", "time", "observation")
     time_hidden_dims = (2 * hyper.time_dim, hyper.time_dim)
+    outputs = action_dim if hyper.covariance == "fixed" else 2 * action_dim
     return NoiseNetwork(
-        action_dim, hyper.hidden_dims, TORCH, order, time_dim=hyper.time_dim, time_hidden_dims=time_hidden_dims
+        outputs, hyper.hidden_dims, TORCH, order, time_dim=hyper.time_dim, time_hidden_dims=time_hidden_dims
     )
 
 
@@ -98,24 +106,51 @@ def q_values(critic: Params, hyper: Hyper, observation: jax.Array, action: jax.A
     return critics(hyper).apply(critic, observation, action)
 
 
+def predict(actor: Params, hyper: ActorHyper, x: jax.Array, index: jax.Array, observation: jax.Array) -> jax.Array:
+    """The noise in ``x``, of its shape."""
+    return actor_network(hyper, x.shape[-1]).apply(actor, x, index, observation)[..., : x.shape[-1]]
+
+
+def denoise_and_vary(
+    actor: Params, hyper: ActorHyper, x: jax.Array, index: jax.Array, observation: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """``x_0`` and the learned logarithm of the reverse step's variance, each of the shape of ``x``."""
+    schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
+    epsilon, mix = jnp.split(actor_network(hyper, x.shape[-1]).apply(actor, x, index, observation), 2, axis=-1)
+    return x0_from_epsilon(schedule, x, index, epsilon), learned_log_variance(schedule, mix, index)
+
+
 def sample_actions(actor: Params, noise: ChainNoise, hyper: ActorHyper, observation: jax.Array) -> jax.Array:
     """Actions from the full reverse chain with posterior variance and clipped ``x_0``; shape of ``noise.start``.
 
     ``observation`` broadcasts against the actions: ``(batch, 1, observation_dim)`` for several samples per state.
     """
     schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
-    network = actor_network(hyper, noise.start.shape[-1])
-    denoiser = epsilon_denoiser(lambda x, index: network.apply(actor, x, index, observation), schedule)
-    action = ancestral_sample(denoiser, schedule, noise, variance="posterior", clip=hyper.max_action)
+    if hyper.covariance == "learned":
+        learned = lambda x, index: denoise_and_vary(actor, hyper, x, index, observation)  # noqa: E731
+        action = ancestral_sample(learned, schedule, noise, variance="learned", clip=hyper.max_action)
+    else:
+        denoiser = epsilon_denoiser(lambda x, index: predict(actor, hyper, x, index, observation), schedule)
+        action = ancestral_sample(denoiser, schedule, noise, variance="posterior", clip=hyper.max_action)
     return jnp.clip(action, -hyper.max_action, hyper.max_action)
 
 
 def denoising_loss(actor: Params, draws: DenoisingDraws, hyper: ActorHyper, batch: Batch) -> jax.Array:
-    """Behaviour cloning ``L_d`` per state, ``(batch,)``: the simplified DDPM loss at the data's actions."""
+    """Behaviour cloning ``L_d`` per state, ``(batch,)``: the simplified DDPM loss at the data's actions.
+
+    With a learned covariance a thousandth of the variational bound is added, whose gradient reaches the variance alone.
+    """
     schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
-    network = actor_network(hyper, batch.action.shape[-1])
-    predict = lambda x, index: network.apply(actor, x, index, batch.observation)  # noqa: E731
-    return noise_matching(predict, schedule, batch.action, draws)
+    simple = noise_matching(
+        lambda x, index: predict(actor, hyper, x, index, batch.observation), schedule, batch.action, draws
+    )
+    if hyper.covariance == "fixed":
+        return simple
+    x = add_noise(schedule, batch.action, draws.time_index, draws.noise)
+    x_0, log_variance = denoise_and_vary(actor, hyper, x, draws.time_index, batch.observation)
+    clipped = jax.lax.stop_gradient(jnp.clip(x_0, -hyper.max_action, hyper.max_action))
+    terms = step_terms(schedule, batch.action, x, draws.time_index, clipped, log_variance)
+    return simple + BOUND_WEIGHT * schedule.num_steps * jnp.mean(terms, axis=-1)
 
 
 def draw_next_action(key: jax.Array, spec: Spec, hyper: Hyper) -> ChainNoise:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from diffjax import losses
 from diffjax.diffusion.denoisers import edm_denoiser
 from diffjax.diffusion.objectives import EDMDraws, draw_edm, edm_matching
+from diffjax.diffusion.schedules import NOISE_LAWS
 from diffjax.methods.base import ActingCost, Metrics, Phase, Scalars, static, traced, weigh
 from diffjax.methods.candidates import ActionDraws, softmax_choice, softmax_cost
 from diffjax.nn.learners import Learner, learn
@@ -36,6 +37,7 @@ class CoreHyper:
     sigma_min: float = traced(0.002, above=0.0, below="sigma_max")
     sigma_max: float = traced(80.0, above=0.0)
     sigma_data: float = traced(0.5, above=0.0)
+    noise_law: str = static("edm", NOISE_LAWS)  # elbo: levels under which the loss is a bound of the log-likelihood
     max_action: float = traced(1.0, above=0.0)
     clip_denoised: bool = static(True)  # bounds D_phi by max_action; off in the toy experiments
     candidates: int = static(1024, at_least=1, acting=True)
@@ -97,7 +99,7 @@ def init_critic(q_key: jax.Array, v_key: jax.Array, spec: Spec, hyper: CoreHyper
 def draw_levels(key: jax.Array, spec: Spec, hyper: CoreHyper) -> EDMDraws:
     """Noise levels and noise of one denoising loss."""
     shape = (hyper.batch_size, spec.action_dim)
-    return draw_edm(key, shape, hyper.sigma_min, hyper.sigma_max, hyper.sigma_data)
+    return draw_edm(key, shape, hyper.noise_law, hyper.sigma_min, hyper.sigma_max, hyper.sigma_data)
 
 
 def draw_pretrain(key: jax.Array, spec: Spec, hyper: CoreHyper) -> PretrainDraws:

@@ -9,7 +9,8 @@ One update step, in the published order (authors' TD3_BC.py); observations have 
 3. both targets, on the steps of the actor alone.
 
 Everything follows the authors' program (revision 8791ad7); the paper was not compared with it. CORL's second program
-(revision eeeeef2) is the same mathematics with one optimiser per critic.
+(revision eeeeef2) is the same mathematics with one optimiser per critic and the same settings in the tasks of both, so
+that it is no variant; the tasks that it alone has are in the same table.
 """
 
 from typing import NamedTuple

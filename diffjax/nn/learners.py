@@ -27,6 +27,11 @@ def learner(params: Tree) -> Learner:
     return Learner(params, _optimizer(0.0).init(params))
 
 
+def learners(params: Tree) -> Learner:
+    """A learner of each member of an ensemble, stacked on the leading axis as its parameters are."""
+    return jax.vmap(learner)(params)
+
+
 def copies(params: Tree) -> Tree:
     """The same numbers in arrays of their own: how a target network starts."""
     return jax.tree.map(jnp.copy, params)
@@ -38,28 +43,50 @@ def learn(
     rate: jax.Array | float,
     *arguments: Any,
     clip: jax.Array | float = 0.0,
+    weight_decay: jax.Array | float = 0.0,
     name: str,
 ) -> tuple[Learner, dict[str, jax.Array]]:
     """One step down the gradient of ``loss(params, *arguments) -> (value, metrics)``, by Adam at ``rate``.
 
-    ``clip`` is the largest global norm, 0 for none. The metrics are the loss's own and ``NAME/grad_norm``, the norm
-    before clipping.
+    ``clip`` is the largest global norm, 0 for none; ``weight_decay`` as in :func:`descend`. The metrics are the loss's
+    own and ``NAME/grad_norm``, the norm before clipping.
     """
     grads, metrics = jax.grad(loss, has_aux=True)(state.params, *arguments)
-    state, norm = descend(state, grads, rate, clip)
+    state, norm = descend(state, grads, rate, clip, weight_decay)
     return state, metrics | {f"{name}/grad_norm": norm}
 
 
+def learn_each(
+    loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]],
+    state: Learner,
+    rate: jax.Array | float,
+    *arguments: Any,
+    clip: jax.Array | float = 0.0,
+    name: str,
+) -> tuple[Learner, dict[str, jax.Array]]:
+    """:func:`learn` for each member of an ensemble by itself, clipped by its own norm; metrics are means over members.
+
+    ``state`` is made by :func:`learners`; ``loss`` gets the parameters of one member.
+    """
+    state, metrics = jax.vmap(lambda member: learn(loss, member, rate, *arguments, clip=clip, name=name))(state)
+    return state, {metric: jnp.mean(values) for metric, values in metrics.items()}
+
+
 def descend(
-    state: Learner, grads: Tree, rate: jax.Array | float, clip: jax.Array | float = 0.0
+    state: Learner,
+    grads: Tree,
+    rate: jax.Array | float,
+    clip: jax.Array | float = 0.0,
+    weight_decay: jax.Array | float = 0.0,
 ) -> tuple[Learner, jax.Array]:
     """One Adam step after clipping to a global norm; returns the learner and the norm before clipping.
 
     The rate multiplies here and not inside the optimiser: a rate that is an array would give the optimiser another
-    state than a rate that is a schedule. ``clip <= 0`` means no clipping.
+    state than a rate that is a schedule. ``clip <= 0`` means no clipping. With ``weight_decay`` every parameter, biases
+    and norms too, also loses ``rate * weight_decay`` times itself (AdamW: Loshchilov & Hutter 2017, arXiv 1711.05101).
     """
     updates, opt_state = _optimizer(clip).update(grads, state.opt_state)
-    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+    params = jax.tree.map(lambda p, u: p - rate * (u + weight_decay * p), state.params, updates)
     return Learner(params, opt_state), optax.tree.norm(grads)
 
 

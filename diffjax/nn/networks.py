@@ -57,9 +57,9 @@ def _zeros(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
 TORCH = Initializer(lambda key, shape: _fan_in_uniform(key, shape, shape[0]), _fan_in_uniform)
 """PyTorch's default: kernel and bias uniform in ``+-1 / sqrt(fan_in)``."""
 GLOROT = Initializer(nn.initializers.xavier_uniform(), _zeros)
+LECUN = Initializer(nn.initializers.lecun_normal(), _zeros)
+"""Flax's default: kernel normal with variance ``1 / fan_in``, cut at two deviations; bias zero."""
 ORTHOGONAL = Initializer(_orthogonal, _zeros)
-ORTHOGONAL_SQRT2 = Initializer(lambda key, shape: np.float32(np.sqrt(2.0)) * _orthogonal(key, shape), _zeros)
-"""Orthogonal times ``sqrt(2)``, bias zero (IQL: output layers too)."""
 SMALL_UNIFORM = Initializer(lambda key, shape: jax.random.uniform(key, shape, minval=-0.01, maxval=0.01), _zeros)
 """Kernel uniform in ``+-0.01``, bias zero (DiffPoGAN's flow)."""
 
@@ -68,6 +68,14 @@ def uniform_initializer(bound: float) -> Initializer:
     """Kernel and bias uniform in ``+-bound``."""
     draw = lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)  # noqa: E731
     return Initializer(draw, lambda key, shape, fan_in: draw(key, shape))
+
+
+def scaled_initializer(initializer: Initializer, gain: float) -> Initializer:
+    """Kernel times ``gain``, the bias as it was."""
+    return Initializer(lambda key, shape: np.float32(gain) * initializer.kernel(key, shape), initializer.bias)
+
+
+ORTHOGONAL_SQRT2 = scaled_initializer(ORTHOGONAL, np.sqrt(2.0))
 
 
 @jax.custom_jvp
@@ -172,12 +180,19 @@ class Dense(nn.Module):
         return sum(products, start=bias)
 
 
+def concatenated(*inputs: jax.Array) -> jax.Array:
+    """The inputs side by side on the last axis; leading axes broadcast."""
+    leading = jnp.broadcast_shapes(*(x.shape[:-1] for x in inputs))
+    return jnp.concatenate([jnp.broadcast_to(x, (*leading, x.shape[-1])) for x in inputs], axis=-1)
+
+
 class MLP(nn.Module):
     """Hidden layers (affine, optional LayerNorm, activation) and a linear output layer.
 
     ``linear_first`` leaves out the first hidden layer's activation, ``norm_last`` puts the LayerNorm behind the
-    activation; ``output_initializer`` is that of the output layer where it is another. Inputs are concatenated on the
-    last axis; ``factors``, one array per hidden layer or none, multiply what a hidden layer puts out (dropout).
+    activation, ``norm_input`` puts one more before the first layer; ``output_initializer`` is that of the output layer
+    where it is another. Inputs are concatenated on the last axis; ``factors``, one array per hidden layer or none,
+    multiply what a hidden layer puts out (dropout).
     """
 
     hidden_dims: tuple[int, ...]
@@ -187,12 +202,15 @@ class MLP(nn.Module):
     layer_norm: bool = False
     linear_first: bool = False
     norm_last: bool = False
+    norm_input: bool = False
     norm_epsilon: float = LAYER_NORM_EPSILON
     output_initializer: Initializer | None = None
 
     @nn.compact
     def __call__(self, *inputs: jax.Array, factors: Sequence[jax.Array] = ()) -> jax.Array:
         hidden: tuple[jax.Array, ...] = inputs
+        if self.norm_input:
+            hidden = (LayerNorm(self.norm_epsilon, name="norm_in")(concatenated(*inputs)),)
         for i, width in enumerate(self.hidden_dims):
             x = Dense(width, self.initializer, name=f"layer_{i}")(*hidden)
             norm = LayerNorm(self.norm_epsilon, name=f"norm_{i}") if self.layer_norm else lambda x: x
@@ -211,13 +229,15 @@ def waves(time: jax.Array, frequency: jax.Array | np.ndarray, cos_first: bool) -
     return jnp.concatenate([cos, sin] if cos_first else [sin, cos], axis=-1)
 
 
-def sinusoidal(time: jax.Array, dim: int, cos_first: bool) -> jax.Array:
+def sinusoidal(time: jax.Array, dim: int, cos_first: bool, endpoint: bool = True) -> jax.Array:
     """Sinusoidal features of ``time`` (any shape), ``(*time, dim)``.
 
-    ``f_k = exp(-k ln(10000) / (dim / 2 - 1))``; ``[sin(t f), cos(t f)]``, or cosines first. ``time`` is not scaled.
+    ``f_k = exp(-k ln(10000) / n)``; ``[sin(t f), cos(t f)]``, or cosines first. ``time`` is not scaled. ``n`` is
+    ``dim / 2 - 1``, so that the last frequency is 1 / 10000, or without ``endpoint`` ``dim / 2``.
     """
     half = dim // 2
-    frequency = np.exp(-np.arange(half) * np.log(10000.0) / (half - 1)).astype(np.float32)
+    intervals = half - 1 if endpoint else half
+    frequency = np.exp(-np.arange(half) * np.log(10000.0) / intervals).astype(np.float32)
     return waves(time, frequency, cos_first)
 
 
@@ -235,16 +255,28 @@ class NoiseNetwork(nn.Module):
     time_dim: int = 16
     time_hidden_dims: tuple[int, int] = (32, 16)
     cos_first: bool = False
+    time_endpoint: bool = True
     linear_first: bool = False
+    layer_norm: bool = False
+    norm_epsilon: float = LAYER_NORM_EPSILON
 
     def setup(self) -> None:
         self.time_0 = Dense(self.time_hidden_dims[0], self.initializer)
         self.time_1 = Dense(self.time_hidden_dims[1], self.initializer)
-        self.trunk = MLP(self.hidden_dims, self.action_dim, mish, self.initializer, linear_first=self.linear_first)
+        self.trunk = MLP(
+            self.hidden_dims,
+            self.action_dim,
+            mish,
+            self.initializer,
+            layer_norm=self.layer_norm,
+            linear_first=self.linear_first,
+            norm_epsilon=self.norm_epsilon,
+        )
 
     def embed_time(self, time: jax.Array) -> jax.Array:
         """Learned time features ``(*time, time_hidden_dims[1])``."""
-        return self.time_1(mish(self.time_0(sinusoidal(time, self.time_dim, self.cos_first))))
+        features = sinusoidal(time, self.time_dim, self.cos_first, self.time_endpoint)
+        return self.time_1(mish(self.time_0(features)))
 
     def __call__(self, action: jax.Array, time: jax.Array, observation: jax.Array) -> jax.Array:
         inputs = {"action": action, "time": self.embed_time(time), "observation": observation}
@@ -254,8 +286,9 @@ class NoiseNetwork(nn.Module):
 class GaussianPolicy(nn.Module):
     """One-step policy ``observation -> (mean, log_std)``, before a tanh if there is one; ``log_std`` is clipped.
 
-    With ``free_log_std`` it is a learnt vector ``(action_dim,)``, at first 0, and no function of the observation;
-    ``factors`` as in :class:`MLP`. The defaults are those of DTQL, agents/dtql.py.
+    With ``free_log_std`` it is a learnt vector ``(action_dim,)``, at first 0, and no function of the observation; with
+    ``log_std_line`` it is ``multiplier * output + offset``, two learnt scalars that start at these values. ``factors``
+    and ``output_initializer`` as in :class:`MLP`. The defaults are those of DTQL, agents/dtql.py.
     """
 
     action_dim: int
@@ -263,15 +296,22 @@ class GaussianPolicy(nn.Module):
     initializer: Initializer = ORTHOGONAL
     log_std_range: tuple[float, float] = (-5.0, 2.0)
     free_log_std: bool = False
+    log_std_line: tuple[float, float] | None = None
+    output_initializer: Initializer | None = None
 
     @nn.compact
     def __call__(self, observation: jax.Array, factors: Sequence[jax.Array] = ()) -> tuple[jax.Array, jax.Array]:
-        outputs = self.action_dim if self.free_log_std else 2 * self.action_dim
-        output = MLP(self.hidden_dims, outputs, nn.relu, self.initializer, name="trunk")(observation, factors=factors)
+        outputs, last = self.action_dim if self.free_log_std else 2 * self.action_dim, self.output_initializer
+        trunk = MLP(self.hidden_dims, outputs, nn.relu, self.initializer, output_initializer=last, name="trunk")
+        output = trunk(observation, factors=factors)
         if self.free_log_std:
             mean, log_std = output, self.param("log_std", nn.initializers.zeros, (self.action_dim,))
         else:
             mean, log_std = jnp.split(output, 2, axis=-1)
+        if self.log_std_line is not None:
+            start = [nn.initializers.constant(value) for value in self.log_std_line]
+            log_std = self.param("log_std_multiplier", start[0], ()) * log_std
+            log_std += self.param("log_std_offset", start[1], ())
         return mean, jnp.clip(log_std, *self.log_std_range)
 
 

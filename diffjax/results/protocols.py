@@ -14,6 +14,8 @@ from diffjax.errors import UserError, unknown_name
 PAPER = "paper"
 ALL = "all"
 DEFAULT = ("mean", "last", "best")
+OWN_MEANS = {"last5": 5, "last10": 10}
+"""Papers' own rules that are a mean of the last evaluations, and of how many."""
 
 
 class History(NamedTuple):
@@ -91,9 +93,9 @@ def protocols(last: int = 5) -> dict[str, ReportingRule]:
 
 
 def _own(history: History) -> ReportingRule:
-    """The rule of the paper of a run's method; DAC's mean is of five and EDP's of ten, whatever a table's k."""
-    if history.own_rule.startswith("last") and (count := history.own_rule.removeprefix("last")):
-        return protocols(int(count))["mean"]
+    """The rule of the paper of a run's method; its mean is of its own number, whatever a table's k."""
+    if history.own_rule in OWN_MEANS:
+        return protocols(OWN_MEANS[history.own_rule])["mean"]
     return protocols()[history.own_rule]
 
 

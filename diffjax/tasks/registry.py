@@ -23,7 +23,7 @@ from diffjax.envs.scaled import with_bounds
 from diffjax.errors import UserError, unknown_name
 from diffjax.types import ActionBounds
 
-OWN_DATA = ("mini", "local")
+OWN_DATA = ("mini", "wide", "local")
 """Suites whose data the program makes itself on first use."""
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.data.minari_store import Episode
-from diffjax.envs import pointmaze
+from diffjax.envs import pointmaze, thrusters
 from diffjax.envs.base import PureSimulator
 from diffjax.envs.pendulum import PENDULUM
 from diffjax.envs.pointmaze import POINTMAZE
@@ -136,6 +136,50 @@ def pointmaze_expert(key: jax.Array, progress: Progress) -> Policy:
     return lambda _, observation: wanderer.walk_towards(maze, observation / scale + pointmaze.CENTER, goal)
 
 
+NUM_FLIGHTS = 500
+REACH = 2.0  # of a pilot's controller: force per distance, critically damped
+
+
+def steer(count: int, observation: jax.Array) -> jax.Array:
+    """Thrust towards the goal with the least effort, ``(count,)``: ``a_k = u_k . f / F`` of a damped spring's force."""
+    position, velocity = observation[:2], thrusters.VELOCITY_SCALE * observation[2:]
+    wanted = -(REACH * position + 2.0 * REACH**0.5 * velocity)
+    return jnp.clip(thrusters.directions(count) @ wanted / thrusters.FORCE, -1.0, 1.0)
+
+
+def fly(key: jax.Array, simulator: PureSimulator) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Observations, actions and rewards of one flight, by a pilot who uses every other thruster only.
+
+    A pilot is drawn per flight: which half of the thrusters, twice as hard; how bold (0 to 1.2), and how steady.
+    """
+    count = simulator.action_dim
+    start_key, half_key, bold_key, noise_key, step_key = jax.random.split(key, 5)
+    own_half = jnp.arange(count) % 2 == jax.random.bernoulli(half_key)
+    boldness = jax.random.uniform(bold_key, maxval=1.2)
+    noise = jax.random.uniform(noise_key, minval=0.1, maxval=0.6)
+    state = simulator.reset(start_key)
+
+    def step(state: thrusters.State, key: jax.Array) -> tuple[thrusters.State, tuple[jax.Array, ...]]:
+        wanted = jnp.where(own_half, 2.0 * boldness * steer(count, thrusters.observe(state)), 0.0)
+        action = jnp.clip(wanted + noise * jax.random.normal(key, (count,)), -1.0, 1.0)
+        state, observation, reward, _ = simulator.step(state, action)
+        return state, (observation, action, reward)
+
+    _, (observation, action, reward) = jax.lax.scan(step, state, jax.random.split(step_key, simulator.horizon))
+    return jnp.concatenate([thrusters.observe(state)[None], observation]), action, reward
+
+
+def collect_flights(simulator: PureSimulator, key: jax.Array, progress: Progress) -> list[Episode]:
+    """:data:`NUM_FLIGHTS` flights."""
+    flights = jax.jit(jax.vmap(lambda key: fly(key, simulator)))(jax.random.split(key, NUM_FLIGHTS))
+    return [Episode(*map(np.asarray, flight), False) for flight in zip(*flights, strict=True)]
+
+
+def best_pilot(simulator: PureSimulator, key: jax.Array, progress: Progress) -> Policy:
+    """Uses all thrusters, without noise."""
+    return lambda _, observation: steer(simulator.action_dim, observation)
+
+
 TASKS = {
     "pendulum-mixed": Embedded(
         PENDULUM,
@@ -151,6 +195,16 @@ TASKS = {
         collect_pointmaze,
         pointmaze_expert,
     ),
+    **{
+        f"thrusters-{simulator.action_dim}-mixed": Embedded(
+            simulator,
+            "scripted pilots",
+            f"Craft with {simulator.action_dim} thrusters: bold and shy pilots who use one half of them, noisily.",
+            partial(collect_flights, simulator),
+            partial(best_pilot, simulator),
+        )
+        for simulator in thrusters.THRUSTERS
+    },
 }
 
 

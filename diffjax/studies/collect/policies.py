@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax import losses
 from diffjax.errors import UserError, first_line
 from diffjax.files import read_arrays, write_arrays
 from diffjax.studies.collect import sac
@@ -28,7 +29,7 @@ def act(key: jax.Array, params: sac.Params, observation: jax.Array, temperature:
     width, action_dim = last.shape[0], last.shape[1] // 2
     mean, log_std = sac.policy(params, jnp.asarray(observation, jnp.float32), width, action_dim)
     noise = temperature[:, None] * jax.random.normal(key, mean.shape)
-    return sac.squash(mean, log_std, noise)[0]
+    return losses.squashed_normal(mean, log_std, noise)[0]
 
 
 def save_policy(path: Path, policy: Policy) -> None:

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from diffjax import losses
+
 Params = Any
 
 
@@ -97,14 +99,6 @@ def policy(actor: Params, observation: jax.Array, width: int, action_dim: int) -
     return mean, jnp.clip(log_std, -5.0, 2.0)
 
 
-def squash(mean: jax.Array, log_std: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``tanh(mean + std noise)`` and its log-probability, from standard normal ``noise``."""
-    raw = mean + jnp.exp(log_std) * noise
-    log_normal = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2 * jnp.pi)
-    log_slope = 2.0 * (jnp.log(2.0) - raw - jax.nn.softplus(-2.0 * raw))
-    return jnp.tanh(raw), jnp.sum(log_normal - log_slope, axis=-1)
-
-
 def update(noise: jax.Array, next_noise: jax.Array, hyper: Hyper, learner: Learner, batch: History) -> Learner:
     """One gradient step of critics, actor and temperature.
 
@@ -118,7 +112,7 @@ def update(noise: jax.Array, next_noise: jax.Array, hyper: Hyper, learner: Learn
         return jax.vmap(lambda params: MLP(hyper.width, 1).apply(params, pair)[..., 0])(critic)
 
     def sample(actor: Params, observation: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return squash(*policy(actor, observation, hyper.width, action_dim), noise)
+        return losses.squashed_normal(*policy(actor, observation, hyper.width, action_dim), noise)
 
     temperature = jnp.exp(learner.log_temperature)
     next_action, next_log_prob = sample(learner.actor, batch.next_observation, next_noise)

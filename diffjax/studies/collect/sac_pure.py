@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffjax import losses
 from diffjax.envs.base import PureSimulator
 from diffjax.studies.collect import sac
 
@@ -44,7 +45,7 @@ def _interact(key: jax.Array, simulator: PureSimulator, hyper: sac.Hyper, agent:
     action = jnp.where(
         index < hyper.warmup_steps,
         jax.random.uniform(uniform_key, (simulator.action_dim,), minval=-1.0, maxval=1.0),
-        sac.squash(*distribution, noise)[0],
+        losses.squashed_normal(*distribution, noise)[0],
     )
     state, next_observation, reward, terminated = simulator.step(agent.simulator_state, action)
     truncated = (agent.episode_step + 1 >= simulator.horizon) & ~terminated

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax import losses
 from diffjax.envs.base import VectorSimulator
 from diffjax.errors import UserError
 from diffjax.files import whole_file
@@ -80,7 +81,7 @@ def _advance(
 
     learner = jax.lax.fori_loop(0, count, update, learner)
     noise = jax.random.normal(action_key, (count, action_dim))
-    action, _ = sac.squash(*sac.policy(learner.actor, observation, hyper.width, action_dim), noise)
+    action, _ = losses.squashed_normal(*sac.policy(learner.actor, observation, hyper.width, action_dim), noise)
     return learner, replay, action
 
 
@@ -210,7 +211,7 @@ def _first_action(
     if step <= hyper.warmup_steps:
         return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
     distribution = sac.policy(learner.actor, jnp.asarray(observation), hyper.width, action_dim)
-    return sac.squash(*distribution, jax.random.normal(key, shape))[0]
+    return losses.squashed_normal(*distribution, jax.random.normal(key, shape))[0]
 
 
 def _write_scores(out: Path, scores: list[Score]) -> None:
