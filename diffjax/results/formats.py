@@ -46,6 +46,7 @@ _SUMMARY = (
     "marks",
     "is_best",
     "published_in",
+    "published_elsewhere",
     "text",
 )
 
@@ -158,7 +159,8 @@ def _csv(page: Page) -> str:
                 counts = (entry.seeds, entry.failed if is_own else None, entry.running if is_own else None)
                 names = " ".join(LEGEND[mark][0] for mark in entry.marks)
                 numbers = (entry.mean, entry.spread, entry.spread_kind, entry.low, entry.high)
-                writer.writerow([*where, *numbers, *counts, names, entry.is_best, entry.citation, entry.text])
+                printed = (entry.citation, entry.elsewhere)
+                writer.writerow([*where, *numbers, *counts, names, entry.is_best, *printed, entry.text])
     return stream.getvalue()
 
 

@@ -10,7 +10,7 @@ from diffjax.results.statistics import SPREADS
 from diffjax.results.tables import Column, Row, Table
 
 D4RL = "D4RL"  # "D4RL v2": data whose scores may stand beside published ones of the same version
-UNTUNED, QUICK, SHORT, RUNNING, OTHER, UNKNOWN, STANDARD = "†", "‡", "§", "¶", "≠", "?", "*"
+UNTUNED, QUICK, SHORT, RUNNING, OTHER, UNKNOWN, STANDARD, DISPUTED = "†", "‡", "§", "¶", "≠", "?", "*", "~"
 LEGEND = {
     STANDARD: ("published value", "what the published hyper-parameters of this task say."),
     UNTUNED: ("untuned", "no published hyper-parameters for this task; the method's defaults were used."),
@@ -18,6 +18,7 @@ LEGEND = {
     SHORT: ("short", "fewer evaluations than the mean is meant for; that of those there are."),
     RUNNING: ("running", "some runs have not finished; their evaluations so far."),
     OTHER: ("other data", "the published number was reached on the data named behind it, not on those of its row."),
+    DISPUTED: ("disputed", "another place prints another number for what seems to be the same; the CSV has them."),
     UNKNOWN: ("version", "which version of D4RL's data is behind the published number is not established."),
 }
 INTERVAL = "interval"
@@ -98,6 +99,7 @@ class Entry:
     marks: str = ""
     source: str = ""  # of a published number: the short name of what prints it, and by which rule it was taken
     rule: str = ""
+    elsewhere: str = ""  # what other places print for the same
     comparable: bool = True
     is_best: bool = False
     values: Sequence[float] = ()

@@ -110,7 +110,7 @@ def chosen_protocols(names: Sequence[str], last: int) -> tuple[ReportingRule, ..
 
 
 def named(names: Sequence[str], known: Iterable[str], flag: str, kind: str, every: str) -> tuple[str, ...]:
-    """What a flag names, all that is known for ``all``; ``kind`` and ``every`` are the words for one of them.
+    """What a flag names, in any case and punctuation; all for ``all``. ``kind`` and ``every`` are words for one.
 
     Raises:
       UserError: a name is unknown, or stands beside ``all``.
@@ -118,9 +118,15 @@ def named(names: Sequence[str], known: Iterable[str], flag: str, kind: str, ever
     known = tuple(known)
     if tuple(names) == (ALL,):
         return known
+    by_letters = {_letters(name): name for name in known}
     for name in names:
         if name == ALL:
             raise UserError(f"--{flag}=all names every {every}; leave the others out")
-        if name not in known:
+        if _letters(name) not in by_letters:
             raise unknown_name(kind, name, (*known, ALL))
-    return tuple(names)
+    return tuple(by_letters[_letters(name)] for name in names)
+
+
+def _letters(name: str) -> str:
+    """A name as it is told from others: ``TD3+BC`` and ``td3_bc`` are one."""
+    return "".join(filter(str.isalnum, name.casefold()))

@@ -11,6 +11,7 @@ from diffjax.records.schema import SELECTION_RULES
 from diffjax.results import published
 from diffjax.results.page import (
     D4RL,
+    DISPUTED,
     OTHER,
     UNKNOWN,
     Block,
@@ -67,6 +68,10 @@ def published_entry(row: Row, method: str, options: Options) -> Entry:
         source=found.table,
         rule=found.protocol,
     )
+    if others := published.contradictions(found):
+        printed = "; ".join(f"{number(other.mean)} ({other.source})" for other in others)
+        remark = f"{DISPUTED} {entry.remark}".strip()
+        entry = replace(entry, remark=remark, marks=entry.marks + DISPUTED, elsewhere=printed)
     if found.spread is None:
         return replace(entry, seeds=found.seeds)
     shown = with_spread(found.mean, found.spread)
@@ -105,7 +110,7 @@ def published_average(rows: Sequence[Row], method: str, options: Options) -> Ent
         return Entry(remark=f"{len(means)} of {len(rows)} rows")
     mean = statistics.fmean(means)
     printed = _printed_average(rows, method, options, near=mean)
-    kinds = list(dict.fromkeys(mark for entry in entries for mark in entry.marks))
+    kinds = list(dict.fromkeys(mark for entry in entries for mark in entry.marks if mark != DISPUTED))
     mark = OTHER if OTHER in kinds else "".join(kinds)
     if printed is not None and mark != OTHER:
         mean = printed.value

@@ -2,11 +2,12 @@
 
 This folder holds a line per number: ``scores.csv`` those that were read where they are printed or quoted,
 ``unverified.csv`` those that are only remembered, which nothing shows unless asked for. A method of this project has
-the project's name (``dac``, ``dql``, ``bc``), any other the name its table gives it (``IDQL-A``, ``CQL``).
+the project's name (``dac``, ``iql``, ``bc``), any other the name its table gives it (``EDAC``, ``IDQL-1``).
 
 A mean counts as read where another paper quotes it; a spread only where it was read itself. So ``dac`` and ``dtql``
 have no verified spread: DAC's README prints none, and the standard deviation of ``dac_curves`` is another number, of
-single evaluations instead of means of five. Figures a table prints with different rounding stay as printed.
+single evaluations instead of means of five. Figures a table prints with different rounding stay as printed. Where two
+places print different numbers for what seems to be the same, both have a line, and :func:`contradictions` finds them.
 """
 
 import csv
@@ -23,22 +24,27 @@ NOTHING_READ = "no score was found that could be verified"
 
 
 class Source(NamedTuple):
-    """A table, a figure or a text that prints numbers; ``own`` is the method whose paper it is, empty for others'."""
+    """A table, a figure or a text that prints numbers.
+
+    ``own`` is the method whose paper it is, empty for others'; ``reruns`` tells that its authors trained all methods
+    anew, with a program of theirs.
+    """
 
     table: str
     source: str
     own: str
+    reruns: bool
     note: str
 
 
 class Score(NamedTuple):
     """One normalised score (x 100) as ``table`` prints it.
 
-    ``spread`` is the number after ±, ``spread_kind`` what it is: std, population std or se over seeds, or none.
-    ``protocol`` is how a run's number was chosen, by the rule of the method's own paper: ``last5`` (mean of the last
-    five evaluations), ``last``, ``best`` (over training), ``offline`` (by the loss, without the simulator) or
-    ``unknown``. ``data_version`` is D4RL's version behind the number, ``mixed or unknown`` where it is not established;
-    ``task`` names the version the table is usually read as. ``verified``: one of ``VERIFIED``.
+    ``spread`` is the number after ±, ``spread_kind`` what it is: std, population std or se over seeds, unknown or none.
+    ``protocol`` is how a run's number was chosen, by the rule of the method's own paper: ``last5`` or ``last10`` (means
+    of so many last evaluations), ``last``, ``best`` (over training), ``offline`` (by the loss, without the simulator)
+    or ``unknown``. ``data_version`` is D4RL's version behind the number, ``mixed or unknown`` where it is not
+    established; ``task`` names the version the table is usually read as. ``verified``: one of ``VERIFIED``.
     """
 
     method: str
@@ -124,7 +130,7 @@ class Curve(NamedTuple):
 @cache
 def sources() -> Mapping[str, Source]:
     """What prints numbers, by its short name; of quotations, an earlier one is preferred to a later."""
-    return MappingProxyType({row["table"]: Source(**row) for row in _rows("sources.csv")})
+    return MappingProxyType({row["table"]: _source(row) for row in _rows("sources.csv")})
 
 
 @cache
@@ -153,6 +159,35 @@ def preferred(method: str, task: str, unverified: bool = False) -> Score | None:
         ),
         default=None,
     )
+
+
+@cache
+def contradictions(score: Score) -> tuple[Score, ...]:
+    """What other places print for the same method and task, where neither data nor rule are known to be others.
+
+    Of what was trained anew nothing is contradicted. Numbers that differ by no more than the rounding of the shorter
+    one are the same.
+    """
+
+    def may_be_one(first: str, second: str) -> bool:
+        return first == second or bool({"unknown", "mixed or unknown"} & {first, second})
+
+    return tuple(
+        other
+        for other in scores()
+        if (other.method, other.task) == (score.method, score.task)
+        and other.table != score.table
+        and not (sources()[other.table].reruns or sources()[score.table].reruns)
+        and may_be_one(other.data_version, score.data_version)
+        and may_be_one(other.protocol, score.protocol)
+        and abs(other.mean - score.mean) > max(_half_a_digit(other.mean), _half_a_digit(score.mean))
+    )
+
+
+def _half_a_digit(number: float) -> float:
+    """Of a number as it is printed, which has at least one place (``94`` reads 94.0) or was rounded to whole ones."""
+    places = 0 if number == int(number) else len(f"{number:g}".partition(".")[2])
+    return 0.5 * 10.0**-places + 1e-9
 
 
 @cache
@@ -267,6 +302,10 @@ def _number(text: str) -> float | None:
 
 def _whole(text: str) -> int | None:
     return int(text) if text else None
+
+
+def _source(row: dict[str, str]) -> Source:
+    return Source(row["table"], row["source"], row["own"], row["reruns"] == "yes", row["note"])
 
 
 def _score(row: dict[str, str]) -> Score:
