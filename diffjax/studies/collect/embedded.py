@@ -150,13 +150,13 @@ def steer(count: int, observation: jax.Array) -> jax.Array:
 def fly(key: jax.Array, simulator: PureSimulator) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Observations, actions and rewards of one flight, by a pilot who uses every other thruster only.
 
-    A pilot is drawn per flight: which half of the thrusters, twice as hard; how bold (0 to 1.2), and how steady.
+    A pilot is drawn per flight: which half of the thrusters, twice as hard; how bold (0 to 0.8), and how steady.
     """
     count = simulator.action_dim
     start_key, half_key, bold_key, noise_key, step_key = jax.random.split(key, 5)
     own_half = jnp.arange(count) % 2 == jax.random.bernoulli(half_key)
-    boldness = jax.random.uniform(bold_key, maxval=1.2)
-    noise = jax.random.uniform(noise_key, minval=0.1, maxval=0.6)
+    boldness = jax.random.uniform(bold_key, maxval=0.8)
+    noise = jax.random.uniform(noise_key, minval=0.2, maxval=0.8)
     state = simulator.reset(start_key)
 
     def step(state: thrusters.State, key: jax.Array) -> tuple[thrusters.State, tuple[jax.Array, ...]]:
