@@ -13,6 +13,7 @@ from diffjax.data.transitions import Dataset
 from diffjax.envs import pointmaze
 from diffjax.envs.pendulum import PENDULUM
 from diffjax.envs.pointmaze import POINTMAZE
+from diffjax.envs.thrusters import THRUSTERS
 from diffjax.errors import UserError
 from diffjax.launch import cli
 from diffjax.studies.collect import embedded, sac, store, wanderer
@@ -153,7 +154,7 @@ def test_wandering_is_a_function_of_its_key():
     assert first[0].shape == (wanderer.WALK_STEPS + 1, 2)
 
 
-@pytest.mark.parametrize("simulator", [PENDULUM, POINTMAZE], ids=["pendulum", "pointmaze"])
+@pytest.mark.parametrize("simulator", [PENDULUM, POINTMAZE, THRUSTERS[0]], ids=["pendulum", "pointmaze", "thrusters"])
 def test_the_random_policy_scores_nought(simulator):
     (task,) = [task for task in tasks.tasks().values() if task.env_id == simulator.name]
     returns = embedded.play(jax.random.key(7), simulator, embedded.random_policy(simulator), 300)
@@ -168,10 +169,25 @@ def test_the_maze_controller_scores_a_hundred():
     assert scores.ref_max_error == 0.0
 
 
+def test_flights_are_of_two_kinds_and_worse_than_the_best_pilot():
+    (observation, action, reward) = jax.vmap(lambda key: embedded.fly(key, THRUSTERS[0]))(
+        jax.random.split(jax.random.key(0), 40)
+    )
+    horizon, count = THRUSTERS[0].horizon, THRUSTERS[0].action_dim
+    assert (observation.shape, action.shape) == ((40, horizon + 1, 4), (40, horizon, count))
+    assert np.all(np.abs(action) <= 1.0)
+    power = np.mean(np.abs(action[:, :5]), axis=1).reshape(40, -1, 2).mean(axis=1)  # of either half, at the start
+    assert 10 < np.sum(power[:, 0] > power[:, 1]) < 30
+    task = get_task("thrusters-24-mixed")
+    assert task.ref_min < np.mean(np.sum(reward, axis=1)) < 0.8 * task.ref_max
+    scores = embedded.measure_reference_scores(task.id, lambda line: None, episodes=100, seed=0)
+    assert scores.ref_max == pytest.approx(task.ref_max, abs=4 * scores.ref_max_error)
+
+
 def test_only_some_tasks_have_data_of_their_own():
     with pytest.raises(UserError, match="pendulum-mixed, pointmaze-mixed"):
         embedded.measure_reference_scores("hopper-medium-v2", print, 2, 0)
-    with pytest.raises(UserError, match="mini, local"):
+    with pytest.raises(UserError, match="mini, wide, local"):
         store.recipe_of(get_task("hopper-medium-v2"))
 
 
@@ -216,7 +232,7 @@ def test_every_flag_has_a_mode_that_takes_it(arguments: tuple[str, ...]):
     ("arguments", "message"),
     [
         ((), "--task=ID or --env=ID"),
-        (("--task=hopper-medium-v2",), "mini, local"),
+        (("--task=hopper-medium-v2",), "mini, wide, local"),
         (("--task=hopper-medium-v2", "--measure"), "pendulum-mixed, pointmaze-mixed"),
         (("--env=Hopper-v4",), "--level=NAME or --learn=STEPS"),
         (("--env=Hopper-v4", "--learn=100"), "missing --out"),

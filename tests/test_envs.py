@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffjax.envs import pendulum, pointmaze
+from diffjax.envs import pendulum, pointmaze, thrusters
 from diffjax.envs.base import PureSimulator, VectorSimulator
 from diffjax.envs.gym_loop import GymLoop
 from diffjax.envs.jax_vector import JaxVector
@@ -19,6 +19,7 @@ from diffjax.envs.locomotion import ROBOTS
 from diffjax.envs.make import make_vector
 from diffjax.envs.pendulum import PENDULUM
 from diffjax.envs.pointmaze import POINTMAZE
+from diffjax.envs.thrusters import THRUSTERS
 
 SEEDS = np.array([0, 1, 12345, 2**32 - 1], np.uint32)
 
@@ -56,7 +57,9 @@ def test_pendulum_is_gymnasiums():
 
 
 @pytest.mark.parametrize(
-    ("simulator", "least", "most"), [(PENDULUM, -1.0, 0.0), (POINTMAZE, 0.0, 1.0)], ids=["pendulum", "pointmaze"]
+    ("simulator", "least", "most"),
+    [(PENDULUM, -1.0, 0.0), (POINTMAZE, 0.0, 1.0), (THRUSTERS[0], -0.25, 1.0)],
+    ids=["pendulum", "pointmaze", "thrusters"],
 )
 def test_rewards_stay_within_their_bounds(simulator: PureSimulator, least: float, most: float):
     envs = JaxVector(simulator, 4)
@@ -65,6 +68,26 @@ def test_rewards_stay_within_their_bounds(simulator: PureSimulator, least: float
     for _ in range(simulator.horizon):
         _, reward, *_ = envs.step(random.uniform(-1, 1, (4, simulator.action_dim)))
         assert ((reward >= least) & (reward <= most)).all()
+
+
+@pytest.mark.parametrize("count", [24, 50, 100])
+def test_thrusters_push_by_hand(count: int):
+    """Along x with least effort ``a_k = cos(2 pi k / n)`` is all of the force; opposite thrusters push nothing."""
+    along = jnp.cos(2 * jnp.pi * jnp.arange(count) / count)
+    np.testing.assert_allclose(thrusters.force(along), [thrusters.FORCE, 0.0], atol=1e-4)
+    np.testing.assert_allclose(thrusters.force(jnp.ones(count)), 0.0, atol=1e-4)
+    state, observation, reward, terminated = thrusters.step(
+        thrusters.State(jnp.array([-1.0, 0.5]), jnp.array([0.0, 1.0])), along
+    )
+    velocity = np.array([0.4, 1.0 - 0.05])
+    position = np.array([-1.0, 0.5]) + 0.1 * velocity
+    np.testing.assert_allclose(observation, [*position, *velocity / 2], rtol=1e-4)
+    assert reward == pytest.approx(1 / (1 + 4 * np.sum(position**2)) - 0.25 / 2, rel=1e-4)
+    assert not terminated
+    edge = thrusters.State(jnp.array([thrusters.AREA, 0.0]), jnp.array([3.0, 0.0]))
+    state, *_ = thrusters.step(edge, jnp.zeros(count))
+    np.testing.assert_array_equal(state.position, [thrusters.AREA, 0.0])
+    np.testing.assert_array_equal(state.velocity, [0.0, 0.0])
 
 
 def test_pointmaze_moves_and_slides_by_hand():

@@ -42,14 +42,25 @@ def test_the_papers_nine_tasks_in_their_order():
 
 def test_every_task_is_in_one_suite():
     assert suites() == (
-        *("mini", "locomotion", "locomotion-other", "antmaze", "antmaze-v0", "adroit", "adroit-other", "kitchen"),
+        *(
+            "mini",
+            "wide",
+            "locomotion",
+            "locomotion-other",
+            "antmaze",
+            "antmaze-v0",
+            "adroit",
+            "adroit-other",
+            "kitchen",
+        ),
         *("maze2d", "maze2d-dense", "local"),
         *("minari-mujoco", "minari-antmaze", "minari-pointmaze", "minari-adroit", "minari-kitchen"),
     )
     assert suite_tasks("mini") == ("pendulum-mixed", "pointmaze-mixed")
+    assert suite_tasks("wide") == ("thrusters-24-mixed", "thrusters-50-mixed", "thrusters-100-mixed")
     members = [task for suite in suites() for task in suite_tasks(suite)]
     assert sorted(members) == sorted(tasks())
-    assert len(members) == 118
+    assert len(members) == 121
     assert suite_tasks("adroit") == ("pen-human-v1", "pen-cloned-v1")
     assert len(suite_tasks("local")) == 18
 
