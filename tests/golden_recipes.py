@@ -51,6 +51,7 @@ class Recipe:
     step_bound: float = 1e-5  # of networks after updates
     bounds: tuple[tuple[str, float], ...] = ()  # relative, of results whose name ends so; 1e-5 for all others
     gradient_bound: float = 2e-5  # relative to a tensor's largest
+    gradient_floor: float = 1e-2  # a tensor's largest counts as at least this share of its network's
 
     def hyper(self, recorded: dict[str, Any]) -> dict[str, Any]:
         """Our hyper-parameters, but for batch size and Polyak rate."""
@@ -166,7 +167,7 @@ def check_losses(recipe: Recipe, golden: Golden) -> None:
     for key, value in values.items():
         golden.close(key, value, bound_of(recipe, key))
     for key, value in gradients.items():
-        golden.gradients(key, value, recipe.gradient_bound)
+        golden.gradients(key, value, recipe.gradient_bound, recipe.gradient_floor)
 
 
 def check_training(recipe: Recipe, golden: Golden) -> None:

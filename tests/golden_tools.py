@@ -99,9 +99,9 @@ class Golden:
         """:func:`assert_trees` with all arrays below ``prefix/``."""
         assert_trees(actual, self.tree(prefix), f"{self.name}: {prefix}", bound)
 
-    def gradients(self, prefix: str, actual: Any, scale: float = 2e-5) -> None:
+    def gradients(self, prefix: str, actual: Any, scale: float = 2e-5, floor: float = 1e-2) -> None:
         """:func:`assert_gradients` with all arrays below ``prefix/``."""
-        assert_gradients(actual, self.tree(prefix), f"{self.name}: {prefix}", scale)
+        assert_gradients(actual, self.tree(prefix), f"{self.name}: {prefix}", scale, floor)
 
     def unused(self, exempt: tuple[str, ...] = ()) -> list[str]:
         """Recorded results that no test has read, but for inputs and keys with a part of ``exempt``."""
@@ -196,16 +196,16 @@ def assert_trees(actual: Any, expected: Any, what: str, bound: float) -> None:
         assert_absolute(leaf, value, what + jax.tree_util.keystr(path), bound)
 
 
-def assert_gradients(actual: Any, expected: Any, what: str, scale: float = 2e-5) -> None:
+def assert_gradients(actual: Any, expected: Any, what: str, scale: float = 2e-5, floor: float = 1e-2) -> None:
     """Gradient trees of one network; each tensor within ``scale`` times its own largest recorded magnitude.
 
     A tensor that is all but zero beside the network's largest gradient is the sum of terms that cancel: its bound is
-    that of a hundredth of the largest.
+    that of the share ``floor`` of the largest.
     """
     network = max(float(np.max(np.abs(value))) for value in jax.tree.leaves(expected))
     assert jax.tree.structure(actual) == jax.tree.structure(expected), f"{what}: other structure"
     for path, value in jax.tree_util.tree_leaves_with_path(expected):
         leaf = functools.reduce(lambda node, key: node[key.key], path, actual)
         largest = float(np.max(np.abs(value)))
-        bound = scale * max(largest, 1e-2 * network)
+        bound = scale * max(largest, floor * network)
         assert_absolute(leaf, value, what + jax.tree_util.keystr(path), bound)

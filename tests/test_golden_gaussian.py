@@ -360,6 +360,7 @@ class CQL(Recipe):
     """Where the recordings of CQL meet our functions."""
 
     method = cql.METHOD
+    gradient_floor = 0.1  # the conservative term all but cancels in the sum that is the last bias's gradient
 
     def hyper(self, recorded: dict[str, Any]) -> dict[str, Any]:
         constants = (recorded["log_std_offset_init"], recorded["log_alpha_prime_init"], recorded["target_entropy"])

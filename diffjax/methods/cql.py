@@ -136,7 +136,7 @@ def init(key: jax.Array, spec: Spec, hyper: Hyper) -> State:
     critic = tuple(network.init(critic_key, *spec.example()) for network, critic_key in keys_of)
     actor = actor_network(hyper, spec.action_dim).init(actor_key, spec.example()[0])
     log_alpha = learner(jnp.zeros(())) if hyper.tune_temperature else None
-    return State(learner(actor), learner(critic), copies(critic), log_alpha, learner(jnp.asarray(LOG_MULTIPLIER)))
+    return State(learner(actor), learner(critic), copies(critic), log_alpha, learner(jnp.float32(LOG_MULTIPLIER)))
 
 
 def draw(key: jax.Array, spec: Spec, hyper: Hyper) -> Draws:
