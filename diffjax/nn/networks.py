@@ -58,7 +58,7 @@ TORCH = Initializer(lambda key, shape: _fan_in_uniform(key, shape, shape[0]), _f
 """PyTorch's default: kernel and bias uniform in ``+-1 / sqrt(fan_in)``."""
 GLOROT = Initializer(nn.initializers.xavier_uniform(), _zeros)
 LECUN = Initializer(nn.initializers.lecun_normal(), _zeros)
-"""Flax's default: kernel normal with variance ``1 / fan_in``, cut at two deviations; bias zero."""
+"""Flax's default: kernel normal with variance ``1 / fan_in``, cut at two deviations, bias zero."""
 ORTHOGONAL = Initializer(_orthogonal, _zeros)
 ORTHOGONAL_SQRT2 = Initializer(lambda key, shape: np.float32(np.sqrt(2.0)) * _orthogonal(key, shape), _zeros)
 """Orthogonal times ``sqrt(2)``, bias zero (IQL: output layers too)."""
