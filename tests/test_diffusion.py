@@ -18,6 +18,7 @@ from diffjax.diffusion.denoisers import (
     edm_denoiser,
     edm_scales,
     epsilon_denoiser,
+    epsilon_from_x0,
     gaussian_epsilon,
     v_denoiser,
     x0_from_epsilon,
@@ -36,16 +37,20 @@ from diffjax.diffusion.samplers import (
     ChainNoise,
     ancestral_chain,
     ancestral_sample,
+    ddim_chain,
     draw_chain_noise,
     transition_std,
 )
 from diffjax.diffusion.schedules import (
+    bound_weights,
     cosine_betas,
     discrete_schedule,
     elbo_sigma,
+    interpolated_vp,
     linear_betas,
     linear_vp,
     log_logistic_sigma,
+    scaled_linear_betas,
     scales,
     vp_betas,
 )
@@ -94,6 +99,29 @@ def test_linear_betas_by_hand():
     np.testing.assert_allclose(linear_betas(3), [1e-4, 0.01005, 0.02])
 
 
+def test_scaled_linear_betas_are_those_of_a_thousand_steps_rescaled():
+    np.testing.assert_allclose(scaled_linear_betas(1000), linear_betas(1000), rtol=1e-12)
+    np.testing.assert_allclose(scaled_linear_betas(25)[[0, 12, 24]], [0.004, 0.402, 0.8], rtol=1e-12)
+
+
+def test_weights_of_the_variational_bound_by_hand():
+    """``beta`` 0.5 and 0.5 have ``alpha_bar`` 0.5 and 0.25: ``0.5 / (2 * 0.5 * 0.5) = 1`` and ``0.5 / 0.75``."""
+    schedule = discrete_schedule("vp", 2)._replace(
+        beta=np.full(2, 0.5, np.float32), alpha_bar=np.array([0.5, 0.25], np.float32)
+    )
+    np.testing.assert_allclose(bound_weights(schedule), [1.2, 0.8], rtol=1e-6)
+
+
+def test_continuous_schedule_through_a_discrete_one():
+    """``log alpha`` at 1/2 and 1 is half that of ``alpha_bar``; between and beyond on the same line."""
+    schedule = discrete_schedule("vp", 2)._replace(alpha_bar=np.exp(np.array([-2.0, -6.0], np.float32)))
+    continuous = interpolated_vp(schedule)
+    time = np.array([0.5, 0.75, 1.0, 1.1, 0.4])
+    log_alpha = continuous.log_alpha(time)
+    np.testing.assert_allclose(log_alpha, [-1.0, -2.0, -3.0, -3.4, -0.6], rtol=1e-6)
+    np.testing.assert_allclose(continuous.time(log_alpha - 0.5 * np.log(-np.expm1(2 * log_alpha))), time, rtol=1e-6)
+
+
 def test_cosine_betas_by_hand():
     """Angles of T = 2: ``(0.008, 0.508, 1.008) / 1.008 * pi / 2``; the last ratio would leave 1, above the bound."""
     middle = math.cos(0.508 / 1.008 * math.pi / 2) ** 2
@@ -115,7 +143,7 @@ def test_schedules_are_consistent(name, steps):
     np.testing.assert_allclose(mean, np.sqrt(schedule.alpha_bar_prev), rtol=2e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "steps"), [("sigmoid", 5), ("vp", 0)])
+@pytest.mark.parametrize(("name", "steps"), [("sigmoid", 5), ("vp", 0), ("scaled_linear", 20)])
 def test_impossible_schedules_are_refused(name, steps):
     with pytest.raises(ValueError, match="schedule"):
         discrete_schedule(name, steps)
@@ -150,6 +178,12 @@ def test_a_perfect_network_recovers_the_clean_sample(parametrisation):
     velocity = jnp.sqrt(alpha_bar) * noise - jnp.sqrt(1 - alpha_bar) * x_0
     make, output = {"epsilon": (epsilon_denoiser, noise), "v": (v_denoiser, velocity)}[parametrisation]
     np.testing.assert_allclose(make(lambda x, index: output, VP)(x, index), x_0, atol=2e-5)
+
+
+def test_noise_that_goes_with_a_clean_sample():
+    x, index, noise = jnp.array([[0.3, -2.0], [1.0, 0.0]]), jnp.array([0, 4]), jnp.array([[1.0, 0.5], [-1.0, 2.0]])
+    x_0 = x0_from_epsilon(VP, x, index, noise)
+    np.testing.assert_allclose(epsilon_from_x0(VP, x, index, x_0), noise, atol=1e-5)
 
 
 def test_v_and_epsilon_denoisers_agree_on_any_network():
@@ -226,6 +260,28 @@ def test_clipped_gaussian_chain_by_monte_carlo():
     assert np.std(sample) == pytest.approx(0.2946, abs=2e-3)  # four standard errors
     assert np.mean(sample) == pytest.approx(0.0, abs=3e-3)
     assert np.max(np.abs(sample)) <= 1.0
+
+
+def test_deterministic_chain_of_a_gaussian_scales_as_its_marginals():
+    """The chain of many exact steps takes ``x`` to ``x std / sqrt(alpha_bar_T std^2 + 1 - alpha_bar_T)``."""
+    schedule, std = discrete_schedule("scaled_linear", 1000), 0.5
+    denoiser = epsilon_denoiser(gaussian_epsilon(schedule, std), schedule)
+    start = jnp.array([-1.5, 0.4])
+    chain = jax.jit(lambda x: ddim_chain(denoiser, schedule, x, clip=None))(start)
+    assert chain.shape == (1001, 2)
+    np.testing.assert_array_equal(chain[0], start)
+    last = schedule.alpha_bar[-1]
+    np.testing.assert_allclose(chain[-1], start * std / math.sqrt(last * std**2 + 1 - last), rtol=1e-2)
+
+
+def test_deterministic_chain_by_hand():
+    """A clean sample of 3, clipped to 1: ``epsilon = (x - sqrt(ab) 1) / sqrt(1 - ab)``, and the end is the sample."""
+    schedule, start = discrete_schedule("vp", 2), jnp.array([2.0])
+    chain = ddim_chain(lambda x, index: 3.0 * jnp.ones_like(x), schedule, start, clip=1.0)
+    late, early = float(schedule.alpha_bar[1]), float(schedule.alpha_bar[0])
+    epsilon = (2.0 - math.sqrt(late)) / math.sqrt(1 - late)
+    np.testing.assert_allclose(chain[1], [math.sqrt(early) + math.sqrt(1 - early) * epsilon], rtol=1e-5)
+    np.testing.assert_allclose(chain[2], [1.0], rtol=1e-6)
 
 
 def test_chain_uses_its_noise_in_order():

@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffjax import losses
-from diffjax.nn.learners import cosine_decay, descend, ema_rate, learn, learner, polyak
+from diffjax.nn.learners import cosine_decay, descend, ema_rate, learn, learn_each, learner, learners, polyak
 
 VALUES = jnp.array([[1.0, 5.0], [3.0, 1.0]])  # two critics, two states
 
@@ -62,6 +63,12 @@ def test_reductions_over_samples():
     np.testing.assert_allclose(losses.max_over_samples(values), [[3.0, 0.0]])
     assert losses.SAMPLE_REDUCTIONS["mean"] is losses.mean_over_samples
     assert losses.SAMPLE_REDUCTIONS["max"] is losses.max_over_samples
+
+
+def test_a_rank_over_samples_is_taken_inside_each_member():
+    values = jnp.array([[[1.0, 3.0, 2.0]], [[0.0, -2.0, 5.0]]])
+    np.testing.assert_array_equal(losses.largest_over_samples(values, 1), [[3.0], [5.0]])
+    np.testing.assert_array_equal(losses.largest_over_samples(values, 2), [[2.0], [0.0]])
 
 
 def test_lower_confidence_bound_has_the_population_deviation():
@@ -322,6 +329,24 @@ def test_clipping_scales_to_the_joint_norm(bound, factor):
     np.testing.assert_allclose(moment["a"], 0.3 * factor, rtol=1e-5)
     np.testing.assert_allclose(moment["b"], [[0.4 * factor]], rtol=1e-5)
     assert norm == pytest.approx(5.0)
+
+
+def test_members_that_learn_apart_are_clipped_apart():
+    """Gradients 3 and 0.5 of two members, at most 1 each: first moments are a tenth of 1 and of 0.5."""
+
+    def loss(params, slope):
+        return jnp.sum(params["w"] * params["slope"]) * slope, {"critic/loss": params["slope"]}
+
+    state = learners({"w": jnp.zeros((2, 1)), "slope": jnp.array([3.0, 0.5])})
+    after, metrics = learn_each(loss, state, 0.1, 1.0, clip=1.0, name="critic")
+    np.testing.assert_allclose(optax.tree.get(after.opt_state, "mu")["w"][:, 0], [0.1, 0.05], rtol=1e-5)
+    assert optax.tree.get(after.opt_state, "count").tolist() == [1, 1]
+    assert metrics["critic/loss"] == pytest.approx(1.75)
+    assert metrics["critic/grad_norm"] == pytest.approx(1.75)
+    for i in range(2):  # each as if it were alone
+        member = jax.tree.map(lambda x, i=i: x[i], {"w": jnp.zeros((2, 1)), "slope": jnp.array([3.0, 0.5])})
+        alone, _ = learn(loss, learner(member), 0.1, 1.0, clip=1.0, name="critic")
+        chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], after.params), alone.params)
 
 
 def test_descend_of_nothing_stays():

@@ -339,6 +339,13 @@ def test_time_frequencies():
     np.testing.assert_allclose(features[1, 2, 8:], 1.0, atol=1e-6)
 
 
+def test_time_frequencies_without_the_endpoint():
+    """EDP divides by 8 and not by 7: the last of 8 frequencies is ``10000^(-7/8)``."""
+    features = sinusoidal(jnp.asarray(1e-3), 16, cos_first=True, endpoint=False)
+    frequency = 10.0 ** (-0.5 * np.arange(8))
+    np.testing.assert_allclose(features[8:] / 1e-3, frequency, rtol=1e-5)
+
+
 def noise_network(**changes):
     return NoiseNetwork(3, (8, 8), TORCH, ("action", "time", "observation"), **changes)
 
@@ -407,6 +414,21 @@ def test_condition_is_two_layers_on_the_waves():
     np.testing.assert_allclose(network.apply({"params": params}, action, time, observation), expected, rtol=1e-5)
     many = network.apply({"params": params}, action[None].repeat(6, 0), time, observation)
     np.testing.assert_allclose(many, jnp.broadcast_to(expected, (6, 1)), rtol=1e-5)
+
+
+def test_noise_network_passes_its_options_on():
+    """A LayerNorm with a huge epsilon leaves its bias: hidden layers say 0, and the output its own bias."""
+    network = noise_network(layer_norm=True, norm_epsilon=1e12)
+    action, time, observation = jnp.array([0.1, 0.2, 0.3]), jnp.array(2.0), jnp.arange(5.0)
+    params = init(network, action, time, observation)
+    trunk = params["params"]["trunk"]
+    assert set(trunk) == {"layer_0", "norm_0", "layer_1", "norm_1", "layer_2"}
+    output = network.apply(params, action, time, observation)
+    np.testing.assert_allclose(output, trunk["layer_2"]["bias"], atol=1e-5)
+    plain, other = noise_network(), noise_network(time_endpoint=False)
+    params = init(plain, action, time, observation)
+    features = [net.apply(params, time, method="embed_time") for net in (plain, other)]
+    assert float(jnp.max(jnp.abs(features[0] - features[1]))) > 1e-3
 
 
 def test_noise_network_broadcasts_times_and_observations():

@@ -118,6 +118,27 @@ def test_a_variant_with_rows_of_its_own_reads_those_alone():
     assert (quick.hyper.batch_size, quick.hyper.simultaneous) == (64, True)
 
 
+@pytest.mark.parametrize(
+    ("variant", "task", "hyper", "protocol"),
+    [
+        ("td3", "hopper-medium-v2", ("dpm", 1000, 10, 5.0), ("raw", 2_000_000)),
+        ("td3", "antmaze-large-play-v0", ("dpm", 1000, 10, 10.0), ("cql_antmaze", 1_000_000)),
+        ("crr", "kitchen-partial-v0", ("dpm", 1000, 10, 10.0), ("limits", 1_000_000)),
+        ("iql", "hopper-medium-v2", ("dpm", 1000, 10, 5.0), ("dac_iql_locomotion", 2_000_000)),
+        ("iql", "antmaze-large-play-v0", ("dpm", 1000, 10, 10.0), ("iql_antmaze", 1_000_000)),
+        ("code", "hopper-medium-v2", ("ddpm", 100, 50, 9.0), ("raw", 2_000_000)),
+        ("code", "pen-human-v1", ("ddpm", 100, 50, 7.0), ("limits", 2_000_000)),
+    ],
+)
+def test_sections_of_a_variant_stand_in_the_place_of_the_methods(variant, task, hyper, protocol):
+    """EDP's variants of paper and program."""
+    found = resolve("edp", task, variant=variant)
+    names = ("sampler", "diffusion_steps", "candidates", "max_grad_norm")
+    assert tuple(getattr(found.hyper, name) for name in names) == hyper
+    assert (found.protocol.reward, found.protocol.steps, found.protocol.selection) == (*protocol, "last10")
+    assert found.tuning == "published"
+
+
 def test_overrides_are_typed():
     values = check_overrides(
         "dac",

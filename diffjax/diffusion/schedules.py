@@ -128,7 +128,7 @@ def elbo_sigma(
 
 
 def bound_weights(schedule: DiscreteSchedule) -> np.ndarray:
-    """``beta / (2 (1 - alpha_bar) alpha)``, ``(T,)``, of mean 1: the bound's weights of squared noise errors.
+    """``beta / (2 (1 - alpha_bar) alpha)``, ``(T,)``, to mean 1: what the variational bound weighs noise errors with.
 
     Source: Ho et al. 2020, arXiv 2006.11239, eq. 12 with ``sigma^2 = beta``; EDP, diffusion/diffusion.py.
     """

@@ -58,7 +58,7 @@ TORCH = Initializer(lambda key, shape: _fan_in_uniform(key, shape, shape[0]), _f
 """PyTorch's default: kernel and bias uniform in ``+-1 / sqrt(fan_in)``."""
 GLOROT = Initializer(nn.initializers.xavier_uniform(), _zeros)
 LECUN = Initializer(nn.initializers.lecun_normal(), _zeros)
-"""Flax's default: kernel normal with variance ``1 / fan_in``, cut at two deviations; bias zero."""
+"""Flax's default: kernel normal with variance ``1 / fan_in``, cut at two deviations, bias zero."""
 ORTHOGONAL = Initializer(_orthogonal, _zeros)
 SMALL_UNIFORM = Initializer(lambda key, shape: jax.random.uniform(key, shape, minval=-0.01, maxval=0.01), _zeros)
 """Kernel uniform in ``+-0.01``, bias zero (DiffPoGAN's flow)."""
