@@ -34,6 +34,9 @@ def tiny(name: str, variant: str, **changes: Any) -> tuple[Method, Any]:
     known = {field.name for field in dataclasses.fields(hyper)}
     keep = {"candidates"} if getattr(hyper, "candidates", 0) == 1 else set()
     values = {key: value for key, value in TINY.items() if key in known - keep} | changes
+    for whole in ("hidden_dims", "batch_size"):  # those of a part of the method, but for such as take the whole's
+        parts = {field for field in known - values.keys() if field.endswith(f"_{whole}") and getattr(hyper, field)}
+        values |= dict.fromkeys(parts, values[whole])
     return method, dataclasses.replace(hyper, **values)
 
 
@@ -77,7 +80,7 @@ def random_batches(method: Method, hyper: Any, phase: int = -1, seed: int = 0) -
     shapes = shapes_of_labels(method, phase % len(method.phases), hyper)
 
     def random(key: jax.Array) -> Batch:
-        batch = random_batch(key, hyper.batch_size, view=method.view)
+        batch = random_batch(key, method.phases[phase].batch_size(hyper), view=method.view)
         rows, label_key = batch.reward.shape, jax.random.fold_in(key, 1)
         labels = jax.tree.map(lambda x: jax.random.normal(label_key, (*rows, *x.shape)).astype(x.dtype), shapes)
         return batch._replace(labels=labels)

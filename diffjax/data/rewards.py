@@ -90,6 +90,20 @@ def dac_iql_locomotion(transitions: Transitions) -> Affine:
     return 1000.0 / _range("dac_iql_locomotion", returns), 0.0
 
 
+def corl_locomotion(transitions: Transitions, max_episode_steps: int = 1000) -> Affine:
+    """``max_episode_steps r / (max R - min R)``: the few locomotion rows of CORL's IQL and CQL that scale rewards.
+
+    A trajectory ends with a terminal, or after ``max_episode_steps`` transitions wherever it began, which in data with
+    time limits slides over the borders of episodes; what follows the last end is ignored.
+    """
+    _check_trajectories("corl_locomotion", transitions)
+    terminal, place = _terminal(transitions), np.arange(len(transitions.row))
+    first = np.maximum.accumulate(np.where(np.append(True, terminal[:-1]), place, 0))
+    end = terminal | ((place - first + 1) % max_episode_steps == 0)
+    returns = trajectory_returns(_reward(transitions), end)[: int(end.sum())]
+    return max_episode_steps / _range("corl_locomotion", returns), 0.0
+
+
 def dac_traj_normalize(transitions: Transitions) -> Affine:
     """``L r / (max R - min R)``, DAC, with ``L`` the mean trajectory length rounded down."""
     _check_trajectories("dac_traj_normalize", transitions)
@@ -136,6 +150,7 @@ REWARD_TRANSFORMS: Mapping[str, Callable[[Transitions], Affine]] = MappingProxyT
             antmaze100,
             iql_locomotion,
             dac_iql_locomotion,
+            corl_locomotion,
             dac_traj_normalize,
             dac_reward_normalize,
         )

@@ -18,7 +18,9 @@ from diffjax.methods import (
     dtql,
     dtql_kl,
     iql,
+    qgpo,
     rebrac,
+    sfbc,
     td3_bc,
 )
 from diffjax.methods.base import Method
@@ -55,6 +57,8 @@ METHODS = _registered(
         "td3_bc": {"default": td3_bc.METHOD},
         "rebrac": {"default": rebrac.METHOD},
         "awac": {"default": awac.METHOD},
+        "qgpo": {"default": qgpo.METHOD},
+        "sfbc": {"default": sfbc.METHOD},
         "bc": {"default": bc.METHOD},
     }
 )
