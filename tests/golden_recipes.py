@@ -189,7 +189,9 @@ def train(recipe: Recipe, golden: Golden, scenario: str) -> None:
         for name, value in seen.items():
             if f"{at}/{name}" in golden:  # a delayed step logs what it did, and some programs not all of that
                 golden.close(f"{at}/{name}", value, bound_of(recipe, name))
-        golden.trees(f"{at}/params", recipe.nets(state), recipe.step_bound)
+        nets = recipe.nets(state)
+        stored = {name: nets[name] for name in golden.tree(f"{at}/params")}  # some steps keep only some networks
+        golden.trees(f"{at}/params", stored, recipe.step_bound)
 
 
 def moved(before: Tree, after: Tree) -> dict[str, bool]:

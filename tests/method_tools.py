@@ -23,7 +23,7 @@ TINY: dict[str, Any] = {
     "batch_size": 8,
     "num_critics": 3,
     "target_samples": 2,
-    "candidates": 6,
+    "candidates": 16,
 }
 
 
@@ -34,9 +34,12 @@ def tiny(name: str, variant: str, **changes: Any) -> tuple[Method, Any]:
     known = {field.name for field in dataclasses.fields(hyper)}
     keep = {"candidates"} if getattr(hyper, "candidates", 0) == 1 else set()
     values = {key: value for key, value in TINY.items() if key in known - keep} | changes
-    for whole in ("hidden_dims", "batch_size"):  # those of a part of the method, but for such as take the whole's
-        parts = {field for field in known - values.keys() if field.endswith(f"_{whole}") and getattr(hyper, field)}
-        values |= dict.fromkeys(parts, values[whole])
+    # What is of a part of the method: the same widths, unless it takes the whole's, and as many rows in proportion.
+    for field in sorted(known - values.keys()):
+        if field.endswith("_hidden_dims") and getattr(hyper, field):
+            values[field] = values["hidden_dims"]
+        if field.endswith("_batch_size"):
+            values[field] = values["batch_size"] * getattr(hyper, field) // hyper.batch_size
     return method, dataclasses.replace(hyper, **values)
 
 

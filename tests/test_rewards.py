@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffjax.data.rewards import REWARD_TRANSFORMS, dac_trajectory_ends, reward_affine
+from diffjax.data.rewards import REWARD_TRANSFORMS, corl_locomotion, dac_trajectory_ends, reward_affine
 from diffjax.data.transitions import Transitions
 from diffjax.errors import UserError
 
@@ -28,6 +28,8 @@ GOLDEN_TRANSFORMS = {
     "dac/antmaze": "antmaze",
     "dac/antmaze100": "antmaze100",
 }
+
+RECORDED_ELSEWHERE = {"corl_locomotion", "corl_cql_antmaze"}  # test_golden_gaussian.py
 
 
 def flat(observation, action, reward, next_observation, terminal) -> Transitions:
@@ -105,7 +107,7 @@ def test_every_recorded_array_is_reproduced(golden, goldens_dir):
     assert derived == set(GOLDEN_TRANSFORMS) | {
         f"dac_dataset/{key}" for key in ("dones_float", "masks", "actions_clipped")
     }
-    assert set(GOLDEN_TRANSFORMS.values()) == set(REWARD_TRANSFORMS)
+    assert set(GOLDEN_TRANSFORMS.values()) | RECORDED_ELSEWHERE == set(REWARD_TRANSFORMS)
 
 
 # Returns: 3 (terminal), 10 (cut), 7 (terminal), 100 (unfinished tail). Rewards 1 2 4 6 3 4 100: mean 120 / 7.
@@ -125,6 +127,8 @@ HAND_SQUARES = 1 + 4 + 16 + 36 + 9 + 16 + 10000 - 120**2 / 7
         ("dac_reward_normalize", ((HAND_SQUARES / 7) ** -0.5, -120 / 7 * (HAND_SQUARES / 7) ** -0.5)),
         ("iql_locomotion", (1000 / (17 - 3), 0.0)),  # terminal to terminal: 3, 10 + 7; the tail is ignored
         ("dac_iql_locomotion", (1000 / (100 - 3), 0.0)),  # 3, 10, 7, 100
+        ("corl_locomotion", (1000 / (17 - 3), 0.0)),  # the same, for no trajectory is a thousand transitions long
+        ("corl_cql_antmaze", (10.0, -5.0)),
         ("dac_traj_normalize", (1 / (100 - 3), 0.0)),  # lengths 2, 2, 2, 1: mean 1.75, rounded down
     ],
 )
@@ -178,6 +182,24 @@ def test_iql_locomotion_is_the_published_loop(parts):
                 returns.append(total)
                 total = 0.0
     check_range_transform("iql_locomotion", episodes(*parts), returns, 1000.0)
+
+
+@given(EPISODES, st.integers(1, 4))
+def test_corl_locomotion_is_the_published_loop(parts, limit):
+    returns, total, length = [], 0.0, 0
+    for rewards, ended in parts:
+        for index, reward in enumerate(rewards):
+            total, length = total + reward, length + 1
+            if (ended and index == len(rewards) - 1) or length == limit:
+                returns.append(total)
+                total, length = 0.0, 0
+    data = episodes(*parts)
+    if len(set(returns)) > 1:
+        expected = (limit / (max(returns) - min(returns)), 0.0)
+        assert corl_locomotion(data, limit) == pytest.approx(expected)
+    else:
+        with pytest.raises(UserError, match=f"'corl_locomotion' divides by the range.*rule: {len(returns)}"):
+            corl_locomotion(data, limit)
 
 
 @given(EPISODES)

@@ -1,8 +1,8 @@
 """The reward transforms of the published programs, each ``r' = scale * r + shift``.
 
-Two families exist: the torch programs (Diffusion-QL, DiffCPS, DiffPoGAN, DTQL) and DAC. Where they disagree
-about a transform of the same name, DAC's carries the prefix ``dac_``. Every statistic is over the transitions
-that are trained on (``row``), in their order, and is computed in float64.
+Three families exist: the torch programs (Diffusion-QL, DiffCPS, DiffPoGAN, DTQL), DAC and CORL. Where they disagree
+about a transform of the same name, DAC's carries the prefix ``dac_`` and CORL's ``corl_``. Every statistic is over the
+transitions that are trained on (``row``), in their order, and is computed in float64.
 """
 
 import difflib
@@ -104,6 +104,11 @@ def corl_locomotion(transitions: Transitions, max_episode_steps: int = 1000) -> 
     return max_episode_steps / _range("corl_locomotion", returns), 0.0
 
 
+def corl_cql_antmaze(transitions: Transitions) -> Affine:
+    """``10 r - 5``. AntMaze in CORL's CQL."""
+    return 10.0, -5.0
+
+
 def dac_traj_normalize(transitions: Transitions) -> Affine:
     """``L r / (max R - min R)``, DAC, with ``L`` the mean trajectory length rounded down."""
     _check_trajectories("dac_traj_normalize", transitions)
@@ -151,6 +156,7 @@ REWARD_TRANSFORMS: Mapping[str, Callable[[Transitions], Affine]] = MappingProxyT
             iql_locomotion,
             dac_iql_locomotion,
             corl_locomotion,
+            corl_cql_antmaze,
             dac_traj_normalize,
             dac_reward_normalize,
         )

@@ -218,14 +218,18 @@ def update(
     return state._replace(guidance=guidance), critic_metrics | weigh(metrics)
 
 
+def energy_slope(state: State, hyper: Hyper, action: jax.Array, time: jax.Array, observation: jax.Array) -> jax.Array:
+    """``grad_a f(a_t, t, s)``, like ``action``."""
+    given = (state.guidance.params, state.guidance_frequency, hyper)
+    return jax.grad(lambda a: jnp.sum(energy_at(*given, a, time, observation)))(action)
+
+
 def guided_noise(state: State, hyper: Hyper, action: jax.Array, time: jax.Array, observation: jax.Array) -> jax.Array:
     """``epsilon(a_t, t, s) - guidance_scale sigma(t) grad_a f(a_t, t, s)``, like ``action``."""
     network = score_policy.network(hyper, action.shape[-1])
     noise = predicted_noise(state.behavior.params, state.frequency, network, action, time, observation)
-    given = (state.guidance.params, state.guidance_frequency, hyper)
-    slope = jax.grad(lambda a: jnp.sum(energy_at(*given, a, time, observation)))(action)
     _, sigma = scales(SCHEDULE.log_alpha(time))
-    return noise - hyper.guidance_scale * sigma[..., None] * slope
+    return noise - hyper.guidance_scale * sigma[..., None] * energy_slope(state, hyper, action, time, observation)
 
 
 def sample(start: jax.Array, state: State, hyper: Hyper, observation: jax.Array) -> Solution:

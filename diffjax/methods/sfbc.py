@@ -103,17 +103,30 @@ def plan(hyper: Hyper) -> Plan:
     return score_policy.solver_plan(third_orders(hyper.sampler_steps), "noise")
 
 
+def critic_network(hyper: Hyper) -> MLP:
+    """``Q`` on ``[observation, action]``."""
+    return MLP(hyper.hidden_dims, 1, nn.silu, TORCH)
+
+
 def q_value(critic: Params, hyper: Hyper, observation: jax.Array, action: jax.Array) -> jax.Array:
     """``Q(s, a)`` in units of standardised returns, ``(...,)``; leading axes broadcast."""
-    return MLP(hyper.hidden_dims, 1, nn.silu, TORCH).apply(critic, observation, action)[..., 0]
+    return critic_network(hyper).apply(critic, observation, action)[..., 0]
 
 
 def init(key: jax.Array, spec: Spec, hyper: Hyper) -> State:
     """Fresh state."""
     behavior_key, frequency_key, critic_key = jax.random.split(key, 3)
-    critic = MLP(hyper.hidden_dims, 1, nn.silu, TORCH).init(critic_key, *spec.example())
+    critic = critic_network(hyper).init(critic_key, *spec.example())
     behavior = score_policy.init_behavior(behavior_key, network(hyper, spec.action_dim), spec)
     return State(learner(behavior), draw_frequencies(frequency_key), learner(critic), copies(critic))
+
+
+def epoch_rows(rows: int, least: int) -> int:
+    """Rows of one of the program's epochs: whole passes over the data, as many as come nearest to ``least`` rows.
+
+    The table's numbers of steps are those of such epochs over data that hold ``least`` rows.
+    """
+    return max(round(least / rows), 1) * rows
 
 
 def draw_support(key: jax.Array, spec: Spec, hyper: Hyper, rows: int) -> jax.Array:
@@ -150,14 +163,18 @@ def labels(draws: jax.Array, spec: Spec, state: State, hyper: Hyper, batch: Batc
     return labelled(support, losses.planned_return(batch.reward, rows.end, value, hyper.discount), rows)
 
 
+def critic_target(labels: Labels) -> jax.Array:
+    """``(R - mean) / max(std, 0.1)``."""
+    return (labels.returns - labels.mean) / jnp.maximum(labels.std, LEAST_STD)
+
+
 def critic_loss(critic: Params, hyper: Hyper, batch: Batch) -> tuple[jax.Array, Scalars]:
-    """``mean (Q(s, a) - (R - mean) / max(std, 0.1))^2``."""
-    scale = jnp.maximum(batch.labels.std, LEAST_STD)
+    """``mean (Q(s, a) - target)^2``; its metrics are in the units of rewards."""
     q = q_value(critic, hyper, batch.observation, batch.action)
-    loss = jnp.mean((q - (batch.labels.returns - batch.labels.mean) / scale) ** 2)
+    loss = jnp.mean((q - critic_target(batch.labels)) ** 2)
     return loss, {
         "critic/loss": loss,
-        "critic/q_mean": jnp.mean(q * scale + batch.labels.mean),
+        "critic/q_mean": jnp.mean(q * jnp.maximum(batch.labels.std, LEAST_STD) + batch.labels.mean),
         "critic/target_mean": jnp.mean(batch.labels.returns),
     }
 
@@ -185,13 +202,11 @@ def selection_logits(q: jax.Array, hyper: Hyper) -> jax.Array:
     return jnp.minimum(y, jax.lax.top_k(y, hyper.averaged)[0][-1] + CAP)
 
 
-def selected(uniform: jax.Array, hyper: Hyper, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Which candidates an action is made of and their weights, ``(averaged,)`` each."""
+def selected(uniform: jax.Array, hyper: Hyper, logits: jax.Array) -> jax.Array:
+    """Which candidates an action is made of, ``(averaged,)``."""
     if hyper.with_replacement:
-        index = softmax_indices(logits, uniform[: hyper.averaged])
-    else:
-        index = successive_indices(nn.softmax(logits), uniform, hyper.averaged)
-    return index, nn.softmax(logits[index] if hyper.weighted_mean else jnp.zeros(hyper.averaged))
+        return softmax_indices(logits, uniform[: hyper.averaged])
+    return successive_indices(nn.softmax(logits), uniform, hyper.averaged)
 
 
 def draw_action(key: jax.Array, spec: Spec, hyper: Hyper) -> ActionDraws:
@@ -205,8 +220,11 @@ def choose(draws: ActionDraws, state: State, hyper: Hyper, observation: jax.Arra
     """The action before it is clipped."""
     candidates = sample(draws.noise, state, hyper, observation)
     q = q_value(state.critic.params, hyper, observation, candidates)
-    index, weight = selected(draws.uniform, hyper, selection_logits(q, hyper))
-    return jnp.sum(weight[:, None] * candidates[index], axis=0)
+    logits = selection_logits(q, hyper)
+    index = selected(draws.uniform, hyper, logits)
+    if hyper.weighted_mean:
+        return nn.softmax(logits[index]) @ candidates[index]
+    return jnp.mean(candidates[index], axis=0)
 
 
 def act(draws: ActionDraws, spec: Spec, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:

@@ -20,14 +20,14 @@ def draw_frequencies(key: jax.Array) -> jax.Array:
     return FREQUENCY_STD * jax.random.normal(key, (NUM_FREQUENCIES,))
 
 
-def fourier_features(time: jax.Array, frequency: jax.Array) -> jax.Array:
-    """``[sin, cos]`` of ``time frequency 2 pi``, ``(*time, 2 n)``.
+def phases(time: jax.Array, frequency: jax.Array) -> jax.Array:
+    """``time frequency 2 pi``, ``(*time, n)``, in this order in float32: hundreds of radians, so rounding shows."""
+    return jnp.asarray(time, jnp.float32)[..., None] * frequency * 2.0 * np.float32(np.pi)
 
-    The product is formed in this order in float32: phases reach hundreds of radians, so that rounding shows.
-    Source: QGPO and SfBC, diffusion_SDE/model.py.
-    """
-    angle = jnp.asarray(time, jnp.float32)[..., None] * frequency * 2.0 * np.float32(np.pi)
-    return sin_cos(angle, cos_first=False)
+
+def fourier_features(time: jax.Array, frequency: jax.Array) -> jax.Array:
+    """``[sin, cos]`` of the :func:`phases`, ``(*time, 2 n)``. Source: QGPO and SfBC, diffusion_SDE/model.py."""
+    return sin_cos(phases(time, frequency), cos_first=False)
 
 
 class ResidualBlock(nn.Module):
