@@ -19,6 +19,33 @@ def td_target(reward: jax.Array, discount: jax.Array | float, not_done: jax.Arra
     return jax.lax.stop_gradient(reward + discount * not_done * next_value)
 
 
+def return_to_go(reward: jax.Array, end: jax.Array, discount: jax.Array | float) -> jax.Array:
+    """``R_i = reward_i + discount R_{i+1}`` within each trajectory, ``(rows,)``; ``end`` marks the last row of one."""
+
+    def after(later: tuple[jax.Array, jax.Array], row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return row[0] * later[0], row[1] + row[0] * later[1]
+
+    factor = jnp.where(end, 0.0, discount).astype(reward.dtype)
+    return jax.lax.associative_scan(after, (factor, reward), reverse=True)[1]
+
+
+def planned_return(reward: jax.Array, end: jax.Array, value: jax.Array, discount: jax.Array | float) -> jax.Array:
+    """``R_i = max(reward_i + discount R_{i+1}, value_i)`` within each trajectory, ``(rows,)``; ``end`` as above.
+
+    Maps ``R -> max(a R + b, c)`` with ``a >= 0`` are closed under composition, so all rows are done at once.
+    Source: SfBC, dataset/dataset.py (the paper's recursion is another).
+    """
+    chex.assert_equal_shape([reward, end, value])
+
+    def after(later: tuple[jax.Array, ...], row: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        slope, shift, floor = row
+        return slope * later[0], shift + slope * later[1], jnp.maximum(shift + slope * later[2], floor)
+
+    factor = jnp.where(end, 0.0, discount).astype(reward.dtype)
+    _, shift, floor = jax.lax.associative_scan(after, (factor, reward, value), reverse=True)
+    return jnp.maximum(shift, floor)
+
+
 def squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
     """``mean_batch (prediction - target)^2`` per ensemble member, ``(num_critics,)``."""
     chex.assert_rank([prediction, target], [2, 1])
@@ -74,6 +101,20 @@ SAMPLE_REDUCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "mean": mean_over_samples,
     "max": max_over_samples,
 }
+
+
+def softmax_mean(values: jax.Array, alpha: jax.Array | float) -> jax.Array:
+    """``sum_j softmax_j(alpha v) v_j`` over the last axis: a maximum softened, or the mean where ``alpha`` is 0.
+
+    Source: QGPO, eq. for the Q target; SfBC, dataset/dataset.py.
+    """
+    return jnp.sum(nn.softmax(alpha * values, axis=-1) * values, axis=-1)
+
+
+def soft_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """``-sum_j label_j log softmax_j(logits)`` over the last axis."""
+    chex.assert_equal_shape([logits, label])
+    return -jnp.sum(label * nn.log_softmax(logits, axis=-1), axis=-1)
 
 
 def lower_confidence_bound(values: jax.Array, rho: jax.Array | float) -> jax.Array:

@@ -24,7 +24,7 @@ TINY: dict[str, Any] = {
     "batch_size": 8,
     "num_critics": 3,
     "target_samples": 2,
-    "candidates": 6,
+    "candidates": 16,
 }
 
 
@@ -35,6 +35,12 @@ def tiny(name: str, variant: str, **changes: Any) -> tuple[Method, Any]:
     known = {field.name for field in dataclasses.fields(hyper)}
     keep = {"candidates"} if getattr(hyper, "candidates", 0) == 1 else set()
     values = {key: value for key, value in TINY.items() if key in known - keep} | changes
+    # What is of a part of the method: the same widths, unless it takes the whole's, and as many rows in proportion.
+    for field in sorted(known - values.keys()):
+        if field.endswith("_hidden_dims") and getattr(hyper, field):
+            values[field] = values["hidden_dims"]
+        if field.endswith("_batch_size"):
+            values[field] = values["batch_size"] * getattr(hyper, field) // hyper.batch_size
     return method, dataclasses.replace(hyper, **values)
 
 
@@ -78,7 +84,7 @@ def random_batches(method: Method, hyper: Any, phase: int = -1, seed: int = 0) -
     shapes = shapes_of_labels(method, phase % len(method.phases), hyper)
 
     def random(key: jax.Array) -> Batch:
-        batch = random_batch(key, hyper.batch_size, view=method.view)
+        batch = random_batch(key, method.phases[phase].batch_size(hyper), view=method.view)
         rows, label_key = batch.reward.shape, jax.random.fold_in(key, 1)
         labels = jax.tree.map(lambda x: jax.random.normal(label_key, (*rows, *x.shape)).astype(x.dtype), shapes)
         return batch._replace(labels=labels)

@@ -11,11 +11,12 @@ import pytest
 from diffjax.data.observations import observation_transform
 from diffjax.data.transitions import Transitions
 from diffjax.errors import UserError
+from diffjax.losses import return_to_go
 from diffjax.methods import registry
 from diffjax.methods.base import Method, Phase, Relabel, View, static, traced, weigh
 from diffjax.methods.checks import check_method, check_shapes
 from diffjax.nn.learners import Learner, learn, learner
-from diffjax.training.batches import gather_batch, prepare, return_to_go, usable_rows
+from diffjax.training.batches import gather_batch, prepare, usable_rows
 from diffjax.training.program import Program, RunSetup, stack_runs
 from diffjax.types import Spec
 
@@ -185,9 +186,9 @@ def test_a_transform_reaches_updates_acting_and_checkpoints(name):
     np.testing.assert_allclose(action, np.full((1, 3, 1), float(transform(jnp.full(1, 2.0))[0])), rtol=1e-6)
 
 
-def labels(draws, spec, state, hyper, batch, end):
+def labels(draws, spec, state, hyper, batch, rows):
     """The state itself, plus 10 on rows that end a trajectory, plus the draw."""
-    return {"value": state.actor.params + 10.0 * end + 0.0 * batch.reward + draws}
+    return {"value": state.actor.params + 10.0 * rows.end + 0.0 * batch.reward + draws}
 
 
 @pytest.mark.parametrize(("interval", "relabelled"), [(0, 1), (4, 3)])
@@ -210,7 +211,7 @@ def test_labels_are_made_anew_when_the_phase_says_so(interval, relabelled):
 
 
 def test_labels_belong_to_rows():
-    made = Relabel(lambda draws, spec, state, hyper, batch, end: {"value": batch.observation[:, 0] + 100.0 * end})
+    made = Relabel(lambda draws, spec, state, hyper, batch, rows: {"value": batch.observation[:, 0] + 100.0 * rows.end})
     *_, goals = run(make_method(View(), made), Hyper(), [400], ten_rows())
     by_hand = np.mean([0, 1, 2, 4, 5, 106, 7, 8])
     assert goals[0] == pytest.approx(by_hand, rel=0.1)

@@ -28,10 +28,14 @@ from diffjax.diffusion.flow import FlowDraws, draw_flow, euler_path, euler_sampl
 from diffjax.diffusion.objectives import (
     DenoisingDraws,
     EDMDraws,
+    TimeDraws,
     draw_denoising,
     draw_edm,
+    draw_times,
     edm_matching,
     noise_matching,
+    noised,
+    score_matching,
 )
 from diffjax.diffusion.samplers import (
     ChainNoise,
@@ -740,3 +744,21 @@ def test_solver_tells_the_predictor_where_it_is():
 def test_impossible_plans_are_refused(orders, form):
     with pytest.raises(ValueError, match=r"orders|form"):
         dpm_solver_plan(LINEAR_VP, np.linspace(1.0, 0.1, 5), orders, form)
+
+
+def test_score_matching_by_hand():
+    """``t = 0.5 (1 - 0.2) + 0.2 = 0.6``; a time is shared by the samples of a row; errors are summed."""
+    draws = TimeDraws(jnp.array([0.5]), jnp.array([[[1.0, -1.0], [0.0, 2.0]]]))
+    x_0 = jnp.array([[[0.5, 0.5], [1.0, 0.0]]])
+    log_alpha = -0.25 * 19.9 * 0.36 - 0.5 * 0.1 * 0.6
+    alpha, sigma = math.exp(log_alpha), math.sqrt(1 - math.exp(2 * log_alpha))
+    time, x = noised(LINEAR_VP, x_0, draws, 0.2)
+    assert float(time[0]) == pytest.approx(0.6)
+    np.testing.assert_allclose(x, alpha * x_0 + sigma * draws.noise, rtol=1e-5)
+    one = TimeDraws(draws.uniform, draws.noise[:, 0])
+    loss = score_matching(lambda x, time: jnp.full_like(x, time[0]), LINEAR_VP, x_0[:, 0], one, 0.2)
+    np.testing.assert_allclose(loss, [(0.6 - 1) ** 2 + (0.6 + 1) ** 2], rtol=1e-5)
+    drawn = draw_times(jax.random.key(0), (4000, 3, 2))
+    assert drawn.uniform.shape == (4000,)
+    assert float(jnp.mean(drawn.uniform)) == pytest.approx(0.5, abs=0.02)
+    assert float(jnp.std(drawn.noise)) == pytest.approx(1.0, abs=0.02)

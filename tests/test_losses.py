@@ -34,6 +34,23 @@ def test_squared_error_is_a_mean_per_member():
         losses.squared_error(VALUES, jnp.ones((2, 2)))
 
 
+def test_softmax_mean():
+    """Weights 1/4 and 3/4 at ``alpha = ln 3``; the mean at 0, the maximum at infinity."""
+    values = jnp.array([[1.0, 2.0], [5.0, 5.0]])
+    np.testing.assert_allclose(losses.softmax_mean(values, math.log(3.0)), [1.75, 5.0], rtol=1e-6)
+    np.testing.assert_allclose(losses.softmax_mean(values, 0.0), [1.5, 5.0])
+    np.testing.assert_allclose(losses.softmax_mean(values, 1e3), [2.0, 5.0])
+
+
+def test_soft_cross_entropy():
+    """Of the label (1/4, 3/4) and the softmax (1/2, 1/2), and of the same as both: entropies; shifts change nothing."""
+    label = jnp.array([[0.25, 0.75]])
+    np.testing.assert_allclose(losses.soft_cross_entropy(jnp.array([[7.0, 7.0]]), label), [math.log(2)], rtol=1e-6)
+    logits = jnp.log(label) + 5.0
+    entropy = -0.25 * math.log(0.25) - 0.75 * math.log(0.75)
+    np.testing.assert_allclose(losses.soft_cross_entropy(logits, label), [entropy], rtol=1e-6)
+
+
 def test_expectile_loss():
     """``(0.7 * 1 + 0.3 * 4 + 0.3 * 0) / 3``: the smaller weight on zero and below."""
     difference = jnp.array([1.0, -2.0, 0.0])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.methods import dac, diffpogan, dtql
+from diffjax.methods import dac, diffpogan, dtql, qgpo, sfbc
 from diffjax.nn.networks import (
     GLOROT,
     LECUN,
@@ -32,6 +32,14 @@ from diffjax.nn.networks import (
     uniform_initializer,
 )
 from diffjax.nn.residual import LearntWaves, ResidualBlock, ResidualNetwork, WaveConditioned
+from diffjax.nn.score import (
+    ConditionedBlock,
+    EnergyNetwork,
+    ScoreNetwork,
+    SmallScoreNetwork,
+    draw_frequencies,
+    fourier_features,
+)
 from diffjax.types import Spec
 
 WALKER2D = Spec(observation_dim=17, action_dim=6)
@@ -61,6 +69,29 @@ def test_sizes_of_dtql():
     assert count_params(state.critic.params.q) == 2 * 139_521
     assert count_params(state.critic.params.v) == 136_449
     assert count_params(state.policy.params) == 139_276
+
+
+@pytest.mark.parametrize(
+    ("observation_dim", "action_dim", "network", "critics", "guidance", "small", "critic", "large_critic"),
+    [
+        (11, 3, 1_627_939, 271_362, 210_721, 400_739, 69_889, 205_057),  # hopper
+        (17, 6, 1_634_278, 275_970, 213_025, 403_526, 72_193, 209_665),  # halfcheetah, walker2d
+        (29, 8, 1_638_760, 283_138, 216_609, 407_176, 75_777, 216_833),  # antmaze
+        (60, 9, 1_641_801, 299_522, 224_801, 414_601, 83_969, 233_217),  # kitchen
+        (4, 2, 1_625_666, 267_266, 208_673, 398_690, 67_841, 200_961),  # maze2d
+    ],
+)
+def test_sizes_of_qgpo_and_sfbc(observation_dim, action_dim, network, critics, guidance, small, critic, large_critic):
+    spec = Spec(observation_dim, action_dim)
+    state = fresh(qgpo, spec)
+    assert count_params(state.behavior.params) == network
+    assert count_params(state.critic.params) == count_params(state.target_critic) == critics
+    assert count_params(state.guidance.params) == guidance
+    state = fresh(sfbc, spec)
+    assert (count_params(state.behavior.params), count_params(state.critic.params)) == (network, critic)
+    other = sfbc.Hyper(score_network="small", hidden_dims=(512, 256, 256))
+    state = jax.eval_shape(lambda key: sfbc.init(key, spec, other), jax.random.key(0))
+    assert (count_params(state.behavior.params), count_params(state.critic.params)) == (small, large_critic)
 
 
 @pytest.mark.parametrize(
@@ -546,3 +577,88 @@ def test_flow_couplings_alternate_which_half_moves():
 
 def test_count_params():
     assert count_params({"a": np.zeros((2, 3)), "b": {"c": np.zeros(())}}) == 7
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def numbered(params):
+    """The same tree with other numbers, small and all different."""
+    leaves, structure = jax.tree.flatten(params)
+    rng = np.random.default_rng(0)
+    return jax.tree.unflatten(structure, [jnp.asarray(rng.normal(size=x.shape) / 3, jnp.float32) for x in leaves])
+
+
+def affine(layer, *inputs):
+    return np.concatenate(inputs, axis=-1) @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+
+
+def block_by_hand(layers, embedding, *inputs):
+    hidden = silu(affine(layers["dense_0"], *inputs)) + affine(layers["time"], silu(embedding))
+    skip = affine(layers["skip"], *inputs) if "skip" in layers else np.concatenate(inputs, axis=-1)
+    return silu(affine(layers["dense_1"], hidden)) + skip
+
+
+def test_fourier_features_by_hand():
+    features = fourier_features(jnp.array([0.0, 0.25, 0.5]), jnp.array([1.0, 2.0]))
+    expected = [[0, 0, 1, 1], [1, 0, 0, -1], [0, 0, -1, 1]]
+    np.testing.assert_allclose(features, expected, atol=1e-6)
+    assert 20 < float(jnp.std(draw_frequencies(jax.random.key(0)))) < 40
+
+
+def test_residual_block_by_hand():
+    """Linear skip where the width changes, else the identity; several inputs are concatenated."""
+    embedding, x, y = np.array([0.3, -1.0]), np.array([0.5, -0.2, 1.0]), np.array([2.0])
+    for width, has_skip in ((3, True), (4, False)):
+        block = ConditionedBlock(width)
+        params = numbered(init(block, embedding, x, y))
+        assert ("skip" in params["params"]) == has_skip
+        expected = block_by_hand(params["params"], embedding, x, y)
+        np.testing.assert_allclose(block.apply(params, embedding, x, y), expected, rtol=1e-5)
+
+
+def test_score_network_by_hand():
+    """Down 5, 4; middle 4; up 5 on what the second block down put out; the head on the first one's."""
+    rng = np.random.default_rng(1)
+    action, features, observation = rng.normal(size=2), rng.normal(size=32), rng.normal(size=3)
+    network = ScoreNetwork(2, (5, 4))
+    params = numbered(init(network, action, features, observation))
+    layers = params["params"]
+    condition, time = silu(affine(layers["cond"], observation)), affine(layers["embed"], features)
+    embedding = affine(layers["time_1"], silu(affine(layers["time_0"], condition, time)))
+    first = block_by_hand(layers["down1"], embedding, action)
+    second = block_by_hand(layers["down2"], embedding, first)
+    middle = block_by_hand(layers["mid"], embedding, second)
+    up = block_by_hand(layers["up2"], embedding, second, middle)
+    assert set(layers) == {"cond", "embed", "time_0", "time_1", "down1", "down2", "mid", "up2", "out"}
+    expected = affine(layers["out"], first, up)
+    np.testing.assert_allclose(network.apply(params, action, features, observation), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_small_score_network_and_guidance_by_hand():
+    rng = np.random.default_rng(2)
+    action, features, observation = rng.normal(size=2), rng.normal(size=32), rng.normal(size=3)
+    network = SmallScoreNetwork(2, (6, 5))
+    params = numbered(init(network, action, features, observation))
+    layers = params["params"]
+    time = affine(layers["dense_t"], silu(affine(layers["embed"], features)))
+    hidden = silu(affine(layers["block_0"], affine(layers["dense_x"], observation, action), time))
+    expected = affine(layers["decoder"], hidden)
+    np.testing.assert_allclose(network.apply(params, action, features, observation), expected, rtol=1e-4, atol=1e-5)
+    guidance = EnergyNetwork((5,))
+    params = numbered(init(guidance, action, features, observation))
+    layers = params["params"]
+    hidden = silu(affine(layers["trunk"]["layer_0"], action, affine(layers["embed"], features), observation))
+    expected = affine(layers["trunk"]["layer_1"], hidden)[0]
+    np.testing.assert_allclose(guidance.apply(params, action, features, observation), expected, rtol=1e-4)
+
+
+def test_candidates_share_their_state_in_a_score_network():
+    rng = np.random.default_rng(3)
+    action, features, observation = rng.normal(size=(4, 3, 2)), rng.normal(size=32), rng.normal(size=(4, 3))
+    network = ScoreNetwork(2, (5, 4))
+    params = init(network, action[0, 0], features, observation[0])
+    together = network.apply(params, action, features, observation[:, None])
+    alone = network.apply(params, action[2, 1], features, observation[2])
+    np.testing.assert_allclose(together[2, 1], alone, rtol=1e-5, atol=1e-6)

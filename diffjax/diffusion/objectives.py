@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.diffusion.denoisers import Denoiser, Predictor, add_noise, edm_scales
-from diffjax.diffusion.schedules import NOISE_LAWS, DiscreteSchedule
+from diffjax.diffusion.schedules import NOISE_LAWS, ContinuousSchedule, DiscreteSchedule, scales
 
 
 class DenoisingDraws(NamedTuple):
@@ -34,6 +34,53 @@ def noise_matching(predict: Predictor, schedule: DiscreteSchedule, x_0: jax.Arra
     chex.assert_equal_shape([x_0, draws.noise])
     x = add_noise(schedule, x_0, draws.time_index, draws.noise)
     return jnp.mean((predict(x, draws.time_index) - draws.noise) ** 2, axis=-1)
+
+
+class TimeDraws(NamedTuple):
+    """Random numbers of a continuous denoising loss: ``uniform (batch,)`` in ``[0, 1)`` and ``noise`` like ``x_0``."""
+
+    uniform: jax.Array
+    noise: jax.Array
+
+
+def draw_times(key: jax.Array, shape: tuple[int, ...]) -> TimeDraws:
+    """Uniform numbers for the leading axis of ``shape`` and standard normal noise of ``shape``."""
+    uniform_key, noise_key = jax.random.split(key)
+    return TimeDraws(jax.random.uniform(uniform_key, shape[:1]), jax.random.normal(noise_key, shape))
+
+
+class Noised(NamedTuple):
+    """Samples on their way to noise: ``time`` as the draws have it, ``x`` like the clean ones."""
+
+    time: jax.Array
+    x: jax.Array
+
+
+def noised(schedule: ContinuousSchedule, x_0: jax.Array, draws: TimeDraws, time_min: jax.Array | float) -> Noised:
+    """``alpha(t) x_0 + sigma(t) noise`` at ``t = uniform (1 - time_min) + time_min``.
+
+    ``x_0`` and the noise may have more axes than ``uniform (batch,)``: a time is shared by all of its row.
+    """
+    chex.assert_equal_shape([x_0, draws.noise])
+    time = draws.uniform * (1.0 - time_min) + time_min
+    per_row = time.reshape(time.shape + (1,) * (x_0.ndim - time.ndim))
+    alpha, sigma = scales(schedule.log_alpha(per_row))
+    return Noised(time, alpha * x_0 + sigma * draws.noise)
+
+
+def score_matching(
+    predict: Predictor,
+    schedule: ContinuousSchedule,
+    x_0: jax.Array,
+    draws: TimeDraws,
+    time_min: jax.Array | float,
+) -> jax.Array:
+    """``sum_dims (predict(x_t, t) - noise)^2``, ``(batch,)``: a sum, where :func:`noise_matching` has a mean.
+
+    Source: QGPO and SfBC, diffusion_SDE/loss.py.
+    """
+    time, x = noised(schedule, x_0, draws, time_min)
+    return jnp.sum((predict(x, time) - draws.noise) ** 2, axis=-1)
 
 
 class EDMDraws(NamedTuple):

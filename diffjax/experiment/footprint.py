@@ -9,6 +9,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from diffjax.errors import UserError
 from diffjax.experiment.plan import Group, Plan
 from diffjax.methods.base import example_batches
+from diffjax.methods.checks import example_labels
 from diffjax.numerics import random_key
 from diffjax.training.batches import Prepared
 from diffjax.training.flops import inner_programs
@@ -49,14 +50,22 @@ def footprint(plan: Plan, group: Group, data: Prepared, largest_operation: int =
     runs, spec = len(group.trained), plan.spec
     hyper = group.trained[0].hyper
     state = size_of(jax.eval_shape(lambda: plan.method.init(random_key(0), spec, hyper)))
-    batches = size_of(jax.eval_shape(lambda: example_batches(plan.method.view, spec, hyper.batch_size)))
+    largest_batch = max(phase.batch_size(hyper) for phase in plan.method.phases)
+    batches = size_of(jax.eval_shape(lambda: example_batches(plan.method.view, spec, largest_batch)))
+    of_row = [
+        size_of(example_labels(plan.method, number, spec, hyper))
+        for number, phase in enumerate(plan.method.phases)
+        if phase.relabel is not None
+    ]
+    rows = data.transitions.reward.shape[0]
+    labels = {"the labels of all rows": rows * sum(of_row)} if of_row else {}
     # Observations and actions of one step, in the simulator and on the device, and the simulator's own state.
     episode = 4 * (4 * (spec.observation_dim + spec.action_dim)) + 1024
     held = {"the data": size_of(data.transitions)}
     arrays = {"one update's arrays (batch_size, hidden_dims)": max(largest_operation, batches)}
     episodes = {"the episodes of an evaluation": runs * plan.protocol.episodes * episode}
     return Footprint(
-        {"1 run": state, **held, **arrays},
+        {"1 run": state, **labels, **held, **arrays},
         {f"{runs} run{'s' * (runs > 1)}": runs * state, **held, **episodes},
     )
 

@@ -12,6 +12,7 @@ from diffjax.data.actions import fit_actions
 from diffjax.data.filters import top_percent
 from diffjax.data.load import load_dataset
 from diffjax.data.rewards import reward_affine
+from diffjax.data.trajectories import apply_rule
 from diffjax.data.transitions import Dataset
 from diffjax.errors import UserError
 from diffjax.experiment.footprint import check_footprint
@@ -84,6 +85,7 @@ def make_ready(planned: Plan, dataset: Dataset, report: Callable[[str], None]) -
     task = with_references(planned.task, dataset, planned.experiment.ref_scores, needed=evaluates)
     task = dataclasses.replace(task, action_bounds=dataset.action_bounds)
     planned = planned._replace(task=task, spec=spec)
+    transitions = apply_rule(protocol.trajectories, transitions)
     reward = reward_affine(protocol.reward, transitions)
     data = prepare(transitions, planned.method.view, protocol.observation, reward, protocol.action_clip)
     check_footprint(planned, data, check_networks(planned))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from diffjax.data.rewards import REWARD_TRANSFORMS
 from diffjax.data.sampling import SAMPLINGS
+from diffjax.data.trajectories import TRAJECTORY_RULES
 from diffjax.errors import UserError, unknown_name
 from diffjax.methods.base import Method, acting_values, check_hyper
 from diffjax.methods.registry import TABLES, get_method
@@ -45,6 +46,7 @@ class Protocol:
     steps: int = _entry(1_000_000, at_least=1)  # updates of the main phase
     eval_interval: int = _entry(50_000, at_least=1)  # updates between evaluations
     episodes: int = _entry(10, at_least=0)  # per evaluation and run; 0: no simulator is asked
+    trajectories: str = _entry("", ("", *TRAJECTORY_RULES))  # empty: as recorded
     reward: str = _entry("raw", REWARD_TRANSFORMS)  # name of the affine reward transform
     observation: str = _entry("", ("", *OBSERVATIONS))  # empty: as the method's view says
     action_clip: float = _entry(math.inf, above=0)  # the data's actions are clipped to +- this
@@ -58,7 +60,7 @@ class Protocol:
     def entries(self) -> dict[str, Any]:
         """The entries by the names of tables and ``--set``; some only where they are set."""
         values = {name: getattr(self, name) for name in PROTOCOL_ENTRIES}
-        for name in ("observation", "actions"):
+        for name in ("trajectories", "observation", "actions"):
             if not values[name]:
                 del values[name]
         return values | {_steps_entry(phase): steps for phase, steps in self.phase_steps.items()}

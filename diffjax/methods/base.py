@@ -102,7 +102,8 @@ class View(NamedTuple):
     ``batches`` independent minibatches per update; rows are transitions, or windows of ``horizon`` > 1 steps of one
     trajectory; ``next_action`` and ``return_to_go`` (which reads ``hyper.discount``) ask for these fields of
     :class:`~diffjax.types.Batch`; ``observation`` is one of :data:`~diffjax.types.OBSERVATIONS`, an affine map that
-    each run makes from its own data and applies to minibatches and when acting.
+    each run makes from its own data and applies to minibatches and when acting. Where ``next_observation`` is False no
+    update reads what was observed next, so that the row at which a time limit cut a trajectory is sampled too.
     """
 
     batches: int = 1
@@ -110,6 +111,16 @@ class View(NamedTuple):
     next_action: bool = False
     return_to_go: bool = False
     observation: str = "raw"
+    next_observation: bool = True
+
+
+class Rows(NamedTuple):
+    """What the rows of a run's data are, ``(rows,)`` bool each: ``end`` the last of a trajectory, ``sampled`` such as
+    minibatches are made of.
+    """
+
+    end: jax.Array
+    sampled: jax.Array
 
 
 def no_draws(key: jax.Array, spec: Spec, hyper: Any) -> None:
@@ -125,16 +136,22 @@ def only_before(hyper: Any) -> int:
 class Relabel(NamedTuple, Generic[State, Hyper]):
     """Labels per transition, computed from the state and held beside the data.
 
-    ``labels(draws, spec, state, hyper, batch, end)`` gets all rows of the run's data in recorded order as one batch
-    (without labels) and ``end (rows,)``, true on the last row of each trajectory; it returns a tree of arrays with the
-    leading axis ``rows``, of which minibatches of the same phase and of those after it hold their rows
-    (``Batch.labels``). ``draw(key, spec, hyper, rows)`` makes its random numbers. It is called before the phase, and
-    again before every step divisible by ``interval(hyper)`` where that is positive.
+    ``labels(draws, spec, state, hyper, batch, rows)`` gets all rows of the run's data in recorded order as one batch
+    and what they are (:class:`Rows`); it returns a tree of arrays with the leading axis ``rows``, of which minibatches
+    of the same phase and of those after it hold their rows (``Batch.labels``). ``draw(key, spec, hyper, rows)`` makes
+    its random numbers. It is called before the phase, and again before every step divisible by ``interval(hyper)``
+    where that is positive; then ``batch.labels`` are those that it made before, and else those of the phase before that
+    made any, or None.
     """
 
-    labels: Callable[[Any, Spec, State, Hyper, Batch, jax.Array], Any]
+    labels: Callable[[Any, Spec, State, Hyper, Batch, Rows], Any]
     draw: Callable[[jax.Array, Spec, Hyper, int], Any] = lambda key, spec, hyper, rows: None
     interval: Callable[[Hyper], int] = only_before
+
+
+def own_batch_size(hyper: Any) -> int:
+    """The rows of a minibatch that every ``Hyper`` names."""
+    return int(hyper.batch_size)
 
 
 class Phase(NamedTuple, Generic[State, Hyper]):
@@ -142,13 +159,15 @@ class Phase(NamedTuple, Generic[State, Hyper]):
 
     ``update(draws, step, state, hyper, batches)`` is one published gradient step, in the published order;
     ``draw(key, spec, hyper)`` makes every random number of it as one tree. A phase before the main one is as long as
-    the entry ``NAME_steps`` of the method's table says, the main one as long as ``steps``.
+    the entry ``NAME_steps`` of the method's table says, the main one as long as ``steps``. ``batch_size(hyper)``, of
+    static fields, is the number of rows of its minibatches.
     """
 
     name: str
     update: Callable[[Any, jax.Array, State, Hyper, tuple[Batch, ...]], tuple[State, Metrics]]
     draw: Callable[[jax.Array, Spec, Hyper], Any] = no_draws
     relabel: Relabel[State, Hyper] | None = None
+    batch_size: Callable[[Hyper], int] = own_batch_size
 
 
 class ActingCost(NamedTuple):
@@ -214,9 +233,13 @@ def every(
     if interval == 1:
         state, metrics = update(state)
         return state, weigh(metrics)
+    return when(step % interval == 0, update, state)
+
+
+def when(due: jax.Array, update: Callable[[State], tuple[State, Scalars]], state: State) -> tuple[State, Metrics]:
+    """:func:`every` for another predicate of the step."""
     shapes = jax.eval_shape(update, state)[1]
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    due = step % interval == 0
     state, metrics = jax.lax.cond(due, update, lambda s: (s, zeros), state)
     return state, weigh(metrics, due)
 

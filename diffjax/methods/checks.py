@@ -16,7 +16,9 @@ from diffjax.methods.base import (
     MEAN_VALUE,
     Hyper,
     Method,
+    Rows,
     State,
+    View,
     Weighted,
     example_batches,
     labelling_phase,
@@ -35,13 +37,16 @@ def example_labels(method: Method[State, Hyper], phase: int, spec: Spec, hyper: 
     labelling = labelling_phase(method, phase)
     if labelling is None or (relabel := labelling.relabel) is None:
         return None
+    before = method.phases.index(labelling) - 1
+    held = example_labels(method, before, spec, hyper) if before >= 0 else None
     rows = 7
 
     def labels() -> Any:
         key = jax.random.key(0)
-        (batch,) = example_batches(method.view._replace(batches=1, horizon=1), spec, rows)
+        (batch,) = example_batches(View(), spec, rows, held)
         state = method.init(key, spec, hyper)
-        return relabel.labels(relabel.draw(key, spec, hyper, rows), spec, state, hyper, batch, jnp.zeros(rows, bool))
+        draws, never = relabel.draw(key, spec, hyper, rows), jnp.zeros(rows, bool)
+        return relabel.labels(draws, spec, state, hyper, batch, Rows(never, ~never))
 
     found = jax.eval_shape(labels)
     for leaf in jax.tree.leaves(found):
@@ -126,7 +131,7 @@ def check_shapes(
     for index, phase in enumerate(method.phases):
         labels = example_labels(method, index, spec, hyper)
         batches = jax.eval_shape(
-            lambda labels=labels: example_batches(method.view, spec, cast(Any, hyper).batch_size, labels)
+            lambda phase=phase, labels=labels: example_batches(method.view, spec, phase.batch_size(hyper), labels)
         )
         draws = trace(f"draw of phase {phase.name} fails", lambda phase=phase: phase.draw(key, spec, hyper))
         what = f"update of phase {phase.name} fails on {_described(batches)}, draws {_drawn(draws)}"

@@ -25,7 +25,9 @@ from diffjax.methods import (
     idql,
     ifql,
     iql,
+    qgpo,
     rebrac,
+    sfbc,
     td3_bc,
 )
 from diffjax.methods.base import Method
@@ -67,6 +69,8 @@ METHODS = _registered(
         "fql": {"default": fql.METHOD},
         "ifql": {"default": ifql.METHOD},
         "edp": {"td3": edp.METHOD, "crr": edp_crr.METHOD, "iql": edp_iql.METHOD, "code": edp.METHOD},
+        "qgpo": {"default": qgpo.METHOD},
+        "sfbc": {"default": sfbc.METHOD},
         "bc": {"default": bc.METHOD},
     }
 )

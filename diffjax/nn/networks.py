@@ -224,7 +224,11 @@ class MLP(nn.Module):
 
 def waves(time: jax.Array, frequency: jax.Array | np.ndarray, cos_first: bool) -> jax.Array:
     """``[sin(t f), cos(t f)]``, or cosines first: ``time`` of any shape and ``frequency (n,)`` to ``(*time, 2 n)``."""
-    angle = jnp.asarray(time, jnp.float32)[..., None] * frequency
+    return sin_cos(jnp.asarray(time, jnp.float32)[..., None] * frequency, cos_first)
+
+
+def sin_cos(angle: jax.Array, cos_first: bool) -> jax.Array:
+    """``[sin, cos]`` of each row of angles, or cosines first: ``(..., n)`` to ``(..., 2 n)``."""
     sin, cos = jnp.sin(angle), jnp.cos(angle)
     return jnp.concatenate([cos, sin] if cos_first else [sin, cos], axis=-1)
 

@@ -10,7 +10,7 @@ import numpy as np
 from diffjax.data.observations import ObservationTransform, observation_transform
 from diffjax.data.transitions import MAX_ROWS, Transitions, has_trajectories, next_observations, only_observed
 from diffjax.errors import UserError
-from diffjax.methods.base import View
+from diffjax.methods.base import Rows, View
 from diffjax.types import Batch
 
 
@@ -92,19 +92,27 @@ def join_data(prepared: Sequence[Prepared]) -> tuple[Transitions, tuple[RunData,
 def usable_rows(transitions: Transitions, view: View) -> np.ndarray:
     """The entries of ``row`` that a view can sample, in order, int32.
 
-    A window is ``horizon`` transitions in a row of one trajectory. A next action is that of the next row; it is wanted
-    of every transition whose next value counts, so the last one before a time limit is left out.
+    Where the next observation is not read, the row at which a time limit cut a trajectory follows the transition before
+    it, unless it only holds a last observation. A window is ``horizon`` transitions in a row of one trajectory. A next
+    action is that of the next row; it is wanted of every transition whose next value counts, so the last one before a
+    time limit is left out.
 
     Raises:
       UserError: none is left, or the data do not know what comes after a row.
     """
     row, end = np.asarray(transitions.row), np.asarray(transitions.end)
-    needs_order = view.horizon > 1 or view.next_action or view.return_to_go
+    reads_rewards = view.return_to_go or not view.next_observation  # of a whole trajectory
+    needs_order = view.horizon > 1 or view.next_action or reads_rewards
     if needs_order and not has_trajectories(transitions):
         raise UserError(
             "this method reads what comes after a transition (windows, next actions or returns), and the data hold "
             "transitions in no order; use data in the order in which they were recorded"
         )
+    if not view.next_observation:
+        begins = np.zeros(len(end), bool)
+        begins[row] = True
+        follows = np.append(False, (begins & ~end)[:-1])
+        row = np.flatnonzero(begins | (end & follows & ~only_observed(transitions)))
     if view.next_action:
         row = row[~_ends_in_nothing(transitions)[row]]
         if row.size == 0:
@@ -130,16 +138,6 @@ def _ends_in_nothing(transitions: Transitions) -> np.ndarray:
     """
     before_empty = np.append(only_observed(transitions)[1:], False)
     return (np.asarray(transitions.end) | before_empty) & ~np.asarray(transitions.terminal)
-
-
-def return_to_go(reward: jax.Array, end: jax.Array, discount: jax.Array | float) -> jax.Array:
-    """``R_i = reward_i + discount R_{i+1}`` within each trajectory, ``(rows,)``; ``end`` marks the last row of one."""
-
-    def after(later: tuple[jax.Array, jax.Array], row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return row[0] * later[0], row[1] + row[0] * later[1]
-
-    factor = jnp.where(end, 0.0, discount).astype(reward.dtype)
-    return jax.lax.associative_scan(after, (factor, reward), reverse=True)[1]
 
 
 def gather(
@@ -180,6 +178,14 @@ def gather_batch(
     return gather(data, part, row, view, returns, labels)
 
 
-def whole_data(data: Transitions, part: RunData) -> Batch:
+def whole_data(data: Transitions, part: RunData, labels: Any = None) -> Batch:
     """All rows of the data as one batch, in order; one that begins no transition holds what stands there."""
-    return gather(data, part, jnp.arange(data.reward.shape[0]), View())
+    return gather(data, part, jnp.arange(data.reward.shape[0]), View(), labels=labels)
+
+
+def all_rows(data: Transitions, part: RunData) -> Rows:
+    """What the rows of the data are to a run."""
+    entry = jnp.arange(data.row.shape[0])
+    own = (entry >= part.offset) & (entry < part.offset + part.size)
+    end = jnp.asarray(data.end)
+    return Rows(end, jnp.zeros(end.shape, bool).at[data.row].max(own))

@@ -18,9 +18,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from diffjax.data.observations import ObservationTransform
 from diffjax.data.sampling import SAMPLINGS
 from diffjax.data.transitions import Transitions
+from diffjax.losses import return_to_go
 from diffjax.methods.base import Method, Metrics, labelling_phase
 from diffjax.methods.checks import example_labels
-from diffjax.training.batches import RunData, gather_batch, return_to_go, whole_data
+from diffjax.training.batches import RunData, all_rows, gather_batch, whole_data
 from diffjax.types import Spec
 
 Tree = TypeVar("Tree")
@@ -180,11 +181,23 @@ class Program(NamedTuple):
             [start, *range(start - start % interval + interval, stop, interval), stop]
         ):
             if first % interval == 0:
-                state = _relabel(self, phase, state, jnp.int32(first), setup, data)
+                state = self._relabelled(phase, state, first, setup, data)
             state, piece = _advance(self, phase, state, jnp.asarray([first, last], jnp.int32), setup, data)
             sums = add_metrics(sums, piece)
         assert sums is not None
         return state, sums
+
+    def _relabelled(self, phase: int, state: TrainState, step: int, setup: RunSetup, data: Transitions) -> TrainState:
+        """The state with the labels of a phase made anew, from those that stand. The old ones are consumed."""
+        name = self.method.phases[phase].name
+        if step == 0:
+            held = _current_labels(self, phase - 1, state.labels) if phase else None
+            # The zeros of the fresh state make room first: labels may be as large as the data many times over.
+            jax.tree.map(lambda leaf: leaf.delete(), state.labels[name])
+            found = _first_labels(self, phase, held, state.method, jnp.int32(step), setup, data)
+        else:
+            found = _next_labels(self, phase, state.labels[name], state.method, jnp.int32(step), setup, data)
+        return state._replace(labels=state.labels | {name: found})
 
     def act(self, acting: Acting, episode_key: jax.Array, time: int, observation: jax.Array) -> jax.Array:
         """Actions ``(runs, episodes, action_dim)`` for observations ``(runs, episodes, observation_dim)``.
@@ -220,24 +233,26 @@ def _phase_key(key: jax.Array, stream: int, phase: int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(key, stream), phase)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _relabel(
-    program: Program, phase: int, state: TrainState, step: jax.Array, setup: RunSetup, data: Transitions
-) -> TrainState:
-    """The state with the labels of a phase made anew; one run at a time, which sees all rows of the data at once."""
+    program: Program, phase: int, held: Any, method_state: Any, step: jax.Array, setup: RunSetup, data: Transitions
+) -> Any:
+    """The labels of a phase, given those that stand; one run at a time, which sees all rows of the data at once."""
     relabel = program.method.phases[phase].relabel
     assert relabel is not None
     rows = data.reward.shape[0]
 
-    def labels_of_run(pair: tuple[Any, RunSetup]) -> Any:
-        run_state, run = pair
+    def labels_of_run(own: tuple[Any, RunSetup, Any]) -> Any:
+        run_state, run, labels = own
         key = jax.random.fold_in(_phase_key(run.key, LABEL_STREAM, phase), step)
         draws = relabel.draw(key, program.spec, run.hyper, rows)
-        batch = whole_data(data, run.data)
-        return relabel.labels(draws, program.spec, run_state, run.hyper, batch, jnp.asarray(data.end))
+        batch = whole_data(data, run.data, labels)
+        return relabel.labels(draws, program.spec, run_state, run.hyper, batch, all_rows(data, run.data))
 
-    found = jax.lax.map(labels_of_run, (state.method, setup))
-    return state._replace(labels=state.labels | {program.method.phases[phase].name: found})
+    return jax.lax.map(labels_of_run, (method_state, setup, held))
+
+
+_first_labels = jax.jit(_relabel, static_argnums=(0, 1))
+_next_labels = jax.jit(_relabel, static_argnums=(0, 1), donate_argnums=2)
 
 
 def _current_labels(program: Program, phase: int, labels: dict[str, Any]) -> Any:
@@ -258,11 +273,9 @@ def _update_run(
 ) -> tuple[Any, Metrics]:
     """One update of one run."""
     method = program.method
-    positions = SAMPLINGS[program.sampling]
+    positions, rows = SAMPLINGS[program.sampling], method.phases[phase].batch_size(run.hyper)
     batches = tuple(
-        gather_batch(
-            data, run.data, positions(key, step, run.hyper.batch_size, run.data.size), method.view, returns, labels
-        )
+        gather_batch(data, run.data, positions(key, step, rows, run.data.size), method.view, returns, labels)
         for key in jax.random.split(_phase_key(run.key, BATCH_STREAM, phase), method.view.batches)
     )
     key = jax.random.fold_in(_phase_key(run.key, DRAW_STREAM, phase), step)
