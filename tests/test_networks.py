@@ -607,7 +607,7 @@ def test_fourier_features_by_hand():
     assert 20 < float(jnp.std(draw_frequencies(jax.random.key(0)))) < 40
 
 
-def test_residual_block_by_hand():
+def test_conditioned_block_by_hand():
     """Linear skip where the width changes, else the identity; several inputs are concatenated."""
     embedding, x, y = np.array([0.3, -1.0]), np.array([0.5, -0.2, 1.0]), np.array([2.0])
     for width, has_skip in ((3, True), (4, False)):
