@@ -1,7 +1,8 @@
 """Recorded numbers of the authors' programs: reading, converting, comparing, and accounting for all of them.
 
-``tests/goldens`` holds the recordings; ``DIFFJAX_GOLDENS=DIR`` runs the same tests on another such folder.
-Everything that describes a problem (sizes, rates, counts) comes from the recording's json.
+``tests/goldens`` holds the recordings; ``DIFFJAX_GOLDENS=DIR`` runs the same tests on another such folder, and
+``DIFFJAX_GOLDEN_ERRORS=FILE`` collects every error, of which ``tests/golden_errors.py`` makes a table. Everything that
+describes a problem (sizes, rates, counts) comes from the recording's json.
 """
 
 import functools
@@ -172,19 +173,33 @@ def stack(*trees: Any) -> Any:
     return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
 
 
+def _collect(kind: str, what: str, error: np.ndarray) -> None:
+    """Adds an error to those that are asked for; a line ``recording, kind, largest``."""
+    if (path := os.environ.get("DIFFJAX_GOLDEN_ERRORS")) and error.size:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{what.partition(':')[0]},{kind},{float(np.max(error)):.3e}\n")
+
+
 def assert_close(actual: Any, expected: Any, what: str, scale: float = 1e-5) -> None:
     """``|actual - expected| <= scale (1 + |expected|)`` elementwise: forward passes, losses, targets."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, recorded {expected.shape}"
     error = np.abs(actual - expected) / (1.0 + np.abs(expected))
+    _collect("value", what, error)
     assert np.all(error <= scale), f"{what}: off by {np.max(error):.2e} relative to 1 + |recorded| (bound {scale})"
 
 
-def assert_absolute(actual: Any, expected: Any, what: str, bound: float) -> None:
-    """``|actual - expected| <= bound`` elementwise: parameters after steps (2e-5), duals (1e-6)."""
+def assert_absolute(
+    actual: Any, expected: Any, what: str, bound: float, kind: str = "parameter", unit: float = 1.0
+) -> None:
+    """``|actual - expected| <= bound`` elementwise: parameters after steps (2e-5), duals (1e-6).
+
+    ``kind`` and ``unit`` are what the error is called, and divided by, where errors are collected.
+    """
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, recorded {expected.shape}"
     error = np.abs(actual - expected)
+    _collect(kind, what, error / unit)
     assert np.all(error <= bound), f"{what}: off by {np.max(error):.2e} (bound {bound})"
 
 
@@ -207,5 +222,5 @@ def assert_gradients(actual: Any, expected: Any, what: str, scale: float = 2e-5,
     for path, value in jax.tree_util.tree_leaves_with_path(expected):
         leaf = functools.reduce(lambda node, key: node[key.key], path, actual)
         largest = float(np.max(np.abs(value)))
-        bound = scale * max(largest, floor * network)
-        assert_absolute(leaf, value, what + jax.tree_util.keystr(path), bound)
+        unit = max(largest, floor * network)
+        assert_absolute(leaf, value, what + jax.tree_util.keystr(path), scale * unit, "gradient", unit)
