@@ -19,6 +19,16 @@ def td_target(reward: jax.Array, discount: jax.Array | float, not_done: jax.Arra
     return jax.lax.stop_gradient(reward + discount * not_done * next_value)
 
 
+def return_to_go(reward: jax.Array, end: jax.Array, discount: jax.Array | float) -> jax.Array:
+    """``R_i = reward_i + discount R_{i+1}`` within each trajectory, ``(rows,)``; ``end`` marks the last row of one."""
+
+    def after(later: tuple[jax.Array, jax.Array], row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return row[0] * later[0], row[1] + row[0] * later[1]
+
+    factor = jnp.where(end, 0.0, discount).astype(reward.dtype)
+    return jax.lax.associative_scan(after, (factor, reward), reverse=True)[1]
+
+
 def squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
     """``mean_batch (prediction - target)^2`` per ensemble member, ``(num_critics,)``."""
     chex.assert_rank([prediction, target], [2, 1])

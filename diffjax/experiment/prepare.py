@@ -34,7 +34,7 @@ class Ready(NamedTuple):
     """An experiment that nothing can keep from starting any more."""
 
     plan: Plan  # its task with reference scores, its sizes those of the data
-    data: Prepared
+    data: tuple[Prepared, ...]  # of each group
     config: Config
 
 
@@ -85,7 +85,10 @@ def make_ready(planned: Plan, dataset: Dataset, report: Callable[[str], None]) -
     task = dataclasses.replace(task, action_bounds=dataset.action_bounds)
     planned = planned._replace(task=task, spec=spec)
     reward = reward_affine(protocol.reward, transitions)
-    data = prepare(transitions, planned.method.view, protocol.observation, reward, protocol.action_clip)
+    views = [planned.method.view.sized(group.trained[0].hyper) for group in planned.groups]
+    given = protocol.observation, reward, protocol.action_clip, dataset.episode_rows
+    prepared = {view: prepare(transitions, view, *given) for view in dict.fromkeys(views)}
+    data = tuple(prepared[view] for view in views)
     check_footprint(planned, data, check_networks(planned))
     version = NO_SIMULATOR
     if evaluates:

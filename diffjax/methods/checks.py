@@ -39,7 +39,7 @@ def example_labels(method: Method[State, Hyper], phase: int, spec: Spec, hyper: 
 
     def labels() -> Any:
         key = jax.random.key(0)
-        (batch,) = example_batches(method.view._replace(batches=1, horizon=1), spec, rows)
+        (batch,) = example_batches(method.view._replace(batches=1, horizon=1, padded=0), spec, rows)
         state = method.init(key, spec, hyper)
         return relabel.labels(relabel.draw(key, spec, hyper, rows), spec, state, hyper, batch, jnp.zeros(rows, bool))
 
@@ -77,9 +77,17 @@ def check_method(name: str, method: Method[State, Hyper]) -> None:
     require(len(set(names)) == len(names), f"two phases share a name: {', '.join(names)}")
     view = method.view
     require(view.batches >= 1, f"View.batches is {view.batches}; at least 1")
-    require(view.horizon >= 1, f"View.horizon is {view.horizon}; at least 1 (1: transitions)")
-    problem = f"View.observation is {view.observation!r}, not one of {', '.join(OBSERVATIONS)}"
-    require(view.observation in OBSERVATIONS, problem)
+    for size, words in (("horizon", "at least 1 (1: transitions)"), ("padded", "at least 0 (0: not at all)")):
+        value, least = getattr(view, size), int(words.split()[2])
+        if isinstance(value, str):
+            is_static = value in fields and not fields[value].metadata.get("pytree_node", True)
+            require(is_static, f"View.{size} is {value!r}, which is no static field of {hyper}")
+        else:
+            require(value >= least, f"View.{size} is {value}; {words}")
+    require(view.padded == 0 or view.horizon != 1, "View.padded is about windows; give View.horizon as well")
+    for seen in ("observation", "action"):
+        name = getattr(view, seen)
+        require(name in OBSERVATIONS, f"View.{seen} is {name!r}, not one of {', '.join(OBSERVATIONS)}")
     fits = not view.return_to_go or "discount" in fields
     require(fits, f"View.return_to_go reads hyper.discount, and {hyper} has no such field")
 
@@ -126,7 +134,7 @@ def check_shapes(
     for index, phase in enumerate(method.phases):
         labels = example_labels(method, index, spec, hyper)
         batches = jax.eval_shape(
-            lambda labels=labels: example_batches(method.view, spec, cast(Any, hyper).batch_size, labels)
+            lambda labels=labels: example_batches(method.view.sized(hyper), spec, cast(Any, hyper).batch_size, labels)
         )
         draws = trace(f"draw of phase {phase.name} fails", lambda phase=phase: phase.draw(key, spec, hyper))
         what = f"update of phase {phase.name} fails on {_described(batches)}, draws {_drawn(draws)}"
