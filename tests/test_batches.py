@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from diffjax.data.observations import ActionTransform, action_transform, observation_transform
 from diffjax.data.transitions import Transitions
 from diffjax.errors import UserError
-from diffjax.losses import return_to_go
 from diffjax.methods import registry
 from diffjax.methods.base import Method, Phase, Relabel, View, static, traced, weigh
 from diffjax.methods.checks import check_method, check_shapes
@@ -187,12 +186,6 @@ def test_padded_windows_are_those_of_trajectories_filled_up_one_by_one(trajector
 def test_data_that_cannot_give_what_a_method_reads(view, changes, words):
     with pytest.raises(UserError, match=words):
         prepare(ten_rows(**changes), view)
-
-
-def test_returns_to_go_by_hand():
-    reward, end = jnp.array([1.0, 2.0, 3.0, 4.0, 5.0]), jnp.array([False, True, False, False, True])
-    np.testing.assert_allclose(return_to_go(reward, end, 0.5), [2.0, 2.0, 3 + 0.5 * (4 + 2.5), 6.5, 5.0])
-    np.testing.assert_allclose(return_to_go(reward, end, 1.0), [3.0, 2.0, 12.0, 9.0, 5.0])
 
 
 def test_observation_transforms_by_hand():

@@ -3,7 +3,8 @@
 Every random number is an argument (:class:`ChainNoise`); :func:`draw_chain_noise` is the thin wrapper that holds a key.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
@@ -48,6 +49,38 @@ def transition_std(schedule: DiscreteSchedule, variance: Variance) -> np.ndarray
     return np.concatenate([np.zeros(1, np.float32), std[1:]])
 
 
+class Transition(NamedTuple):
+    """Coefficients of a step of a chain, or of several."""
+
+    index: jax.Array
+    coef_x0: jax.Array
+    coef_xt: jax.Array
+    std: jax.Array
+
+    def mean(self, x_0: jax.Array, x: jax.Array) -> jax.Array:
+        """``coef_x0_i x_0 + coef_xt_i x``; of several steps for several samples."""
+        coef_x0, coef_xt = (jnp.expand_dims(c, range(c.ndim, x.ndim)) for c in (self.coef_x0, self.coef_xt))
+        return coef_x0 * x_0 + coef_xt * x
+
+
+def transitions(schedule: DiscreteSchedule, variance: Variance, index: jax.Array | np.ndarray) -> Transition:
+    """The coefficients of steps ``index (...)``."""
+    arrays = schedule.posterior_coef_x0, schedule.posterior_coef_xt, transition_std(schedule, variance)
+    return Transition(jnp.asarray(index), *(jnp.asarray(array[index]) for array in arrays))
+
+
+def _downwards(schedule: DiscreteSchedule) -> np.ndarray:
+    return np.arange(schedule.num_steps, dtype=np.int32)[::-1]
+
+
+def _moved(x: jax.Array, denoiser: Denoiser, at: Transition, z: jax.Array, clip: jax.Array | float | None) -> jax.Array:
+    """One step of the ancestral chain."""
+    x_0 = denoiser(x, at.index)
+    if clip is not None:
+        x_0 = jnp.clip(x_0, -clip, clip)
+    return at.mean(x_0, x) + at.std * z
+
+
 def ancestral_chain(
     denoiser: Denoiser,
     schedule: DiscreteSchedule,
@@ -66,22 +99,11 @@ def ancestral_chain(
     """
     chex.assert_shape(noise.steps, (schedule.num_steps, *noise.start.shape))
 
-    def step(x: jax.Array, inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-        index, z, coef_x0, coef_xt, std = inputs
-        x_0 = denoiser(x, index)
-        if clip is not None:
-            x_0 = jnp.clip(x_0, -clip, clip)
-        x = coef_x0 * x_0 + coef_xt * x + std * z
+    def step(x: jax.Array, inputs: tuple[Transition, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        x = _moved(x, denoiser, *inputs, clip=clip)
         return x, x
 
-    inputs = (
-        np.arange(schedule.num_steps, dtype=np.int32),
-        schedule.posterior_coef_x0,
-        schedule.posterior_coef_xt,
-        transition_std(schedule, variance),
-    )
-    index, coef_x0, coef_xt, std = (jnp.asarray(array[::-1]) for array in inputs)
-    _, states = jax.lax.scan(step, noise.start, (index, noise.steps, coef_x0, coef_xt, std))
+    _, states = jax.lax.scan(step, noise.start, (transitions(schedule, variance, _downwards(schedule)), noise.steps))
     return jnp.concatenate([noise.start[None], states])
 
 
@@ -95,3 +117,69 @@ def ancestral_sample(
 ) -> jax.Array:
     """The last state of :func:`ancestral_chain`."""
     return ancestral_chain(denoiser, schedule, noise, variance=variance, clip=clip)[-1]
+
+
+STRENGTHS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "variance": np.exp,
+    "std": lambda log_variance: np.exp(0.5 * log_variance),
+    "none": np.ones_like,
+}
+"""What a guide's gradient is multiplied with, of the posterior's log variance."""
+
+
+class Guide(NamedTuple):
+    """Ascent on a value before every step of a chain: ``steps`` times ``x <- x + scale strength_i grad value(x, i)``.
+
+    ``value(x, index)`` maps samples to one number each. Below index ``stop`` nothing is moved.
+    """
+
+    value: Callable[[jax.Array, jax.Array], jax.Array]
+    steps: int
+    scale: jax.Array | float
+    stop: int
+    strength: str  # of ``STRENGTHS``
+
+
+def guided_chain(
+    denoiser: Denoiser,
+    schedule: DiscreteSchedule,
+    noise: ChainNoise,
+    guide: Guide,
+    *,
+    clip: jax.Array | float | None,
+    constrain: Callable[[jax.Array], jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+    """:func:`ancestral_chain` with posterior variance and a guide; and the values ``(T, ...)`` of each step.
+
+    The value of a step is that before the last move of its guide, so the last one is of the samples before their last
+    denoising. Source: Janner et al. 2022 (Diffuser), arXiv 2205.09991, diffuser/sampling/functions.py.
+    """
+    strength = STRENGTHS[guide.strength](schedule.posterior_log_variance)
+    chex.assert_shape(noise.steps, (schedule.num_steps, *noise.start.shape))
+
+    def pushed(x: jax.Array, index: jax.Array, factor: jax.Array) -> tuple[jax.Array, jax.Array]:
+        value, gradient = jax.vjp(lambda x: guide.value(x, index), x)
+        return constrain(x + guide.scale * factor * gradient(jnp.ones_like(value))[0]), value
+
+    def guided(x: jax.Array, inputs: tuple[Transition, jax.Array, jax.Array]) -> tuple[jax.Array, Any]:
+        at, z, factor = inputs
+        x, values = jax.lax.scan(lambda x, _: pushed(x, at.index, factor), x, length=guide.steps)
+        x = constrain(_moved(x, denoiser, at, z, clip))
+        return x, (x, values[-1])
+
+    def judged(x: jax.Array, inputs: tuple[Transition, jax.Array, jax.Array]) -> tuple[jax.Array, Any]:
+        at, z, _ = inputs
+        after = constrain(_moved(x, denoiser, at, z, clip))
+        return after, (after, guide.value(x, at.index))
+
+    x = start = constrain(noise.start)
+    steps = transitions(schedule, "posterior", _downwards(schedule))
+    inputs = steps, noise.steps, jnp.asarray(strength)[steps.index]
+    moving = max(schedule.num_steps - guide.stop, 0) if guide.steps else 0
+    found = []
+    for step, part in ((guided, slice(moving)), (judged, slice(moving, schedule.num_steps))):
+        if len(range(schedule.num_steps)[part]):
+            x, passed = jax.lax.scan(step, x, jax.tree.map(lambda leaf, part=part: leaf[part], inputs))
+            found.append(passed)
+    states, values = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+    return jnp.concatenate([start[None], states]), values

@@ -100,12 +100,13 @@ class View(NamedTuple):
     """What one row of a minibatch is; static.
 
     ``batches`` independent minibatches per update; rows are transitions, or windows of ``horizon`` > 1 steps of one
-    trajectory. Where ``padded`` > 0 a trajectory is filled up with rows of zeros to so many, windows may run into them,
-    and one begins at every row but the last from which it does not run past them. ``horizon`` and ``padded`` are
-    numbers or the names of static fields of ``Hyper``. ``next_action`` and ``return_to_go`` (which reads
-    ``hyper.discount``) ask for these fields of :class:`~diffjax.types.Batch`. ``observation`` and ``action`` are of
-    :data:`~diffjax.types.OBSERVATIONS`, affine maps that each run makes from its own data and applies to minibatches
-    and when acting: ``act`` then returns an action as minibatches hold it, and the run undoes the map.
+    trajectory. Where ``padded`` > 0 trajectories are filled up with rows of zeros to so many (longer ones are not),
+    windows may run into these rows, and begin at every row but the last from which they do not run past them.
+    ``horizon`` and ``padded`` are numbers or the names of static fields of ``Hyper``. ``next_action`` and
+    ``return_to_go`` (which reads ``hyper.discount``) ask for these fields of :class:`~diffjax.types.Batch`.
+    ``observation`` and ``action`` are of :data:`~diffjax.types.OBSERVATIONS`, affine maps that each run makes from its
+    own data and applies to minibatches and when acting: ``act`` then returns an action as minibatches hold it, and the
+    run undoes the map.
     """
 
     batches: int = 1

@@ -77,13 +77,15 @@ def check_method(name: str, method: Method[State, Hyper]) -> None:
     require(len(set(names)) == len(names), f"two phases share a name: {', '.join(names)}")
     view = method.view
     require(view.batches >= 1, f"View.batches is {view.batches}; at least 1")
-    for size, words in (("horizon", "at least 1 (1: transitions)"), ("padded", "at least 0 (0: not at all)")):
-        value, least = getattr(view, size), int(words.split()[2])
+    for size, value, least, words in (
+        ("horizon", view.horizon, 1, "1: transitions"),
+        ("padded", view.padded, 0, "0: no padding"),
+    ):
         if isinstance(value, str):
             is_static = value in fields and not fields[value].metadata.get("pytree_node", True)
             require(is_static, f"View.{size} is {value!r}, which is no static field of {hyper}")
         else:
-            require(value >= least, f"View.{size} is {value}; {words}")
+            require(value >= least, f"View.{size} is {value}; at least {least} ({words})")
     require(view.padded == 0 or view.horizon != 1, "View.padded is about windows; give View.horizon as well")
     for seen in ("observation", "action"):
         name = getattr(view, seen)

@@ -13,6 +13,7 @@ from diffjax.methods import (
     diffcps,
     diffpogan,
     diffpogan_paper,
+    diffuser,
     diffusion_bc,
     dql,
     dtql,
@@ -55,6 +56,7 @@ METHODS = _registered(
         "td3_bc": {"default": td3_bc.METHOD},
         "rebrac": {"default": rebrac.METHOD},
         "awac": {"default": awac.METHOD},
+        "diffuser": {"default": diffuser.METHOD},
         "bc": {"default": bc.METHOD},
     }
 )
