@@ -149,7 +149,8 @@ class Trainer:
         self.phase = phase
         self.runs = runs
         self.program = Program(case.method, spec, case.protocol.sampling, run_sharding(runs))
-        prepared = prepare(data, case.method.view, case.protocol.observation, action_clip=case.protocol.action_clip)
+        view = case.method.view.sized(case.hyper)
+        prepared = prepare(data, view, case.protocol.observation, action_clip=case.protocol.action_clip)
         setups = [RunSetup(random_key(seed), prepared.part, case.hyper) for seed in range(runs)]
         self.setup = self.program.place(stack_runs(setups))
         self.data = self.program.replicate(prepared.transitions)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from diffjax.data.observations import ObservationTransform
+from diffjax.data.observations import ActionTransform, ObservationTransform
 from diffjax.errors import UserError, first_line
 from diffjax.experiment.settings import acting_differently
 from diffjax.experiment.stored import StoredRuns, hyper_of, named_leaves, state_of
@@ -136,7 +136,9 @@ class Policy:
         check_parent("out", path)
         read = _leaves_read(self)
         arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(self.acting.state).items() if name in read}
-        arrays |= {f"observation/{name}": np.asarray(leaf) for name, leaf in self.acting.observation._asdict().items()}
+        for part, transform in (("observation", self.acting.observation), ("action", self.acting.action)):
+            parts = {} if transform is None else transform._asdict()
+            arrays |= {f"{part}/{name}": np.asarray(leaf) for name, leaf in parts.items()}
         content = {"format_version": FORMAT_VERSION, **to_entries(self.about)}
         with writable(path):
             write_arrays(path, content, arrays)
@@ -144,7 +146,7 @@ class Policy:
 
 def act_row(draws: Any, method: Method[Any, Any], spec: Spec, acting: Acting, observation: jax.Array) -> jax.Array:
     """One action in ``[-1, 1]`` for one observation as the environment gives it; 0 where it would be no number."""
-    action = method.act(draws, spec, acting.state, acting.hyper, acting.observation(observation))
+    action = acting.as_recorded(method.act(draws, spec, acting.state, acting.hyper, acting.observation(observation)))
     return jnp.clip(jnp.where(jnp.isfinite(action), action, 0.0), -1.0, 1.0)
 
 
@@ -264,7 +266,9 @@ def _from_file(path: Path) -> Policy:
     try:
         content, arrays = read_arrays(path)
         transform = ObservationTransform(*(arrays.pop(f"observation/{name}") for name in ObservationTransform._fields))
-    except (ValueError, KeyError) as error:
+        own = {name: arrays.pop(f"action/{name}") for name in ActionTransform._fields if f"action/{name}" in arrays}
+        action_transform = ActionTransform(**own) if own else None
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no policy's file, or is damaged ({first_line(error)}); save it again") from None
     version = content.pop("format_version", None)
     if version != FORMAT_VERSION:
@@ -274,4 +278,4 @@ def _from_file(path: Path) -> Policy:
     hyper = hyper_of(method, about.hyper, str(path))
     spec = Spec(about.observation_dim, about.action_dim)
     state = state_of(method, spec, hyper, arrays, False, path, about.versions.get("diffjax", "another one"))
-    return Policy(method, Acting(state, hyper, transform), about)
+    return Policy(method, Acting(state, hyper, transform, action_transform), about)

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-OBSERVATIONS = ("raw", "standardized", "limits")
-"""How a run sees its observations: as recorded, with mean 0 and deviation 1, or within ``[-1, 1]``."""
+OBSERVATIONS = ("raw", "standardized", "limits", "gaussian")
+"""How a run sees its observations, and its actions: as recorded, with mean 0 and deviation 1 (``gaussian``: to the
+last digit, where ``standardized`` adds a small number), or within ``[-1, 1]``."""
 
 
 ACTIONS = ("", "clip", "scale")

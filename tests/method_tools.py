@@ -25,6 +25,10 @@ TINY: dict[str, Any] = {
     "num_critics": 3,
     "target_samples": 2,
     "candidates": 16,
+    "horizon": 4,
+    "dim": 8,
+    "dim_mults": (1, 2),
+    "value_dim_mults": (1, 8),
 }
 
 
@@ -34,7 +38,8 @@ def tiny(name: str, variant: str, **changes: Any) -> tuple[Method, Any]:
     hyper = resolve(name, "hopper-medium-v2", "paper", variant).hyper
     known = {field.name for field in dataclasses.fields(hyper)}
     keep = {"candidates"} if getattr(hyper, "candidates", 0) == 1 else set()
-    values = {key: value for key, value in TINY.items() if key in known - keep} | changes
+    values = {key: value for key, value in TINY.items() if key not in keep} | changes
+    values = {key: value for key, value in values.items() if key in known}
     # What is of a part of the method: the same widths, unless it takes the whole's, and as many rows in proportion.
     for field in sorted(known - values.keys()):
         if field.endswith("_hidden_dims") and getattr(hyper, field):
@@ -84,7 +89,7 @@ def random_batches(method: Method, hyper: Any, phase: int = -1, seed: int = 0) -
     shapes = shapes_of_labels(method, phase % len(method.phases), hyper)
 
     def random(key: jax.Array) -> Batch:
-        batch = random_batch(key, method.phases[phase].batch_size(hyper), view=method.view)
+        batch = random_batch(key, method.phases[phase].batch_size(hyper), view=method.view.sized(hyper))
         rows, label_key = batch.reward.shape, jax.random.fold_in(key, 1)
         labels = jax.tree.map(lambda x: jax.random.normal(label_key, (*rows, *x.shape)).astype(x.dtype), shapes)
         return batch._replace(labels=labels)

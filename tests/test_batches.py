@@ -1,5 +1,6 @@
 """What a run sees of its data: rows, rewards, actions, observations, windows, returns, labels."""
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -7,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from diffjax.data.observations import observation_transform
+from diffjax.data.observations import ActionTransform, action_transform, observation_transform
 from diffjax.data.transitions import Transitions
 from diffjax.errors import UserError
-from diffjax.losses import return_to_go
 from diffjax.methods import registry
 from diffjax.methods.base import Method, Phase, Relabel, View, static, traced, weigh
 from diffjax.methods.checks import check_method, check_shapes
@@ -86,8 +88,94 @@ def test_windows_never_cross_the_end_of_a_trajectory(horizon, starts):
 
 
 @pytest.mark.parametrize(
+    ("padded", "starts"), [(3, [0]), (4, [0, 4, 7]), (5, [0, 1, 4, 5, 7, 8]), (99, [0, 1, 2, 4, 5, 7, 8])]
+)
+def test_padded_windows_begin_where_they_stay_within_the_padding(padded, starts):
+    """Not at the last row of a trajectory, and a trajectory that is longer than the padding has none."""
+    view = View(horizon=3, padded=padded)
+    assert usable_rows(ten_rows(), view).tolist() == starts
+    finished = np.array([[0, 4], [4, 7]])
+    assert usable_rows(ten_rows(), view, finished).tolist() == [row for row in starts if row < 7]
+
+
+def test_a_padded_window_by_hand():
+    """It begins at row 5, the last but one of its trajectory: the third step is none, and zero as recorded."""
+    data, view = ten_rows(), View(horizon=3, padded=9, next_action=True, observation="limits", action="limits")
+    usable, part = prepare(data, view, reward=(2.0, -1.0), episodes=np.array([[0, 4], [4, 7]]))
+    on_device, position = jax.tree.map(jnp.asarray, usable), usable.row.tolist().index(5)
+    labels = {"value": jnp.arange(10.0) + 50}
+    batch = gather_batch(on_device, part, jnp.array([position]), view, jnp.arange(10.0) + 20, labels)
+    np.testing.assert_allclose(batch.observation[0, :, 0], (np.array([5, 6, 0]) - 3) / 3, rtol=1e-6)  # seen: 0 to 6
+    np.testing.assert_allclose(batch.next_observation[0, :, 0], (np.array([6, 0, 0]) - 3) / 3, rtol=1e-6)
+    half = 0.6  # the actions of rows 0 to 6 lie between -0.9 and 0.3
+    np.testing.assert_allclose(batch.action[0, :, 0], (np.array([0.1, 0.3, 0]) + 0.3) / half, atol=1e-6)
+    np.testing.assert_allclose(batch.next_action[0, :, 0], (np.array([0.3, 0, 0]) + 0.3) / half, atol=1e-6)
+    np.testing.assert_array_equal(batch.reward[0], [9, 11, 0])
+    np.testing.assert_array_equal(batch.not_done[0], [1, 0, 0])
+    np.testing.assert_array_equal(batch.return_to_go[0], [25, 26, 0])
+    np.testing.assert_array_equal(batch.labels["value"][0], [55, 56, 0])
+
+
+class Recorded(NamedTuple):
+    """A trajectory: rows with an action, whether the last one is a terminal, and whether a last observation follows."""
+
+    length: int
+    terminal: bool
+    observed: bool
+
+
+ROWS = 40
+gather_jitted = functools.partial(jax.jit, static_argnames="view")(gather_batch)
+
+
+@given(
+    st.lists(st.builds(Recorded, st.integers(1, 7), st.booleans(), st.booleans()), min_size=1, max_size=5),
+    st.sampled_from([(2, 4), (4, 4), (4, 9)]),
+    st.integers(0, 2**31 - 1),
+)
+def test_padded_windows_are_those_of_trajectories_filled_up_one_by_one(trajectories, sizes, seed):
+    (horizon, padded), rng = sizes, np.random.default_rng(seed)
+    rows = [one.length + one.observed for one in trajectories]
+    bounds = np.cumsum([0, *rows])
+    observation, action = rng.normal(size=(2, ROWS, 1)).astype(np.float32)
+    reward = rng.normal(size=ROWS).astype(np.float32)
+    terminal, end, begins = np.zeros(ROWS, bool), np.zeros(ROWS, bool), np.zeros(ROWS, bool)
+    end[ROWS - 1] = True  # of a tail that is no trajectory
+    expected = []
+    for first, one in zip(bounds, trajectories, strict=False):
+        last = first + one.length - 1
+        terminal[last] = one.terminal
+        end[last + one.observed] = True
+        begins[first : last + (one.terminal or one.observed)] = True
+        if one.observed:
+            action[last + 1], reward[last + 1] = 0, 0
+        size = max(one.length, padded)
+        shown = one.length + one.observed  # a last observation is shown too, with no action
+        filled = [np.zeros((size + horizon, 1), np.float32) for _ in range(2)]
+        for array, recorded in zip(filled, (observation, action), strict=True):
+            array[:shown] = recorded[first : first + shown]
+        expected += [
+            np.concatenate([array[start : start + horizon] for array in filled], axis=1)
+            for start in range(min(one.length - 1, size - horizon))
+        ]
+    data = Transitions(observation, action, reward, terminal, end, np.flatnonzero(begins).astype(np.int32))
+    episodes, view = np.stack([bounds[:-1], bounds[1:]], axis=1), View(horizon=horizon, padded=padded)
+    if not expected:
+        with pytest.raises(UserError, match="windows of"):
+            prepare(data, view, episodes=episodes)
+        return
+    usable, part = prepare(data, view, episodes=episodes)
+    assert int(part.size) == len(expected)
+    on_device = usable._replace(row=np.resize(usable.row, ROWS))  # of one shape, so that it compiles once per view
+    batch = gather_jitted(jax.tree.map(jnp.asarray, on_device), part, jnp.arange(ROWS) % part.size, view=view)
+    found = np.concatenate([batch.observation, batch.action], axis=-1)[: len(expected)]
+    np.testing.assert_array_equal(found, np.stack(expected))
+
+
+@pytest.mark.parametrize(
     ("view", "changes", "words"),
     [
+        (View(horizon=9, padded=9), {}, "windows of 9 steps of trajectories that are filled up to 9, and the longest"),
         (View(horizon=4), {}, "windows of 4 steps, and the longest trajectory has 3 transitions"),
         (View(horizon=2), {"next_observation": np.zeros((10, 1), np.float32)}, "in no order"),
         (View(next_action=True), {"next_observation": np.zeros((10, 1), np.float32)}, "in no order"),
@@ -100,12 +188,6 @@ def test_data_that_cannot_give_what_a_method_reads(view, changes, words):
         prepare(ten_rows(**changes), view)
 
 
-def test_returns_to_go_by_hand():
-    reward, end = jnp.array([1.0, 2.0, 3.0, 4.0, 5.0]), jnp.array([False, True, False, False, True])
-    np.testing.assert_allclose(return_to_go(reward, end, 0.5), [2.0, 2.0, 3 + 0.5 * (4 + 2.5), 6.5, 5.0])
-    np.testing.assert_allclose(return_to_go(reward, end, 1.0), [3.0, 2.0, 12.0, 9.0, 5.0])
-
-
 def test_observation_transforms_by_hand():
     observation = np.array([[0.0, 5.0], [2.0, 5.0], [4.0, 5.0], [100.0, 9.0]], np.float32)
     data = ten_rows()._replace(observation=observation, row=np.array([0, 1, 2], np.int32))
@@ -115,8 +197,24 @@ def test_observation_transforms_by_hand():
     np.testing.assert_allclose(see("standardized")[:3], [[-2 / std, 0], [0, 0], [2 / std, 0]], rtol=1e-6)
     np.testing.assert_allclose(see("standardized")[3, 1], 4 / 1e-3, rtol=1e-6)
     np.testing.assert_allclose(see("limits"), [[-1, 0], [0, 0], [1, 0], [49, 4]])
+    np.testing.assert_allclose(see("gaussian")[:3], [[-2 / np.sqrt(8 / 3), 0], [0, 0], [2 / np.sqrt(8 / 3), 0]])
+    of_all = observation_transform("limits", data, np.arange(4))
+    np.testing.assert_allclose(of_all(jnp.asarray(observation))[:, 0], [-1, -0.96, -0.92, 1], rtol=1e-6)
     with pytest.raises(UserError, match="observation transform"):
         observation_transform("normalised", data)
+
+
+def test_action_transforms_by_hand():
+    data = ten_rows()._replace(action=np.array([[-3.0], [1.0], [0.5], *[[0.0]] * 7], np.float32))
+    rows = np.arange(3)
+    assert action_transform("raw", data, rows, np.inf) is None
+    limits = action_transform("limits", data, rows, 1.0)  # after clipping
+    np.testing.assert_allclose(limits(jnp.array([-1.0, 0.0, 1.0])), [-1.0, 0.0, 1.0])
+    np.testing.assert_allclose(limits.undo(jnp.array([-3.0, 0.5, 2.0])), [-1.0, 0.5, 1.0])  # within the limits
+    gaussian = action_transform("gaussian", data, rows, np.inf)
+    mean, std = np.mean([-3.0, 1.0, 0.5]), np.std([-3.0, 1.0, 0.5])
+    np.testing.assert_allclose(gaussian(jnp.array([1.0])), [(1 - mean) / std], rtol=1e-6)
+    np.testing.assert_allclose(gaussian.undo(jnp.array([4.0])), [4 * std + mean], rtol=1e-6)
 
 
 @flax.struct.dataclass
@@ -178,12 +276,24 @@ def test_a_transform_reaches_updates_acting_and_checkpoints(name):
     state, setup, program, goals = run(make_method(view), Hyper(), [40], ten_rows())
     raw = run(make_method(View()), Hyper(), [40], ten_rows())[3]
     transform = observation_transform(name, ten_rows())
+    assert state.action is None
     assert goals[0] == pytest.approx(float(transform(jnp.float32(raw[0]))[0]), abs=1e-4)  # affine, so of the mean
     np.testing.assert_array_equal(state.observation.center[0], transform.center)
     observation = jnp.full((1, 3, 1), 2.0)
     keys = jax.random.split(jax.random.key(1), (1, 3))
     action = program.act(state.acting(setup.hyper), keys, 0, observation)
     np.testing.assert_allclose(action, np.full((1, 3, 1), float(transform(jnp.full(1, 2.0))[0])), rtol=1e-6)
+
+
+def test_an_action_is_undone_when_acting():
+    """The method acts with the mean of what it observed, in units of the deviation of the data's actions."""
+    state, setup, program, _ = run(make_method(View(action="gaussian")), Hyper(), [2], ten_rows())
+    expected = action_transform("gaussian", ten_rows(), ten_rows().row, np.inf)
+    assert isinstance(state.action, ActionTransform)
+    jax.tree.map(lambda ours, theirs: np.testing.assert_array_equal(ours[0], theirs), state.action, expected)
+    keys, observation = jax.random.split(jax.random.key(1), (1, 3)), jnp.array([[[-1.0], [0.0], [2.0]]])
+    action = program.act(state.acting(setup.hyper), keys, 0, observation)
+    np.testing.assert_allclose(action[0, :, 0], np.array([-1, 0, 2]) * expected.scale + expected.center, rtol=1e-6)
 
 
 def labels(draws, spec, state, hyper, batch, rows):
@@ -227,7 +337,12 @@ def test_labels_belong_to_rows():
         ({"phases": (Phase("train", lambda *_: None),)}, "the last one must be 'main'"),
         ({"phases": (Phase("main", lambda *_: None),) * 2}, "two phases share a name"),
         ({"view": View(observation="normal")}, "not one of raw, standardized, limits"),
+        ({"view": View(action="normal")}, "View.action is 'normal', not one of raw"),
         ({"view": View(horizon=0)}, "View.horizon is 0"),
+        ({"view": View(horizon=2, padded=-1)}, "View.padded is -1"),
+        ({"view": View(padded=5)}, "View.padded is about windows"),
+        ({"view": View(horizon="length")}, "View.horizon is 'length', which is no static field of Hyper"),
+        ({"view": View(horizon="actor_lr")}, "View.horizon is 'actor_lr', which is no static field of Hyper"),
         ({"view": View(batches=0)}, "View.batches is 0"),
     ],
 )

@@ -29,6 +29,8 @@ from diffjax.diffusion.objectives import (
     DenoisingDraws,
     EDMDraws,
     TimeDraws,
+    constrained_error,
+    constrained_noise,
     draw_denoising,
     draw_edm,
     draw_times,
@@ -38,12 +40,16 @@ from diffjax.diffusion.objectives import (
     score_matching,
 )
 from diffjax.diffusion.samplers import (
+    STRENGTHS,
     ChainNoise,
+    Guide,
     ancestral_chain,
     ancestral_sample,
     ddim_chain,
     draw_chain_noise,
+    guided_chain,
     transition_std,
+    transitions,
 )
 from diffjax.diffusion.schedules import (
     bound_weights,
@@ -328,6 +334,51 @@ def test_chain_clips_states_behind_their_noise_and_repeats_its_end():
     assert np.any(np.abs(np.asarray(chain[1:5])) == 1.5)
 
 
+def test_transitions_of_several_steps_are_those_of_several_samples():
+    at = transitions(VP, "posterior", np.array([4, 0]))
+    mean = at.mean(jnp.ones((2, 3)), jnp.full((2, 3), 2.0))
+    by_hand = VP.posterior_coef_x0[[4, 0]] + 2 * VP.posterior_coef_xt[[4, 0]]
+    np.testing.assert_allclose(mean, np.repeat(by_hand[:, None], 3, axis=1), rtol=1e-6)
+    np.testing.assert_allclose(at.std, [np.exp(0.5 * VP.posterior_log_variance[4]), 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("clip", [None, 0.4])
+def test_a_chain_with_a_guide_that_takes_no_step_is_the_plain_one(clip):
+    noise = draw_chain_noise(jax.random.key(0), 5, (3, 2))
+    denoiser = epsilon_denoiser(gaussian_epsilon(VP, 0.5), VP)
+    guide = Guide(lambda x, index: jnp.sum(x, axis=-1) + index, steps=0, scale=1.0, stop=0, strength="variance")
+    chain, values = guided_chain(denoiser, VP, noise, guide, clip=clip, constrain=lambda x: x)
+    np.testing.assert_allclose(
+        chain, ancestral_chain(denoiser, VP, noise, variance="posterior", clip=clip), rtol=1e-6, atol=1e-6
+    )
+    np.testing.assert_allclose(values, np.sum(chain[:-1], axis=-1) + np.arange(5)[::-1, None], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("stop", [0, 2, 9])
+def test_a_guide_climbs_before_every_step(strength, stop):
+    """Against the recursion by hand: a quadratic value whose slope is ``2 - x``, and the first number is known."""
+    noise = draw_chain_noise(jax.random.key(0), 5, (3, 2))
+    guide = Guide(lambda x, index: jnp.sum(2 * x - x**2 / 2, axis=-1), 2, 0.3, stop, strength)
+    chain, values = guided_chain(
+        lambda x, index: 0.5 * x, VP, noise, guide, clip=None, constrain=lambda x: x.at[..., 0].set(1.0)
+    )
+    variance = np.exp(VP.posterior_log_variance)
+    factor = {"variance": variance, "std": np.sqrt(variance), "none": np.ones(5)}[strength]
+    x = np.array(noise.start)
+    x[:, 0] = 1
+    for place, i in enumerate(range(4, -1, -1)):
+        np.testing.assert_allclose(chain[place], x, rtol=1e-4, atol=1e-5)
+        for _ in range(2):
+            value = np.sum(2 * x - x**2 / 2, axis=-1)
+            x[:, 1] += 0.3 * factor[i] * (2 - x[:, 1]) * (i >= stop)
+        np.testing.assert_allclose(values[place], value, rtol=1e-4, atol=1e-5)
+        mean = (0.5 * VP.posterior_coef_x0[i] + VP.posterior_coef_xt[i]) * x
+        x = mean + np.sqrt(variance[i]) * (i > 0) * np.asarray(noise.steps[place])
+        x[:, 0] = 1
+    np.testing.assert_allclose(chain[-1], x, rtol=1e-4, atol=1e-5)
+
+
 def test_chain_refuses_noise_of_another_length():
     noise = draw_chain_noise(jax.random.key(0), 4, (3,))
     with pytest.raises(AssertionError):
@@ -413,6 +464,24 @@ def test_flow_of_a_gaussian_ends_in_it():
 
     start = jnp.linspace(-2.0, 2.0, 5)
     np.testing.assert_allclose(jax.jit(lambda x: euler_sample(velocity, x, 4000))(start), std * start, atol=1e-3)
+
+
+@pytest.mark.parametrize("target", ["x0", "epsilon"])
+def test_what_is_known_of_a_sample_is_set_and_costs_nothing(target):
+    x_0, noise = np.array([[0.5, -1.0], [0.2, 0.4]], np.float32), np.array([[1.0, 2.0], [-1.0, 0.5]], np.float32)
+    draws = DenoisingDraws(jnp.array([0, 4]), jnp.asarray(noise))
+    known = lambda x: x.at[:, 0].set(7.0)  # noqa: E731
+    alpha_bar = VP.alpha_bar[[0, 4]]
+    second = np.sqrt(alpha_bar) * x_0[:, 1] + np.sqrt(1 - alpha_bar) * noise[:, 1]
+    x = constrained_noise(VP, jnp.asarray(x_0), draws, known)
+    np.testing.assert_allclose(x, np.stack([[7, 7], second], axis=1), rtol=1e-6)
+    predict = lambda x, index: 2 * x + index[:, None]  # noqa: E731
+    error = constrained_error(predict, VP, jnp.asarray(x_0), draws, known, target)
+    goal = x_0 if target == "x0" else noise
+    expected = np.stack([7 - goal[:, 0], 2 * second + [0, 4] - goal[:, 1]], axis=1)
+    np.testing.assert_allclose(error, expected, rtol=1e-5)
+    slope = jax.grad(lambda c: jnp.sum(constrained_error(lambda x, i: c * x, VP, x_0, draws, known, target)[:, 0]))(1.0)
+    assert slope == 0
 
 
 def test_edm_matching_by_hand():

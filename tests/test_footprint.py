@@ -26,10 +26,10 @@ def test_what_a_group_takes(hopper: Path) -> None:
                        dataset=str(hopper))  # fmt: skip
     planned = plan(asked)
     ready = make_ready(planned, obtain_dataset(planned, store_dataset, str), str)
-    found = footprint(ready.plan, ready.plan.groups[0], ready.data, 10)
+    found = footprint(ready.plan, ready.plan.groups[0], ready.data[0], 10)
     parameters = 11 * 4 + 4 + 4 * 3 + 3
-    rows, batch = ready.data.transitions.reward.shape[0], 8 * (11 + 3 + 1 + 11 + 1)
-    held = {"the data": rows * (4 * (11 + 3 + 1) + 2) + 4 * len(ready.data.transitions.row)}
+    rows, batch = ready.data[0].transitions.reward.shape[0], 8 * (11 + 3 + 1 + 11 + 1)
+    held = {"the data": rows * (4 * (11 + 3 + 1) + 2) + 4 * len(ready.data[0].transitions.row)}
     assert found.device == {
         "1 run": 4 * (3 * parameters + 1),
         **held,
@@ -40,7 +40,7 @@ def test_what_a_group_takes(hopper: Path) -> None:
         **held,
         "the episodes of an evaluation": 3 * 2 * (16 * 14 + 1024),
     }
-    larger = footprint(ready.plan, ready.plan.groups[0], ready.data, 10**6)
+    larger = footprint(ready.plan, ready.plan.groups[0], ready.data[0], 10**6)
     assert larger.device["one update's arrays (batch_size, hidden_dims)"] == 10**6
     assert 2**28 < device_memory() <= host_memory() < 2**47
 

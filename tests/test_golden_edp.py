@@ -398,7 +398,7 @@ def check_solver(golden: Golden, at: str, actor: Tree, hyper: Any, observation: 
     golden.equal(f"{at}/orders", orders)
     golden.close(f"{at}/t_continuous", plan.time)
     golden.close(f"{at}/t_model", levels.time)
-    golden.equal(f"{at}/t_index_for_clip", levels.index)
+    golden.equal(f"{at}/t_index_for_clip", levels.time_index)
     golden.close(f"{at}/x_at_evaluations", solution.x, SOLVER)
     golden.close(f"{at}/eps_clipped", solution.epsilon, SOLVER)
     golden.close(f"{at}/eps_raw", raw, SOLVER)

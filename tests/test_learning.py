@@ -8,7 +8,8 @@ States say which problem's part of the data they are from, actions are one of tw
 - ``modes``: time limits only, actions at -0.5 and 0.5 as often, reward 10 at 0.5 alone. ``Q`` is on average between
   what the data's policy earns and what the better mode does.
 
-A method that learns from windows sees the problems whose trajectories are long enough: the first and the last.
+A method that learns from windows sees the problems whose trajectories are long enough: the first and the last; where
+trajectories are filled up those of two steps, too, from the first of them.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ from method_tools import ALL, tiny
 
 from diffjax.data.transitions import Transitions
 from diffjax.methods.base import MEAN_VALUE, Method, without_acting
+from diffjax.methods.registry import METHODS
 from diffjax.training.batches import prepare
 from diffjax.training.program import Program, RunSetup, _advance, mean_metrics, stack_runs
 from diffjax.types import Spec
@@ -35,7 +37,7 @@ STEPS, LAST = 500, 100  # updates, and those whose metrics are read
 DISCOUNT, MODE, BEST = 0.5, 0.5, 10.0
 EPISODES = 64
 QUICK = {"discount": DISCOUNT, "tau": 0.02, "ema_start": 1, "lr_decay_steps": 0.0, "actor_lr": 1e-3}
-QUICK |= {"critic_lr": 3e-3, "value_lr": 3e-3}
+QUICK |= {"critic_lr": 3e-3, "value_lr": 3e-3, "termination_penalty": 0.0}
 
 
 def problems() -> Transitions:
@@ -85,20 +87,24 @@ class Trained(NamedTuple):
 @functools.cache
 def trained(method: Method[Any, Any], hyper: Any) -> Trained:
     """A method trained on all problems at once."""
-    usable, part = prepare(problems(), method.view, "raw")
+    view = method.view.sized(hyper)
+    usable, part = prepare(problems(), view, "raw")
     bounds = np.searchsorted(usable.row, ROWS * np.arange(len(PROBLEMS) + 1))
     sizes = dict(zip(PROBLEMS, itertools.pairwise(bounds.tolist()), strict=True))
     seen = {name: pair for name, pair in sizes.items() if pair[1] > pair[0]}
-    assert tuple(seen) == (PROBLEMS if method.view.horizon == 1 else ("endless", "modes"))
+    long_enough = ("endless", "chain", "modes") if view.padded else ("endless", "modes")
+    assert tuple(seen) == (PROBLEMS if view.horizon == 1 else long_enough)
     parts = [part._replace(offset=jnp.int32(first), size=jnp.int32(last - first)) for first, last in seen.values()]
     setup = stack_runs([RunSetup(jax.random.key(number), own, hyper) for number, own in enumerate(parts)])
     program = Program(method, SPEC, "uniform")
     data = program.replicate(usable)
     state, compiled = program.init(setup, data), _advance._cache_size()
+    metrics: dict[str, np.ndarray] = {}
     for phase in range(len(method.phases)):
         state, _ = program.advance(phase, state, 0, STEPS - LAST, setup, data)
         state, sums = program.advance(phase, state, STEPS - LAST, STEPS, setup, data)
-    return Trained(program, tuple(seen), state, setup, mean_metrics(sums), _advance._cache_size() - compiled)
+        metrics |= mean_metrics(sums)
+    return Trained(program, tuple(seen), state, setup, metrics, _advance._cache_size() - compiled)
 
 
 @functools.cache
@@ -126,7 +132,8 @@ def test_values_are_those_of_the_problem(name, variant):
     if value is None:
         assert not {"critic_lr", "expectile"} & {field.name for field in dataclasses.fields(tiny(name, variant)[1])}
         return
-    expected = {"endless": 1 / (1 - DISCOUNT), "terminal": 1.0, "chain": (1 + DISCOUNT) / 2}
+    chain = DISCOUNT if METHODS[name][variant].view.padded else (1 + DISCOUNT) / 2
+    expected = {"endless": 1 / (1 - DISCOUNT), "terminal": 1.0, "chain": chain}
     assert {name: value[name] for name in expected if name in value} == pytest.approx(
         {name: expected[name] for name in expected if name in value}, rel=0.1
     )

@@ -17,6 +17,12 @@ from diffjax.nn.learners import cosine_decay, descend, ema_rate, learn, learn_ea
 VALUES = jnp.array([[1.0, 5.0], [3.0, 1.0]])  # two critics, two states
 
 
+def test_returns_to_go_by_hand():
+    reward, end = jnp.array([1.0, 2.0, 3.0, 4.0, 5.0]), jnp.array([False, True, False, False, True])
+    np.testing.assert_allclose(losses.return_to_go(reward, end, 0.5), [2.0, 2.0, 3 + 0.5 * (4 + 2.5), 6.5, 5.0])
+    np.testing.assert_allclose(losses.return_to_go(reward, end, 1.0), [3.0, 2.0, 12.0, 9.0, 5.0])
+
+
 def test_td_target_stops_at_terminals_and_gradients():
     target = lambda v: losses.td_target(jnp.array([1.0, 2.0]), 0.9, jnp.array([1.0, 0.0]), v)  # noqa: E731
     np.testing.assert_allclose(target(jnp.array([10.0, 10.0])), [10.0, 2.0])

@@ -21,14 +21,13 @@ So every next point is a sum of ``x`` and the step's ``M_j`` with constant coeff
 Sources: Lu et al. 2022, arXiv 2206.00927 (noise form), arXiv 2211.01095 (data form).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.diffusion.denoisers import Predictor
 from diffjax.diffusion.schedules import ContinuousSchedule
 
 Form = Literal["noise", "data"]
@@ -121,7 +120,9 @@ class Solution(NamedTuple):
     epsilon: jax.Array
 
 
-def dpm_solver(predict: Predictor, plan: Plan, start: jax.Array, levels: Any = None) -> Solution:
+def dpm_solver(
+    predict: Callable[[jax.Array, Any], jax.Array], plan: Plan, start: jax.Array, levels: Any = None
+) -> Solution:
     """The solution that begins at ``start``, standard normal noise at the plan's first time.
 
     Args:

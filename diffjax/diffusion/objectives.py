@@ -1,5 +1,6 @@
 """Training objectives of denoisers, one value per sample; the caller takes the mean."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
@@ -81,6 +82,37 @@ def score_matching(
     """
     time, x = noised(schedule, x_0, draws, time_min)
     return jnp.sum((predict(x, time) - draws.noise) ** 2, axis=-1)
+
+
+TARGETS = ("x0", "epsilon")
+"""What a network predicts of a noisy sample."""
+
+
+def constrained_noise(
+    schedule: DiscreteSchedule, x_0: jax.Array, draws: DenoisingDraws, constrain: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """``constrain(sqrt(alpha_bar_i) x_0 + sqrt(1 - alpha_bar_i) noise)``: noisy samples of which a part is known."""
+    chex.assert_equal_shape([x_0, draws.noise])
+    return constrain(add_noise(schedule, x_0, draws.time_index, draws.noise))
+
+
+def constrained_error(
+    predict: Predictor,
+    schedule: DiscreteSchedule,
+    x_0: jax.Array,
+    draws: DenoisingDraws,
+    constrain: Callable[[jax.Array], jax.Array],
+    target: str,
+) -> jax.Array:
+    """``constrain(predict(x_i, i)) - target`` at :func:`constrained_noise`; ``target`` is one of
+    :data:`TARGETS`, the sample or the noise.
+
+    What ``constrain`` sets of a prediction costs nothing, so that a sampler may set it too. Shape of ``x_0``.
+    Source: Janner et al. 2022 (Diffuser), arXiv 2205.09991, diffuser/models/diffusion.py.
+    """
+    x = constrained_noise(schedule, x_0, draws, constrain)
+    goal = dict(zip(TARGETS, (x_0, draws.noise), strict=True))[target]
+    return constrain(predict(x, draws.time_index)) - goal
 
 
 class EDMDraws(NamedTuple):

@@ -3,7 +3,8 @@
 Every random number is an argument (:class:`ChainNoise`); :func:`draw_chain_noise` is the thin wrapper that holds a key.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
@@ -51,6 +52,43 @@ def transition_std(schedule: DiscreteSchedule, variance: Variance) -> np.ndarray
     return np.concatenate([np.zeros(1, np.float32), std[1:]])
 
 
+class Transition(NamedTuple):
+    """Coefficients of a step of a chain, or of several."""
+
+    time_index: jax.Array
+    coef_x0: jax.Array
+    coef_xt: jax.Array
+    std: jax.Array
+
+    def mean(self, x_0: jax.Array, x: jax.Array) -> jax.Array:
+        """``coef_x0_i x_0 + coef_xt_i x``; of several steps for several samples."""
+        coef_x0, coef_xt = (jnp.expand_dims(c, range(c.ndim, x.ndim)) for c in (self.coef_x0, self.coef_xt))
+        return coef_x0 * x_0 + coef_xt * x
+
+
+def transitions(schedule: DiscreteSchedule, variance: Variance, index: jax.Array | np.ndarray) -> Transition:
+    """The coefficients of steps ``index (...)``."""
+    arrays = schedule.posterior_coef_x0, schedule.posterior_coef_xt, transition_std(schedule, variance)
+    return Transition(jnp.asarray(index), *(jnp.asarray(array[index]) for array in arrays))
+
+
+def _downwards(schedule: DiscreteSchedule) -> np.ndarray:
+    return np.arange(schedule.num_steps, dtype=np.int32)[::-1]
+
+
+def _clipped(x: jax.Array, bound: jax.Array | float | None) -> jax.Array:
+    return x if bound is None else jnp.clip(x, -bound, bound)
+
+
+def _moved(
+    x: jax.Array, denoiser: Denoiser | LearnedDenoiser, at: Transition, z: jax.Array, clip: jax.Array | float | None
+) -> jax.Array:
+    """One step of the ancestral chain."""
+    found = denoiser(x, at.time_index)
+    x_0, own_std = (found[0], jnp.exp(0.5 * found[1])) if isinstance(found, tuple) else (found, 1.0)
+    return at.mean(_clipped(x_0, clip), x) + at.std * own_std * z
+
+
 def ancestral_chain(
     denoiser: Denoiser | LearnedDenoiser,
     schedule: DiscreteSchedule,
@@ -75,26 +113,13 @@ def ancestral_chain(
     """
     chex.assert_shape(noise.steps, (schedule.num_steps + repeats, *noise.start.shape))
 
-    def clipped(x: jax.Array, bound: jax.Array | float | None) -> jax.Array:
-        return x if bound is None else jnp.clip(x, -bound, bound)
-
-    def step(x: jax.Array, inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-        index, z, coef_x0, coef_xt, std = inputs
-        found = denoiser(x, index)
-        x_0, own_std = (found[0], jnp.exp(0.5 * found[1])) if isinstance(found, tuple) else (found, 1.0)
-        x = coef_x0 * clipped(x_0, clip) + coef_xt * x + temperature * std * own_std * z
-        x = clipped(x, state_clip)
+    def step(x: jax.Array, inputs: tuple[Transition, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        at, z = inputs
+        x = _clipped(_moved(x, denoiser, at, temperature * z, clip), state_clip)
         return x, x
 
-    inputs = (
-        np.arange(schedule.num_steps, dtype=np.int32),
-        schedule.posterior_coef_x0,
-        schedule.posterior_coef_xt,
-        transition_std(schedule, variance),
-    )
-    order = np.append(np.arange(schedule.num_steps)[::-1], np.zeros(repeats, int))
-    index, coef_x0, coef_xt, std = (jnp.asarray(array[order]) for array in inputs)
-    _, states = jax.lax.scan(step, noise.start, (index, noise.steps, coef_x0, coef_xt, std))
+    order = np.append(_downwards(schedule), np.zeros(repeats, np.int32))
+    _, states = jax.lax.scan(step, noise.start, (transitions(schedule, variance, order), noise.steps))
     return jnp.concatenate([noise.start[None], states])
 
 
@@ -134,3 +159,69 @@ def ddim_chain(
     index = jnp.arange(schedule.num_steps)[::-1]
     _, states = jax.lax.scan(step, start, (index, jnp.asarray(schedule.alpha_bar_prev[::-1])))
     return jnp.concatenate([start[None], states])
+
+
+STRENGTHS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "variance": np.exp,
+    "std": lambda log_variance: np.exp(0.5 * log_variance),
+    "none": np.ones_like,
+}
+"""What a guide's gradient is multiplied with, of the posterior's log variance."""
+
+
+class Guide(NamedTuple):
+    """Ascent on a value before every step of a chain: ``steps`` times ``x <- x + scale strength_i grad value(x, i)``.
+
+    ``value(x, index)`` maps samples to one number each. Below index ``stop`` nothing is moved.
+    """
+
+    value: Callable[[jax.Array, jax.Array], jax.Array]
+    steps: int
+    scale: jax.Array | float
+    stop: int
+    strength: str  # of ``STRENGTHS``
+
+
+def guided_chain(
+    denoiser: Denoiser,
+    schedule: DiscreteSchedule,
+    noise: ChainNoise,
+    guide: Guide,
+    *,
+    clip: jax.Array | float | None,
+    constrain: Callable[[jax.Array], jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+    """:func:`ancestral_chain` with posterior variance and a guide; and the values ``(T, ...)`` of each step.
+
+    The value of a step is that before the last move of its guide, so the last one is of the samples before their last
+    denoising. Source: Janner et al. 2022 (Diffuser), arXiv 2205.09991, diffuser/sampling/functions.py.
+    """
+    strength = STRENGTHS[guide.strength](schedule.posterior_log_variance)
+    chex.assert_shape(noise.steps, (schedule.num_steps, *noise.start.shape))
+
+    def pushed(x: jax.Array, index: jax.Array, factor: jax.Array) -> tuple[jax.Array, jax.Array]:
+        value, gradient = jax.vjp(lambda x: guide.value(x, index), x)
+        return constrain(x + guide.scale * factor * gradient(jnp.ones_like(value))[0]), value
+
+    def guided(x: jax.Array, inputs: tuple[Transition, jax.Array, jax.Array]) -> tuple[jax.Array, Any]:
+        at, z, factor = inputs
+        x, values = jax.lax.scan(lambda x, _: pushed(x, at.time_index, factor), x, length=guide.steps)
+        x = constrain(_moved(x, denoiser, at, z, clip))
+        return x, (x, values[-1])
+
+    def judged(x: jax.Array, inputs: tuple[Transition, jax.Array, jax.Array]) -> tuple[jax.Array, Any]:
+        at, z, _ = inputs
+        after = constrain(_moved(x, denoiser, at, z, clip))
+        return after, (after, guide.value(x, at.time_index))
+
+    x = start = constrain(noise.start)
+    steps = transitions(schedule, "posterior", _downwards(schedule))
+    inputs = steps, noise.steps, jnp.asarray(strength)[steps.time_index]
+    moving = max(schedule.num_steps - guide.stop, 0) if guide.steps else 0
+    found = []
+    for step, part in ((guided, slice(moving)), (judged, slice(moving, schedule.num_steps))):
+        if len(range(schedule.num_steps)[part]):
+            x, passed = jax.lax.scan(step, x, jax.tree.map(lambda leaf, part=part: leaf[part], inputs))
+            found.append(passed)
+    states, values = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+    return jnp.concatenate([start[None], states]), values

@@ -23,18 +23,19 @@ class Footprint(NamedTuple):
     host: dict[str, int]  # for all
 
 
-def check_footprint(plan: Plan, data: Prepared, updates: Iterable[ClosedJaxpr]) -> None:
+def check_footprint(plan: Plan, data: Iterable[Prepared], updates: Iterable[ClosedJaxpr]) -> None:
     """That every group of an experiment can be trained, a run at a time if need be.
 
     Args:
+      data: of each group.
       updates: the programs of the first group's phases, of one run.
 
     Raises:
       UserError: one cannot; says what takes most.
     """
     largest_array = max(map(_largest_operation, updates), default=0)
-    for group in plan.groups:
-        found = footprint(plan, group, data, largest_array)
+    for group, prepared in zip(plan.groups, data, strict=True):
+        found = footprint(plan, group, prepared, largest_array)
         largest_array = 0
         for parts, there in ((found.device, device_memory()), (found.host, host_memory())):
             if (needed := sum(parts.values())) > there:
@@ -50,8 +51,8 @@ def footprint(plan: Plan, group: Group, data: Prepared, largest_operation: int =
     runs, spec = len(group.trained), plan.spec
     hyper = group.trained[0].hyper
     state = size_of(jax.eval_shape(lambda: plan.method.init(random_key(0), spec, hyper)))
-    largest_batch = max(phase.batch_size(hyper) for phase in plan.method.phases)
-    batches = size_of(jax.eval_shape(lambda: example_batches(plan.method.view, spec, largest_batch)))
+    view, largest_batch = plan.method.view.sized(hyper), max(phase.batch_size(hyper) for phase in plan.method.phases)
+    batches = size_of(jax.eval_shape(lambda: example_batches(view, spec, largest_batch)))
     of_row = [
         size_of(example_labels(plan.method, number, spec, hyper))
         for number, phase in enumerate(plan.method.phases)

@@ -11,6 +11,7 @@ from diffjax.experiment.plan import Group, Plan, Run, phase_lengths
 from diffjax.experiment.prepare import Ready
 from diffjax.methods.base import acting_values, without_acting
 from diffjax.records.schema import RunId
+from diffjax.training.batches import Prepared
 
 
 class Member(NamedTuple):
@@ -23,6 +24,11 @@ class Member(NamedTuple):
     def group(self) -> Group:
         """The runs."""
         return self.ready.plan.groups[self.number]
+
+    @property
+    def data(self) -> Prepared:
+        """What its runs are trained on."""
+        return self.ready.data[self.number]
 
     @property
     def trained(self) -> tuple[Run, ...]:
@@ -76,7 +82,7 @@ def program_of(member: Member) -> Any:
         interval,
         protocol.episodes,
         plan.experiment.matmul_precision,
-        has_trajectories(member.ready.data.transitions),
+        has_trajectories(member.data.transitions),
         member.ready.config.dataset.fingerprint if reads_all_rows else "",
     )
 

@@ -35,7 +35,7 @@ class Ready(NamedTuple):
     """An experiment that nothing can keep from starting any more."""
 
     plan: Plan  # its task with reference scores, its sizes those of the data
-    data: Prepared
+    data: tuple[Prepared, ...]  # of each group
     config: Config
 
 
@@ -87,7 +87,10 @@ def make_ready(planned: Plan, dataset: Dataset, report: Callable[[str], None]) -
     planned = planned._replace(task=task, spec=spec)
     transitions = apply_rule(protocol.trajectories, transitions)
     reward = reward_affine(protocol.reward, transitions)
-    data = prepare(transitions, planned.method.view, protocol.observation, reward, protocol.action_clip)
+    views = [planned.method.view.sized(group.trained[0].hyper) for group in planned.groups]
+    given = protocol.observation, reward, protocol.action_clip, dataset.episode_rows
+    prepared = {view: prepare(transitions, view, *given) for view in dict.fromkeys(views)}
+    data = tuple(prepared[view] for view in views)
     check_footprint(planned, data, check_networks(planned))
     version = NO_SIMULATOR
     if evaluates:

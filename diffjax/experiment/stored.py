@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax.data.observations import ObservationTransform
+from diffjax.data.observations import ActionTransform, ObservationTransform
 from diffjax.errors import UserError
 from diffjax.experiment.plan import Run, group_blocks
 from diffjax.methods.base import Method, check_hyper
@@ -105,13 +105,15 @@ class StoredRuns:
         number = self._numbers(checkpoints)[step]
         if self._read is None or self._read[:2] != (checkpoints, number):
             with StoredCheckpoints(checkpoints) as stored:
-                self._read = checkpoints, number, stored.parts(number, ("method", "observation"))
+                self._read = checkpoints, number, stored.parts(number, ("method", "observation", "action"))
         parts = jax.tree.map(lambda leaf: leaf[place], self._read[2])
         dim = self.spec.observation_dim
         raw = {"center": np.zeros(dim, np.float32), "scale": np.ones(dim, np.float32)}
         made_by, hyper = self.config.versions.get("diffjax", "an older one"), self.hypers[run.setting]
         state = state_of(self.method, self.spec, hyper, named_leaves(parts["method"]), True, checkpoints, made_by)
-        return Acting(state, hyper, ObservationTransform(**parts.get("observation", raw)))
+        action = parts.get("action")
+        transform = ActionTransform(**action) if action else None
+        return Acting(state, hyper, ObservationTransform(**parts.get("observation", raw)), transform)
 
     def _place(self, run: RunId) -> tuple[Path, int]:
         """The folder of a run's checkpoints, and which training of theirs it is."""

@@ -132,7 +132,7 @@ class Trainer:
         """
         self.progress.doing("compiling")
         members, plan = self.members, self.members[0].ready.plan
-        transitions, parts = join_data([member.ready.data for member in members])
+        transitions, parts = join_data([member.data for member in members])
         setup = stack_runs(
             [
                 RunSetup(random_key(run.seed), part, run.hyper)

@@ -100,18 +100,30 @@ class View(NamedTuple):
     """What one row of a minibatch is; static.
 
     ``batches`` independent minibatches per update; rows are transitions, or windows of ``horizon`` > 1 steps of one
-    trajectory; ``next_action`` and ``return_to_go`` (which reads ``hyper.discount``) ask for these fields of
-    :class:`~diffjax.types.Batch`; ``observation`` is one of :data:`~diffjax.types.OBSERVATIONS`, an affine map that
-    each run makes from its own data and applies to minibatches and when acting. Where ``next_observation`` is False no
-    update reads what was observed next, so that the row at which a time limit cut a trajectory is sampled too.
+    trajectory. Where ``padded`` > 0 trajectories are filled up with rows of zeros to so many (longer ones are not),
+    windows may run into these rows, and begin at every row but the last from which they do not run past them.
+    ``horizon`` and ``padded`` are numbers or the names of static fields of ``Hyper``. ``next_action`` and
+    ``return_to_go`` (which reads ``hyper.discount``) ask for these fields of :class:`~diffjax.types.Batch`.
+    ``observation`` and ``action`` are of :data:`~diffjax.types.OBSERVATIONS`, affine maps that each run makes from its
+    own data and applies to minibatches and when acting: ``act`` then returns an action as minibatches hold it, and the
+    run undoes the map. Where ``next_observation`` is False no update reads what was observed next, so that the row at
+    which a time limit cut a trajectory is sampled too.
     """
 
     batches: int = 1
-    horizon: int = 1
+    horizon: int | str = 1
+    padded: int | str = 0
     next_action: bool = False
     return_to_go: bool = False
     observation: str = "raw"
+    action: str = "raw"
     next_observation: bool = True
+
+    def sized(self, hyper: Any) -> "View":
+        """The view with numbers for the names of fields."""
+        sizes = {name: getattr(self, name) for name in ("horizon", "padded")}
+        named = {name: getattr(hyper, field) for name, field in sizes.items() if isinstance(field, str)}
+        return self._replace(**named)
 
 
 class Rows(NamedTuple):
@@ -187,10 +199,10 @@ class Method(NamedTuple, Generic[State, Hyper]):
     """A method as pure functions of arrays; state holds arrays only.
 
     ``init(key, spec, hyper)`` makes a state whose targets are copies, never aliases. ``act(draws, spec, state, hyper,
-    observation)`` maps one observation ``(observation_dim,)`` to one action ``(action_dim,)`` by the paper's own
-    evaluation rule; map it over episodes and runs. ``draw_action(key, spec, hyper)`` makes its random numbers. The last
-    phase is called :data:`MAIN`; ``hyper`` has the fields :data:`HYPER_FIELDS`. :mod:`diffjax.methods.checks`
-    checks in words what a method must provide.
+    observation)`` maps one observation ``(observation_dim,)`` to one action ``(action_dim,)``, both as the view has
+    them, by the paper's own evaluation rule; map it over episodes and runs. ``draw_action(key, spec, hyper)`` makes its
+    random numbers. The last phase is called :data:`MAIN`; ``hyper`` has the fields :data:`HYPER_FIELDS`.
+    :mod:`diffjax.methods.checks` checks in words what a method must provide.
     """
 
     hyper: type[Hyper]
@@ -245,8 +257,8 @@ def when(due: jax.Array, update: Callable[[State], tuple[State, Scalars]], state
 
 
 def example_batches(view: View, spec: Spec, batch_size: int, labels: Any = None) -> tuple[Batch, ...]:
-    """Minibatches of zeros, of the shapes that an update gets; ``labels`` are those of one row."""
-    rows = (batch_size,) if view.horizon == 1 else (batch_size, view.horizon)
+    """Minibatches of zeros, of the shapes that an update gets of a sized view; ``labels`` are those of one row."""
+    rows = (batch_size,) if view.horizon == 1 else (batch_size, int(view.horizon))
     observation, action = jnp.zeros((*rows, spec.observation_dim)), jnp.zeros((*rows, spec.action_dim))
     batch = Batch(
         observation,

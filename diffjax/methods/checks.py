@@ -82,9 +82,19 @@ def check_method(name: str, method: Method[State, Hyper]) -> None:
     require(len(set(names)) == len(names), f"two phases share a name: {', '.join(names)}")
     view = method.view
     require(view.batches >= 1, f"View.batches is {view.batches}; at least 1")
-    require(view.horizon >= 1, f"View.horizon is {view.horizon}; at least 1 (1: transitions)")
-    problem = f"View.observation is {view.observation!r}, not one of {', '.join(OBSERVATIONS)}"
-    require(view.observation in OBSERVATIONS, problem)
+    for size, value, least, words in (
+        ("horizon", view.horizon, 1, "1: transitions"),
+        ("padded", view.padded, 0, "0: no padding"),
+    ):
+        if isinstance(value, str):
+            is_static = value in fields and not fields[value].metadata.get("pytree_node", True)
+            require(is_static, f"View.{size} is {value!r}, which is no static field of {hyper}")
+        else:
+            require(value >= least, f"View.{size} is {value}; at least {least} ({words})")
+    require(view.padded == 0 or view.horizon != 1, "View.padded is about windows; give View.horizon as well")
+    for seen in ("observation", "action"):
+        name = getattr(view, seen)
+        require(name in OBSERVATIONS, f"View.{seen} is {name!r}, not one of {', '.join(OBSERVATIONS)}")
     fits = not view.return_to_go or "discount" in fields
     require(fits, f"View.return_to_go reads hyper.discount, and {hyper} has no such field")
 
@@ -131,7 +141,9 @@ def check_shapes(
     for index, phase in enumerate(method.phases):
         labels = example_labels(method, index, spec, hyper)
         batches = jax.eval_shape(
-            lambda phase=phase, labels=labels: example_batches(method.view, spec, phase.batch_size(hyper), labels)
+            lambda phase=phase, labels=labels: example_batches(
+                method.view.sized(hyper), spec, phase.batch_size(hyper), labels
+            )
         )
         draws = trace(f"draw of phase {phase.name} fails", lambda phase=phase: phase.draw(key, spec, hyper))
         what = f"update of phase {phase.name} fails on {_described(batches)}, draws {_drawn(draws)}"

@@ -133,20 +133,21 @@ def solver_times(start: float, end: float, orders: tuple[int, ...]) -> np.ndarra
     """
     one = np.float32(1.0)
 
-    def divided(first: np.float32, last: np.float32, intervals: int) -> np.ndarray:
+    def divided(ends: np.ndarray, intervals: int) -> np.ndarray:
+        first, last = ends
         share = np.arange(intervals, dtype=np.float32) * (one / np.float32(intervals))
         return np.append(first * (one - share) + last * share, last)
 
-    outer = divided(np.float32(start), np.float32(end), sum(orders))[np.cumsum([0, *orders])]
-    pieces = [divided(*outer[i : i + 2], order)[:-1] for i, order in enumerate(orders)]
+    outer = divided(np.array([start, end], np.float32), sum(orders))[np.cumsum([0, *orders])]
+    pieces = [divided(outer[i : i + 2], order)[:-1] for i, order in enumerate(orders)]
     return np.concatenate([*pieces, outer[-1:]])
 
 
 class Levels(NamedTuple):
     """What the predictor gets at each evaluation of the solver, ``(sampler_steps,)``."""
 
-    time: jax.Array | np.ndarray  # of the network, in steps, no whole number
-    index: jax.Array | np.ndarray  # the time truncated: the step whose coefficients bound the clean action
+    time: jax.Array  # of the network, in steps, no whole number
+    time_index: jax.Array  # the time truncated: the step whose coefficients bound the clean action
 
 
 def solver_plan(hyper: Hyper) -> tuple[Plan, Levels]:
@@ -163,7 +164,7 @@ def solver_plan(hyper: Hyper) -> tuple[Plan, Levels]:
     time = (times[:-1] - np.float32(1.0) / steps) * steps
     schedule = interpolated_vp(discrete_schedule(hyper.schedule, hyper.diffusion_steps))
     plan = dpm_solver_plan(schedule, times.astype(np.float64), orders, "noise")
-    return plan, Levels(time, time.astype(np.int32))
+    return plan, Levels(jnp.asarray(time), jnp.asarray(time.astype(np.int32)))
 
 
 def solve(predict: Callable[..., jax.Array], noise: ChainNoise, schedule: DiscreteSchedule, hyper: Hyper) -> Solution:
@@ -173,11 +174,11 @@ def solve(predict: Callable[..., jax.Array], noise: ChainNoise, schedule: Discre
     """
 
     def bounded(x: jax.Array, at: Levels) -> jax.Array:
-        x_0 = x0_from_epsilon(schedule, x, at.index, predict(x, at.time))
-        return epsilon_from_x0(schedule, x, at.index, jnp.clip(x_0, -hyper.max_action, hyper.max_action))
+        x_0 = x0_from_epsilon(schedule, x, at.time_index, predict(x, at.time))
+        return epsilon_from_x0(schedule, x, at.time_index, jnp.clip(x_0, -hyper.max_action, hyper.max_action))
 
     plan, levels = solver_plan(hyper)
-    return dpm_solver(bounded, plan, noise.start, jax.tree.map(jnp.asarray, levels))
+    return dpm_solver(bounded, plan, noise.start, levels)
 
 
 def sample_actions(actor: Params, noise: ChainNoise, hyper: Hyper, observation: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ from diffjax.methods import (
     diffcps,
     diffpogan,
     diffpogan_paper,
+    diffuser,
     diffusion_bc,
     dql,
     dtql,
@@ -71,6 +72,7 @@ METHODS = _registered(
         "edp": {"td3": edp.METHOD, "crr": edp_crr.METHOD, "iql": edp_iql.METHOD, "code": edp.METHOD},
         "qgpo": {"default": qgpo.METHOD},
         "sfbc": {"default": sfbc.METHOD},
+        "diffuser": {"default": diffuser.METHOD},
         "bc": {"default": bc.METHOD},
     }
 )

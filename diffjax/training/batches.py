@@ -7,8 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.data.observations import ObservationTransform, observation_transform
-from diffjax.data.transitions import MAX_ROWS, Transitions, has_trajectories, next_observations, only_observed
+from diffjax.data.observations import (
+    ActionTransform,
+    ObservationTransform,
+    action_transform,
+    observation_transform,
+)
+from diffjax.data.transitions import (
+    MAX_ROWS,
+    Transitions,
+    has_trajectories,
+    next_observations,
+    only_observed,
+    trajectory_rows,
+)
 from diffjax.errors import UserError
 from diffjax.methods.base import Rows, View
 from diffjax.types import Batch
@@ -18,7 +30,8 @@ class RunData(NamedTuple):
     """A run's part of the data and how it sees them; a leaf has the leading axis ``runs`` where runs are stacked.
 
     A run samples the entries ``offset .. offset + size - 1`` of ``Transitions.row`` and sees the reward
-    ``reward_scale * reward + reward_shift``, actions clipped to ``+-action_clip``, and transformed observations.
+    ``reward_scale * reward + reward_shift``, actions clipped to ``+-action_clip`` and then transformed where there is a
+    transform, and transformed observations.
     """
 
     offset: jax.Array
@@ -27,6 +40,7 @@ class RunData(NamedTuple):
     reward_shift: jax.Array
     action_clip: jax.Array
     observation: ObservationTransform
+    action: ActionTransform | None = None
 
 
 class Prepared(NamedTuple):
@@ -42,26 +56,34 @@ def prepare(
     observation: str = "",
     reward: tuple[float, float] = (1.0, 0.0),
     action_clip: float = float("inf"),
+    episodes: np.ndarray | None = None,
 ) -> Prepared:
-    """The data as a view samples them, whole.
+    """The data as a view with sizes samples them, whole.
 
     Args:
       observation: another transform than the view's own.
       reward: scale and shift.
+      episodes: first row of each recorded trajectory and the one past its last; None: all there are. A padded view
+        takes no others, so that an unfinished tail, whose end nobody knows, is left out.
 
     Raises:
       UserError: the data cannot give what the view asks for.
     """
+    usable, seen = usable_rows(transitions, view, episodes), np.asarray(transitions.row)
+    if view.padded:
+        seen = np.concatenate([np.arange(*bounds) for bounds in _whole_trajectories(transitions, episodes)])
     part = RunData(
         offset=jnp.int32(0),
-        size=jnp.int32(0),
+        size=jnp.int32(usable.size),
         reward_scale=jnp.float32(reward[0]),
         reward_shift=jnp.float32(reward[1]),
         action_clip=jnp.float32(action_clip),
-        observation=jax.tree.map(jnp.asarray, observation_transform(observation or view.observation, transitions)),
+        observation=jax.tree.map(
+            jnp.asarray, observation_transform(observation or view.observation, transitions, seen)
+        ),
+        action=jax.tree.map(jnp.asarray, action_transform(view.action, transitions, seen, action_clip)),
     )
-    usable = transitions._replace(row=usable_rows(transitions, view))
-    return Prepared(usable, part._replace(size=jnp.int32(usable.row.size)))
+    return Prepared(transitions._replace(row=usable), part)
 
 
 def join_data(prepared: Sequence[Prepared]) -> tuple[Transitions, tuple[RunData, ...]]:
@@ -89,20 +111,23 @@ def join_data(prepared: Sequence[Prepared]) -> tuple[Transitions, tuple[RunData,
     return joined._replace(row=joined.row.astype(np.int32)), tuple(parts)
 
 
-def usable_rows(transitions: Transitions, view: View) -> np.ndarray:
-    """The entries of ``row`` that a view can sample, in order, int32.
+def usable_rows(transitions: Transitions, view: View, episodes: np.ndarray | None = None) -> np.ndarray:
+    """The entries of ``row`` that a view with sizes can sample, in order, int32.
 
     Where the next observation is not read, the row at which a time limit cut a trajectory follows the transition before
-    it, unless it only holds a last observation. A window is ``horizon`` transitions in a row of one trajectory. A next
-    action is that of the next row; it is wanted of every transition whose next value counts, so the last one before a
-    time limit is left out.
+    it, unless it only holds a last observation. A window is ``horizon`` transitions in a row of one trajectory. With
+    padding one may begin at every row of a trajectory of ``length`` but those from
+    ``min(length - 1, max(length, padded) - horizon)`` on (Diffuser, datasets/sequence.py, where none is longer than the
+    padding). A next action is that of the next row; it is wanted of every transition whose next value counts, so the
+    last one before a time limit is left out.
 
     Raises:
       UserError: none is left, or the data do not know what comes after a row.
     """
     row, end = np.asarray(transitions.row), np.asarray(transitions.end)
+    horizon, padded = int(view.horizon), int(view.padded)
     reads_rewards = view.return_to_go or not view.next_observation  # of a whole trajectory
-    needs_order = view.horizon > 1 or view.next_action or reads_rewards
+    needs_order = horizon > 1 or view.next_action or reads_rewards
     if needs_order and not has_trajectories(transitions):
         raise UserError(
             "this method reads what comes after a transition (windows, next actions or returns), and the data hold "
@@ -117,18 +142,39 @@ def usable_rows(transitions: Transitions, view: View) -> np.ndarray:
         row = row[~_ends_in_nothing(transitions)[row]]
         if row.size == 0:
             raise UserError("no transition is followed by another action; this method needs the data's next action")
-    if view.horizon > 1 and row.size:
+    if padded:
+        bounds = _whole_trajectories(transitions, episodes)
+        length = bounds[:, 1] - bounds[:, 0]
+        count = np.minimum(length - 1, np.maximum(length, padded) - horizon)
+        starts = [first + np.arange(number) for first, number in zip(bounds[:, 0], count, strict=True)]
+        row = row[np.isin(row, np.concatenate([np.zeros(0, np.int64), *starts]))]
+        if row.size == 0:
+            raise UserError(
+                f"this method learns from windows of {horizon} steps of trajectories that are filled up to {padded}, "
+                f"and the longest has {length.max(initial=0)}; use longer ones, or a smaller horizon"
+            )
+    elif horizon > 1 and row.size:
         begins = np.zeros(len(end) + 1, bool)
         begins[row] = True
         stops = np.flatnonzero(begins[:-1] & (end | ~begins[1:]))
         left = stops[np.searchsorted(stops, row)] - row + 1  # transitions of the trajectory from here on
-        if left.max() < view.horizon:
+        if left.max() < horizon:
             raise UserError(
-                f"this method learns from windows of {view.horizon} steps, and the longest trajectory has {left.max()} "
+                f"this method learns from windows of {horizon} steps, and the longest trajectory has {left.max()} "
                 "transitions; use longer trajectories, or a variant of the method with a smaller View.horizon"
             )
-        row = row[left >= view.horizon]
+        row = row[left >= horizon]
     return row.astype(np.int32)
+
+
+def _whole_trajectories(transitions: Transitions, episodes: np.ndarray | None) -> np.ndarray:
+    """The rows of trajectories that hold an action, first and past the last ``(trajectories, 2)``; of those sampled."""
+    bounds = trajectory_rows(np.asarray(transitions.end)) if episodes is None else np.asarray(episodes)
+    begins = np.zeros(len(transitions.reward) + 1, np.int64)
+    begins[np.asarray(transitions.row) + 1] = 1
+    so_far = np.cumsum(begins)
+    bounds = bounds[so_far[bounds[:, 1]] > so_far[bounds[:, 0]]]
+    return np.stack([bounds[:, 0], bounds[:, 1] - only_observed(transitions)[bounds[:, 1] - 1]], axis=1)
 
 
 def _ends_in_nothing(transitions: Transitions) -> np.ndarray:
@@ -149,18 +195,35 @@ def gather(
     labels: Any = None,
 ) -> Batch:
     """The transitions that begin at some rows, as a run sees them; the leading axes are those of ``row``."""
-    clip = part.action_clip
-    following = jnp.asarray(next_observations(data, row))
+    inside, next_inside = _inside(data, row) if view.padded else (None, None)
+
+    def seen_action(action: jax.Array) -> jax.Array:
+        clipped = jnp.clip(action, -part.action_clip, part.action_clip)
+        return clipped if part.action is None else part.action(clipped)
+
     return Batch(
-        observation=part.observation(data.observation[row]),
-        action=jnp.clip(data.action[row], -clip, clip),
-        reward=part.reward_scale * data.reward[row] + part.reward_shift,
-        next_observation=part.observation(following),
-        not_done=1.0 - data.terminal[row].astype(jnp.float32),
-        next_action=jnp.clip(data.action[row + 1], -clip, clip) if view.next_action else None,
-        return_to_go=None if returns is None else returns[row],
-        labels=jax.tree.map(lambda leaf: leaf[row], labels),
+        observation=part.observation(_filled(data.observation[row], inside)),
+        action=seen_action(_filled(data.action[row], inside)),
+        reward=_filled(part.reward_scale * data.reward[row] + part.reward_shift, inside),
+        next_observation=part.observation(_filled(jnp.asarray(next_observations(data, row)), next_inside)),
+        not_done=_filled(1.0 - data.terminal[row].astype(jnp.float32), inside),
+        next_action=seen_action(_filled(data.action[row + 1], next_inside)) if view.next_action else None,
+        return_to_go=None if returns is None else _filled(returns[row], inside),
+        labels=jax.tree.map(lambda leaf: _filled(leaf[row], inside), labels),
     )
+
+
+def _inside(data: Transitions, row: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Whether rows of windows ``(..., horizon)``, and the rows after them, are of the trajectory of the first one."""
+    ends = jnp.cumsum(jnp.asarray(data.end)[row].astype(jnp.int32), axis=-1)
+    return jnp.roll(ends, 1, axis=-1).at[..., 0].set(0) == 0, ends == 0
+
+
+def _filled(values: jax.Array, inside: jax.Array | None) -> jax.Array:
+    """``values (*inside.shape, ...)`` with zeros outside a trajectory."""
+    if inside is None:
+        return values
+    return jnp.where(inside.reshape(inside.shape + (1,) * (values.ndim - inside.ndim)), values, 0)
 
 
 def gather_batch(
@@ -172,9 +235,9 @@ def gather_batch(
     labels: Any = None,
 ) -> Batch:
     """The minibatch of one run at its own positions ``(batch,)``; with a horizon ``(batch, horizon)`` rows."""
-    row = data.row[part.offset + position]
-    if view.horizon > 1:
-        row = row[:, None] + jnp.arange(view.horizon)
+    row, horizon = data.row[part.offset + position], int(view.horizon)
+    if horizon > 1:
+        row = row[:, None] + jnp.arange(horizon)
     return gather(data, part, row, view, returns, labels)
 
 

@@ -28,7 +28,7 @@ def update_flops(method: Method[Any, Any], phase: int, spec: Spec, hyper: Any, s
     def arguments() -> tuple[Any, ...]:
         key = random_key(0)
         labels = example_labels(method, phase, spec, hyper)
-        batches = example_batches(method.view, spec, part.batch_size(hyper), labels)
+        batches = example_batches(method.view.sized(hyper), spec, part.batch_size(hyper), labels)
         return jnp.int32(0), part.draw(key, spec, hyper), method.init(key, spec, hyper), batches
 
     def updated(step: jax.Array, draws: Any, state: Any, batches: tuple[Batch, ...]) -> Any:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from diffjax.data.observations import ObservationTransform
+from diffjax.data.observations import ActionTransform, ObservationTransform
 from diffjax.data.sampling import SAMPLINGS
 from diffjax.data.transitions import Transitions
 from diffjax.losses import return_to_go
@@ -44,24 +44,30 @@ class Acting(NamedTuple):
     state: Any
     hyper: Any
     observation: ObservationTransform
+    action: ActionTransform | None = None
+
+    def as_recorded(self, action: jax.Array) -> jax.Array:
+        """What a method's ``act`` returned, of one run, as the data have actions."""
+        return action if self.action is None else self.action.undo(action)
 
 
 class TrainState(NamedTuple):
     """State of all runs, leading axis ``runs``.
 
-    ``method`` is what is learnt, ``observation`` how it sees observations, ``labels`` what its phases have computed for
-    every row of the data (phase -> tree of arrays ``(runs, rows, ...)``); ``first_bad_step (runs,)`` is the first step
-    of the phase with a non-finite metric, or -1.
+    ``method`` is what is learnt, ``observation`` and ``action`` how it sees them, ``labels`` what its phases have
+    computed for every row of the data (phase -> tree of arrays ``(runs, rows, ...)``); ``first_bad_step (runs,)`` is
+    the first step of the phase with a non-finite metric, or -1.
     """
 
     method: Any
     observation: ObservationTransform
     labels: dict[str, Any]
     first_bad_step: jax.Array
+    action: ActionTransform | None = None
 
     def acting(self, hyper: Any) -> Acting:
         """The runs as they act under some hyper-parameters."""
-        return Acting(self.method, hyper, self.observation)
+        return Acting(self.method, hyper, self.observation, self.action)
 
 
 def stack_runs(runs: Sequence[Tree]) -> Tree:
@@ -225,8 +231,8 @@ def _init(program: Program, rows: int, setup: RunSetup) -> TrainState:
 
     # Types that would give way to others are made firm; an update does so, and would be compiled for both.
     state, labels = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), jax.vmap(init_run)(setup))
-    observation = jax.tree.map(jnp.copy, setup.data.observation)
-    return TrainState(state, observation, labels, jnp.full(setup.data.offset.shape, NEVER, jnp.int32))
+    observation, action = jax.tree.map(jnp.copy, (setup.data.observation, setup.data.action))
+    return TrainState(state, observation, labels, jnp.full(setup.data.offset.shape, NEVER, jnp.int32), action)
 
 
 def _phase_key(key: jax.Array, stream: int, phase: int) -> jax.Array:
@@ -272,11 +278,11 @@ def _update_run(
     labels: Any,
 ) -> tuple[Any, Metrics]:
     """One update of one run."""
-    method = program.method
+    method, view = program.method, program.method.view.sized(run.hyper)
     positions, rows = SAMPLINGS[program.sampling], method.phases[phase].batch_size(run.hyper)
     batches = tuple(
-        gather_batch(data, run.data, positions(key, step, rows, run.data.size), method.view, returns, labels)
-        for key in jax.random.split(_phase_key(run.key, BATCH_STREAM, phase), method.view.batches)
+        gather_batch(data, run.data, positions(key, step, rows, run.data.size), view, returns, labels)
+        for key in jax.random.split(_phase_key(run.key, BATCH_STREAM, phase), view.batches)
     )
     key = jax.random.fold_in(_phase_key(run.key, DRAW_STREAM, phase), step)
     draws = method.phases[phase].draw(key, program.spec, run.hyper)
@@ -336,7 +342,8 @@ def _act(
 ) -> jax.Array:
     def act_episode(key: jax.Array, observed: jax.Array, run: Acting) -> jax.Array:
         key = jax.random.fold_in(key, time)
-        return program.method.sample_action(key, program.spec, run.state, run.hyper, run.observation(observed))
+        seen = run.observation(observed)
+        return run.as_recorded(program.method.sample_action(key, program.spec, run.state, run.hyper, seen))
 
     over_episodes = jax.vmap(act_episode, in_axes=(0, 0, None))
     action = jax.vmap(over_episodes)(episode_key, observation, acting)

@@ -61,7 +61,7 @@ def train_arm(figure: Figure, arm: Arm, seed: int, num_samples: int, progress: P
     """Trains one arm on its problems side by side and samples the policies."""
     problems = figure.problems_of(arm)
     transitions, offsets = as_transitions(figure, problems)
-    prepared = prepare(transitions, arm.method.view)
+    prepared = prepare(transitions, arm.method.view.sized(arm.hyper))
     key = figure_key(seed, TRAIN_STREAM)
     setups = [
         RunSetup(
