@@ -38,6 +38,7 @@ DISCOUNT, MODE, BEST = 0.5, 0.5, 10.0
 EPISODES = 64
 QUICK = {"discount": DISCOUNT, "tau": 0.02, "ema_start": 1, "lr_decay_steps": 0.0, "actor_lr": 1e-3}
 QUICK |= {"critic_lr": 3e-3, "value_lr": 3e-3, "termination_penalty": 0.0}
+QUICK |= {"value_norm": False}  # a LayerNorm of the observation leaves nothing of the one number that it is here
 
 
 def problems() -> Transitions:
