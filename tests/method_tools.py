@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffjax.experiment.settings import resolve
 from diffjax.methods.base import Method, View
@@ -16,6 +17,9 @@ from diffjax.types import Batch, Spec
 
 SPEC = Spec(observation_dim=5, action_dim=2)
 ALL = [(name, variant) for name, variants in METHODS.items() for variant in variants]
+OFTEN = ("dac", "dtql", "diffcps", "diffpogan", "iql", "bc")
+"""The methods with which is done on every change what takes ten seconds per method; with the others among the slow."""
+MOSTLY_SLOW = [pytest.param(*pair, marks=() if pair[0] in OFTEN else pytest.mark.slow) for pair in ALL]
 TINY: dict[str, Any] = {
     "hidden_dims": (16, 16, 16),
     "discriminator_hidden_dims": (16, 16),

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from method_tools import ALL, tiny
+from method_tools import MOSTLY_SLOW, tiny
 
 from diffjax.data.transitions import Transitions
 from diffjax.methods.base import MEAN_VALUE, Method, without_acting
@@ -126,7 +126,7 @@ def learned(name: str, variant: str) -> Learned:
     return Learned(None if value is None else by_problem(value.tolist()), by_problem(action), compiled_once)
 
 
-@pytest.mark.parametrize(("name", "variant"), ALL)
+@pytest.mark.parametrize(("name", "variant"), MOSTLY_SLOW)
 def test_values_are_those_of_the_problem(name, variant):
     """Where there is a critic; a method without one imitates, which the next test looks at."""
     value = learned(name, variant).value
@@ -142,13 +142,13 @@ def test_values_are_those_of_the_problem(name, variant):
     assert 0.9 * as_the_data < value["modes"] < 1.1 * at_best
 
 
-@pytest.mark.parametrize(("name", "variant"), ALL)
+@pytest.mark.parametrize(("name", "variant"), MOSTLY_SLOW)
 def test_a_state_goes_on_in_the_program_that_made_it(name, variant):
     """A fresh state and a trained one are of the same types."""
     assert learned(name, variant).compiled_once
 
 
-@pytest.mark.parametrize(("name", "variant"), ALL)
+@pytest.mark.parametrize(("name", "variant"), MOSTLY_SLOW)
 def test_the_better_mode_is_chosen_and_imitation_keeps_both(name, variant):
     """With a critic actions lie on the better side; without, they have the data's mean."""
     found = learned(name, variant)
