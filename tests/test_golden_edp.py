@@ -106,7 +106,7 @@ class EDP(Recipe):
     def denoising(self, golden: Golden, at: str) -> DenoisingDraws:
         return DenoisingDraws(*(jnp.asarray(golden[f"{at}/draws/{name}"]) for name in ("t", "noise")))
 
-    def next_action(self, golden: Golden, at: str) -> ChainNoise:
+    def next_action(self, golden: Golden, at: str) -> edp_core.Noise:
         """The noise of the critics' target."""
         return noise_of(golden, f"{at}/draws/target_")
 
@@ -308,11 +308,10 @@ def backup_hyper(recorded: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def noise_of(golden: Golden, prefix: str) -> ChainNoise:
+def noise_of(golden: Golden, prefix: str) -> edp_core.Noise:
     """Noise ``prefix + x_T``, and ``prefix + z`` where the sampler draws on its way."""
-    start = jnp.asarray(golden[f"{prefix}x_T"])
     steps = f"{prefix}z"
-    return ChainNoise(start, jnp.asarray(golden[steps]) if steps in golden else jnp.zeros((0, *start.shape)))
+    return edp_core.Noise(jnp.asarray(golden[f"{prefix}x_T"]), jnp.asarray(golden[steps]) if steps in golden else None)
 
 
 def network(params: Tree, hyper: Any, observation: jax.Array) -> Any:
@@ -380,13 +379,13 @@ def recipe_time_dim(hyper: Any, action_dim: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnames="hyper")
-def solved(actor: Tree, noise: ChainNoise, hyper: Any, observation: jax.Array) -> Any:
+def solved(actor: Tree, noise: edp_core.Noise, hyper: Any, observation: jax.Array) -> Any:
     """DPM-Solver's way, and what the network said on it before anything was clipped."""
     predict = network(actor, hyper, observation)
     schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
     solution = edp_core.solve(predict, noise, schedule, hyper)
     _, levels = edp_core.solver_plan(hyper)
-    raw = jax.vmap(predict)(solution.x, jnp.asarray(levels.time))
+    raw = jax.vmap(predict)(solution.x, levels.time)
     return solution, raw, edp_core.sample_actions(actor, noise, hyper, observation)
 
 
@@ -398,7 +397,7 @@ def check_solver(golden: Golden, at: str, actor: Tree, hyper: Any, observation: 
     golden.equal(f"{at}/orders", orders)
     golden.close(f"{at}/t_continuous", plan.time)
     golden.close(f"{at}/t_model", levels.time)
-    golden.equal(f"{at}/t_index_for_clip", levels.time_index)
+    golden.equal(f"{at}/t_index_for_clip", levels.step)
     golden.close(f"{at}/x_at_evaluations", solution.x, SOLVER)
     golden.close(f"{at}/eps_clipped", solution.epsilon, SOLVER)
     golden.close(f"{at}/eps_raw", raw, SOLVER)
@@ -448,15 +447,15 @@ def check_chains(recipe: EDP, golden: Golden) -> None:
     predict = network(actor, base, batch.observation)
     denoiser, bound = epsilon_denoiser(predict, schedule), base.max_action
 
-    def states(sampler: str, noise: ChainNoise) -> jax.Array:
-        if sampler == "ddim":
+    def states(noise: edp_core.Noise) -> jax.Array:
+        if noise.steps is None:
             return ddim_chain(denoiser, schedule, noise.start, clip=bound)
-        return ancestral_chain(denoiser, schedule, noise, variance="posterior", clip=bound)
+        return ancestral_chain(denoiser, schedule, ChainNoise(*noise), variance="posterior", clip=bound)
 
     for sampler in ("ddpm", "ddim"):
         at, hyper = f"sampler/{sampler}", base.replace(sampler=sampler)
         noise = noise_of(golden, f"{at}/")
-        chain = jax.jit(states, static_argnums=0)(sampler, noise)
+        chain = jax.jit(states)(noise)
         golden.equal(f"{at}/t", np.arange(base.diffusion_steps)[::-1])
         stored = golden[f"{at}/stored_steps"]
         x, index = chain[stored], jnp.asarray(golden[f"{at}/t"][stored], jnp.int32)
@@ -534,12 +533,9 @@ def check_evaluation(recipe: EDP, golden: Golden) -> None:
     """Candidates, their values and the choice among them, of one state at a time."""
     state, hyper, spec = fresh_state(recipe, golden.tree("params")), hyper_of(recipe, golden), spec_of(golden)
     observation, gumbel = jnp.asarray(golden["evaluation/obs"]), jnp.asarray(golden["evaluation/gumbel"])
-    start = jnp.asarray(golden["evaluation/x_T"])
-    empty = jnp.zeros((start.shape[0], 0, *start.shape[1:]))
-    steps = jnp.asarray(golden["evaluation/z"]) if "evaluation/z" in golden else empty
-    draws = edp_core.ActionDraws(ChainNoise(start, steps), gumbel)
+    draws = edp_core.ActionDraws(noise_of(golden, "evaluation/"), gumbel)
     own = functools.partial(edp_core.draw_action, spec=spec, hyper=hyper)
-    expected = jax.eval_shape(jax.vmap(own), jax.random.split(jax.random.key(0), start.shape[0]))
+    expected = jax.eval_shape(jax.vmap(own), jax.random.split(jax.random.key(0), len(gumbel)))
     chex.assert_trees_all_equal_shapes_and_dtypes(draws, expected)
 
     def decide(draws: edp_core.ActionDraws, observation: jax.Array) -> tuple[jax.Array, ...]:

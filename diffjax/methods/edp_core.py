@@ -125,6 +125,13 @@ def denoise(actor: Params, draws: DenoisingDraws, hyper: Hyper, batch: Batch) ->
     return Denoised(epsilon, error, jnp.clip(action, -hyper.max_action, hyper.max_action))
 
 
+class Noise(NamedTuple):
+    """Random numbers of a sample: its start, and ``(diffusion_steps, *start)`` on its way for the ancestral chain."""
+
+    start: jax.Array
+    steps: jax.Array | None = None
+
+
 def solver_times(start: float, end: float, orders: tuple[int, ...]) -> np.ndarray:
     """Falling times of a solver, in float32: steps of equal length per evaluation, each divided equally in itself.
 
@@ -138,8 +145,8 @@ def solver_times(start: float, end: float, orders: tuple[int, ...]) -> np.ndarra
         share = np.arange(intervals, dtype=np.float32) * (one / np.float32(intervals))
         return np.append(first * (one - share) + last * share, last)
 
-    outer = divided(np.array([start, end], np.float32), sum(orders))[np.cumsum([0, *orders])]
-    pieces = [divided(outer[i : i + 2], order)[:-1] for i, order in enumerate(orders)]
+    outer = divided(np.float32(start), np.float32(end), sum(orders))[np.cumsum([0, *orders])]
+    pieces = [divided(outer[i], outer[i + 1], order)[:-1] for i, order in enumerate(orders)]
     return np.concatenate([*pieces, outer[-1:]])
 
 
@@ -147,7 +154,7 @@ class Levels(NamedTuple):
     """What the predictor gets at each evaluation of the solver, ``(sampler_steps,)``."""
 
     time: jax.Array  # of the network, in steps, no whole number
-    time_index: jax.Array  # the time truncated: the step whose coefficients bound the clean action
+    step: jax.Array  # the time truncated: the step whose coefficients bound the clean action
 
 
 def solver_plan(hyper: Hyper) -> tuple[Plan, Levels]:
@@ -167,21 +174,21 @@ def solver_plan(hyper: Hyper) -> tuple[Plan, Levels]:
     return plan, Levels(jnp.asarray(time), jnp.asarray(time.astype(np.int32)))
 
 
-def solve(predict: Callable[..., jax.Array], noise: ChainNoise, schedule: DiscreteSchedule, hyper: Hyper) -> Solution:
+def solve(predict: Callable[..., jax.Array], noise: Noise, schedule: DiscreteSchedule, hyper: Hyper) -> Solution:
     """DPM-Solver's way from ``noise.start``; every prediction is clipped to one whose clean action is within bounds.
 
     The sample itself is clipped by nothing.
     """
 
-    def bounded(x: jax.Array, at: Levels) -> jax.Array:
-        x_0 = x0_from_epsilon(schedule, x, at.time_index, predict(x, at.time))
-        return epsilon_from_x0(schedule, x, at.time_index, jnp.clip(x_0, -hyper.max_action, hyper.max_action))
+    def bounded(x: jax.Array, at: Any) -> jax.Array:
+        x_0 = x0_from_epsilon(schedule, x, at.step, predict(x, at.time))
+        return epsilon_from_x0(schedule, x, at.step, jnp.clip(x_0, -hyper.max_action, hyper.max_action))
 
     plan, levels = solver_plan(hyper)
     return dpm_solver(bounded, plan, noise.start, levels)
 
 
-def sample_actions(actor: Params, noise: ChainNoise, hyper: Hyper, observation: jax.Array) -> jax.Array:
+def sample_actions(actor: Params, noise: Noise, hyper: Hyper, observation: jax.Array) -> jax.Array:
     """Actions by the configured sampler, of the shape of ``noise.start``; those of ``dpm`` may leave the bounds.
 
     ``observation`` broadcasts against the actions: ``(batch, 1, observation_dim)`` for several samples per state.
@@ -192,14 +199,17 @@ def sample_actions(actor: Params, noise: ChainNoise, hyper: Hyper, observation: 
     if hyper.sampler == "dpm":
         return solve(predict, noise, schedule, hyper).sample
     denoiser = epsilon_denoiser(predict, schedule)
-    if hyper.sampler == "ddim":
+    if noise.steps is None:
         return ddim_chain(denoiser, schedule, noise.start, clip=hyper.max_action)[-1]
-    return ancestral_sample(denoiser, schedule, noise, variance="posterior", clip=hyper.max_action)
+    chain = ChainNoise(noise.start, noise.steps)
+    return ancestral_sample(denoiser, schedule, chain, variance="posterior", clip=hyper.max_action)
 
 
-def draw_sampling(key: jax.Array, hyper: Hyper, shape: tuple[int, ...]) -> ChainNoise:
-    """Random numbers of the configured sampler; only the ancestral chain draws on its way."""
-    return draw_chain_noise(key, hyper.diffusion_steps if hyper.sampler == "ddpm" else 0, shape)
+def draw_sampling(key: jax.Array, hyper: Hyper, shape: tuple[int, ...]) -> Noise:
+    """Random numbers of the configured sampler."""
+    if hyper.sampler == "ddpm":
+        return Noise(*draw_chain_noise(key, hyper.diffusion_steps, shape))
+    return Noise(jax.random.normal(key, shape))
 
 
 def critic_loss(critic: Params, target: jax.Array, hyper: Hyper, batch: Batch) -> tuple[jax.Array, Scalars]:
@@ -227,7 +237,7 @@ def update_targets(core: Core, step: jax.Array, hyper: Hyper) -> Core:
 class ActionDraws(NamedTuple):
     """Random numbers of one decision: of the candidates' samples, and ``(candidates,)`` that choose."""
 
-    sampling: ChainNoise
+    sampling: Noise
     gumbel: jax.Array
 
 
