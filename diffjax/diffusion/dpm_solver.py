@@ -135,12 +135,13 @@ def dpm_solver(
         step_start, x, models = carry
         at, level = inputs
         epsilon = predict(x, level)
-        models = jax.lax.dynamic_update_index_in_dim(models, at.at_x * x + at.at_epsilon * epsilon, at.slot, 0)
-        summed = jnp.tensordot(at.of_model, models, 1, precision=jax.lax.Precision.HIGHEST)
-        following = at.of_start * step_start + summed
+        model = at.at_x * x + at.at_epsilon * epsilon
+        models = tuple(jnp.where(at.slot == slot, model, kept) for slot, kept in enumerate(models))
+        weighed = (at.of_model[slot] * kept for slot, kept in enumerate(models))
+        following = sum(weighed, start=at.of_start * step_start)
         return (jnp.where(at.ends, following, step_start), following, models), (x, epsilon)
 
-    models = jnp.zeros((plan.of_model.shape[1], *start.shape), start.dtype)
+    models = (jnp.zeros_like(start),) * plan.of_model.shape[1]
     inputs = (constants, constants.time if levels is None else levels)
     (_, sample, _), (x, epsilon) = jax.lax.scan(evaluate, (start, start, models), inputs)
     return Solution(sample, constants.time, x, epsilon)
