@@ -320,6 +320,40 @@ def test_labels_are_made_anew_when_the_phase_says_so(interval, relabelled):
     assert len(seen) == relabelled
 
 
+def test_labels_see_those_that_stand():
+    """The first call of a phase those of the phase before, if any; every other one its own."""
+
+    def counted(draws, spec, state, hyper, batch, rows):
+        return {"value": jnp.zeros_like(batch.reward) if batch.labels is None else batch.labels["value"] + 1.0}
+
+    method = make_method(View(), Relabel(counted, interval=lambda hyper: hyper.interval))
+    (main,) = method.phases
+    method = method._replace(phases=(main._replace(name="pretrain", relabel=Relabel(counted)), main))
+    check_shapes("test", method, Spec(1, 1), Hyper(interval=4))
+    state, setup, program, _ = run(method, Hyper(interval=4), [8], ten_rows())
+    data = program.replicate(prepare(ten_rows(), method.view).transitions)
+    seen = {"pretrain": {*np.ravel(state.labels["pretrain"]["value"]).tolist()}}
+    for stop in (1, 5, 9):
+        state, _ = program.advance(1, state, max(stop - 4, 0), stop, setup, data)
+        seen[f"main {stop}"] = {*np.ravel(state.labels["main"]["value"]).tolist()}
+    assert seen == {"pretrain": {0.0}, "main 1": {1.0}, "main 5": {2.0}, "main 9": {3.0}}
+
+
+def test_a_phase_may_have_minibatches_of_its_own_size():
+    def update(draws, step, state, hyper, batches):
+        return state, weigh({"actor/rows": jnp.float32(batches[0].reward.shape[0])})
+
+    method = make_method(View())
+    phases = (Phase("pretrain", update, batch_size=lambda hyper: 3 * hyper.batch_size), Phase("main", update))
+    method = method._replace(phases=phases)
+    check_shapes("test", method, Spec(1, 1), Hyper())
+    _, setup, program, _ = run(make_method(View()), Hyper(), [1], ten_rows())
+    program = program._replace(method=method)
+    data = program.replicate(prepare(ten_rows(), method.view).transitions)
+    advance = lambda phase: program.advance(phase, program.init(setup, data), 0, 1, setup, data)[1]  # noqa: E731
+    assert [float(advance(phase)["actor/rows"].total[0]) for phase in (0, 1)] == [12.0, 4.0]
+
+
 def test_labels_belong_to_rows():
     made = Relabel(lambda draws, spec, state, hyper, batch, rows: {"value": batch.observation[:, 0] + 100.0 * rows.end})
     *_, goals = run(make_method(View(), made), Hyper(), [400], ten_rows())
