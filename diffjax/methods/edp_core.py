@@ -140,8 +140,7 @@ def solver_times(start: float, end: float, orders: tuple[int, ...]) -> np.ndarra
     """
     one = np.float32(1.0)
 
-    def divided(ends: np.ndarray, intervals: int) -> np.ndarray:
-        first, last = ends
+    def divided(first: np.float32, last: np.float32, intervals: int) -> np.ndarray:
         share = np.arange(intervals, dtype=np.float32) * (one / np.float32(intervals))
         return np.append(first * (one - share) + last * share, last)
 
