@@ -56,6 +56,13 @@ def test_convolution_by_its_definition(width, stride, length):
             if 0 <= (at := stride * m + k - width // 2) < length:
                 expected[:, m] += x[:, at] @ params["kernel"][k]
     np.testing.assert_allclose(conv.apply({"params": params}, x), expected, atol=1e-5)
+    weigh = lambda x: jnp.sum(conv.apply({"params": params}, x) * (1.0 + jnp.arange(4)))  # noqa: E731
+    slope = np.zeros((length, 3))
+    for m in range(expected.shape[1]):
+        for k in range(width):
+            if 0 <= (at := stride * m + k - width // 2) < length:
+                slope[at] += params["kernel"][k] @ (1.0 + np.arange(4))
+    np.testing.assert_allclose(jax.grad(weigh)(x), np.stack([slope] * 2), atol=1e-4)
 
 
 def test_transposed_convolution_by_its_definition():

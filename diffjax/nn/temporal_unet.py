@@ -6,6 +6,8 @@ Layers are called as the authors' blocks are counted: ``down0/res0/conv0``.
 Source: Janner et al. 2022 (Diffuser), arXiv 2205.09991, diffuser/models/temporal.py, helpers.py.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,12 +21,46 @@ HEADS = 4
 HEAD_DIM = 32
 
 
-def shifted(x: jax.Array, steps: range, stride: int = 1) -> list[jax.Array]:
-    """``y[m] = x[stride m + step]`` along time for each of some steps, with zeros from outside."""
-    length, before, after = x.shape[-2], max(-steps[0], 0), max(steps[-1], 0)
-    if before or after:
-        x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(before, after), (0, 0)])
-    return [jax.lax.slice_in_dim(x, before + step, before + step + length, stride, axis=-2) for step in steps]
+def shifted(x: jax.Array, step: int) -> jax.Array:
+    """``y[m] = x[m + step]`` along time, zeros from outside."""
+    length = x.shape[-2]
+    if step == 0:
+        return x
+    if abs(step) >= length:
+        return jnp.zeros_like(x)
+    kept = jax.lax.slice_in_dim(x, max(step, 0), length + min(step, 0), axis=-2)
+    nothing = jnp.zeros_like(jax.lax.slice_in_dim(x, 0, abs(step), axis=-2))
+    return jnp.concatenate([kept, nothing] if step > 0 else [nothing, kept], axis=-2)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def neighbours(x: jax.Array, length: int, steps: tuple[int, ...], stride: int) -> jax.Array:
+    """``y[m] = [x[stride m + step] for step in steps]`` side by side, zeros from outside.
+
+    ``x (..., length, channels)`` to ``(..., ceil(length / stride), len(steps) * channels)``.
+    """
+    found = [jax.lax.slice_in_dim(shifted(x, step), 0, length, stride, axis=-2) for step in steps]
+    return jnp.concatenate(found, axis=-1)
+
+
+def _neighbours_forward(x: jax.Array, length: int, steps: tuple[int, ...], stride: int) -> tuple[jax.Array, None]:
+    return neighbours(x, length, steps, stride), None
+
+
+def _neighbours_backward(
+    length: int, steps: tuple[int, ...], stride: int, _: None, cotangent: jax.Array
+) -> tuple[jax.Array]:
+    # Written out as shifts the other way: the transpose of a slice is a padding, which ONNX's converter lacks.
+    def spread(part: jax.Array) -> jax.Array:
+        between = [jnp.zeros_like(part)] * (stride - 1)
+        rows = jnp.stack([part, *between], axis=-2).reshape(*part.shape[:-2], -1, part.shape[-1])
+        return jax.lax.slice_in_dim(rows, 0, length, axis=-2)
+
+    parts = jnp.split(cotangent, len(steps), axis=-1)
+    return (sum(shifted(spread(part), -step) for part, step in zip(parts, steps, strict=True)),)
+
+
+neighbours.defvjp(_neighbours_forward, _neighbours_backward)
 
 
 class Conv(nn.Module):
@@ -44,7 +80,7 @@ class Conv(nn.Module):
         half, length = self.width // 2, x.shape[-2]
         reached = range(max(-half, 1 - length), min(half, length - 1) + 1)  # all others are outside of every window
         rows = kernel[half + reached[0] : half + reached[-1] + 1].reshape(-1, self.features)
-        y = jnp.concatenate(shifted(x, reached, self.stride), axis=-1) @ rows
+        y = neighbours(x, length, tuple(reached), self.stride) @ rows
         return y + self.param("bias", TORCH.bias, (self.features,), fan_in) if self.use_bias else y
 
 
@@ -61,9 +97,8 @@ class Upsample(nn.Module):
         start: Initializer = uniform_initializer(1.0 / np.sqrt(4 * channels))
         kernel = self.param("kernel", start.kernel, (4, channels, channels))
         bias = self.param("bias", start.bias, (channels,), 4 * channels)
-        before, _, after = shifted(x, range(-1, 2))
-        even = x @ kernel[1] + before @ kernel[3]
-        odd = x @ kernel[2] + after @ kernel[0]
+        even = x @ kernel[1] + shifted(x, -1) @ kernel[3]
+        odd = x @ kernel[2] + shifted(x, 1) @ kernel[0]
         return jnp.stack([even, odd], axis=-2).reshape(*x.shape[:-2], 2 * x.shape[-2], channels) + bias
 
 
