@@ -53,7 +53,7 @@ def draws_of(policy: Policy) -> Draws:
     samples = jax.jit(lambda keys: jax.lax.map(first, keys))(jax.random.split(random_key(0), _SAMPLES))
     inputs = [
         Input(
-            jax.tree_util.keystr(path, simple=True, separator="_"),
+            jax.tree_util.keystr(path, simple=True, separator="_") or "draws",  # a single array has no name
             (BATCH, *leaf.shape),
             str(leaf.dtype),
             f"random numbers, {_law(np.asarray(values))}, all independent",
