@@ -63,7 +63,7 @@ def action_transform(name: str, transitions: Transitions, rows: np.ndarray, clip
     if name == "raw":
         return None
     center, scale = _center_and_scale(name, np.clip(np.asarray(transitions.action), -clip, clip), rows)
-    return ActionTransform(center, scale, np.float32(1.0 if name == "limits" else np.inf))
+    return ActionTransform(center, scale, np.array(1.0 if name == "limits" else np.inf, np.float32))
 
 
 def _center_and_scale(name: str, values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

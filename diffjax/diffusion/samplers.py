@@ -52,7 +52,7 @@ def transition_std(schedule: DiscreteSchedule, variance: Variance) -> np.ndarray
 class Transition(NamedTuple):
     """Coefficients of a step of a chain, or of several."""
 
-    index: jax.Array
+    time_index: jax.Array
     coef_x0: jax.Array
     coef_xt: jax.Array
     std: jax.Array
@@ -75,7 +75,7 @@ def _downwards(schedule: DiscreteSchedule) -> np.ndarray:
 
 def _moved(x: jax.Array, denoiser: Denoiser, at: Transition, z: jax.Array, clip: jax.Array | float | None) -> jax.Array:
     """One step of the ancestral chain."""
-    x_0 = denoiser(x, at.index)
+    x_0 = denoiser(x, at.time_index)
     if clip is not None:
         x_0 = jnp.clip(x_0, -clip, clip)
     return at.mean(x_0, x) + at.std * z
@@ -163,18 +163,18 @@ def guided_chain(
 
     def guided(x: jax.Array, inputs: tuple[Transition, jax.Array, jax.Array]) -> tuple[jax.Array, Any]:
         at, z, factor = inputs
-        x, values = jax.lax.scan(lambda x, _: pushed(x, at.index, factor), x, length=guide.steps)
+        x, values = jax.lax.scan(lambda x, _: pushed(x, at.time_index, factor), x, length=guide.steps)
         x = constrain(_moved(x, denoiser, at, z, clip))
         return x, (x, values[-1])
 
     def judged(x: jax.Array, inputs: tuple[Transition, jax.Array, jax.Array]) -> tuple[jax.Array, Any]:
         at, z, _ = inputs
         after = constrain(_moved(x, denoiser, at, z, clip))
-        return after, (after, guide.value(x, at.index))
+        return after, (after, guide.value(x, at.time_index))
 
     x = start = constrain(noise.start)
     steps = transitions(schedule, "posterior", _downwards(schedule))
-    inputs = steps, noise.steps, jnp.asarray(strength)[steps.index]
+    inputs = steps, noise.steps, jnp.asarray(strength)[steps.time_index]
     moving = max(schedule.num_steps - guide.stop, 0) if guide.steps else 0
     found = []
     for step, part in ((guided, slice(moving)), (judged, slice(moving, schedule.num_steps))):
