@@ -57,7 +57,8 @@ def _neighbours_backward(
         return jax.lax.slice_in_dim(rows, 0, length, axis=-2)
 
     parts = jnp.split(cotangent, len(steps), axis=-1)
-    return (sum(shifted(spread(part), -step) for part, step in zip(parts, steps, strict=True)),)
+    back = [shifted(spread(part), -step) for part, step in zip(parts, steps, strict=True)]
+    return (functools.reduce(jnp.add, back),)
 
 
 neighbours.defvjp(_neighbours_forward, _neighbours_backward)
