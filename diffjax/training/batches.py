@@ -29,6 +29,17 @@ class RunData(NamedTuple):
     observation: ObservationTransform
 
 
+class Recorded(NamedTuple):
+    """Transitions as they were recorded, with the action that followed where that is wanted; any leading axes."""
+
+    observation: jax.Array
+    action: jax.Array
+    reward: jax.Array
+    next_observation: jax.Array
+    terminal: jax.Array
+    next_action: jax.Array | None = None
+
+
 class Prepared(NamedTuple):
     """Data with the rows that a view can sample, and a run's part of them."""
 
@@ -151,17 +162,31 @@ def gather(
     labels: Any = None,
 ) -> Batch:
     """The transitions that begin at some rows, as a run sees them; the leading axes are those of ``row``."""
-    clip = part.action_clip
-    following = jnp.asarray(next_observations(data, row))
-    return Batch(
-        observation=part.observation(data.observation[row]),
-        action=jnp.clip(data.action[row], -clip, clip),
-        reward=part.reward_scale * data.reward[row] + part.reward_shift,
-        next_observation=part.observation(following),
-        not_done=1.0 - data.terminal[row].astype(jnp.float32),
-        next_action=jnp.clip(data.action[row + 1], -clip, clip) if view.next_action else None,
+    recorded = Recorded(
+        data.observation[row],
+        data.action[row],
+        data.reward[row],
+        jnp.asarray(next_observations(data, row)),
+        data.terminal[row],
+        data.action[row + 1] if view.next_action else None,
+    )
+    return seen(recorded, part)._replace(
         return_to_go=None if returns is None else returns[row],
         labels=jax.tree.map(lambda leaf: leaf[row], labels),
+    )
+
+
+def seen(recorded: Recorded, part: RunData) -> Batch:
+    """Transitions as a run sees them, whatever their leading axes."""
+    clip = part.action_clip
+    following = recorded.next_action
+    return Batch(
+        observation=part.observation(recorded.observation),
+        action=jnp.clip(recorded.action, -clip, clip),
+        reward=part.reward_scale * recorded.reward + part.reward_shift,
+        next_observation=part.observation(recorded.next_observation),
+        not_done=1.0 - recorded.terminal.astype(jnp.float32),
+        next_action=None if following is None else jnp.clip(following, -clip, clip),
     )
 
 
