@@ -20,6 +20,7 @@ from diffjax.data.sampling import offline_rows
 from diffjax.data.transitions import Transitions
 from diffjax.experiment import online as experiment
 from diffjax.launch.progress import TrainingProgress
+from diffjax.launch.stop import TRY_AGAIN
 from diffjax.methods import registry
 from diffjax.methods.base import View
 from diffjax.policy import load
@@ -296,7 +297,7 @@ def test_what_is_written(trained, online):
 def test_it_begins_with_what_was_trained_and_moves_on(trained, online, tmp_path):
     """Stopped after the evaluation before the first step: the whole state is the training's, optimisers too."""
     run = finetune(trained, "begun", "--max_hours=0")
-    assert run.returncode == 75, run.stderr
+    assert run.returncode == TRY_AGAIN, run.stderr
     begun = trained.parent / "begun"
     assert [row.step for row in read_evaluations(begun)] == [0, 0]
     parts = []
@@ -314,9 +315,9 @@ def test_twice_gives_the_same_numbers_also_where_it_was_interrupted(trained, onl
     looks = itertools.count(1)
     with monkeypatch.context() as patch:  # in the middle of the updates between two evaluations
         patch.setattr(experiment, "PIECE", 7)
-        patch.setattr(TrainingProgress, "stop_status", lambda self: 130 if next(looks) > 6 else None)
+        patch.setattr(TrainingProgress, "stop_status", lambda self: TRY_AGAIN if next(looks) > 6 else None)
         run = finetune(trained, "again")
-    assert run.returncode == 130, run.stderr
+    assert run.returncode == TRY_AGAIN, run.stderr
     assert "the same command with --resume goes on" in run.stderr
     out = trained.parent / "again"
     assert len(read_evaluations(out)) < 8

@@ -24,7 +24,8 @@ from absl import flags
 
 from diffjax.commands.evaluate import folders
 from diffjax.errors import UserError
-from diffjax.experiment.online import GoOnline, Plan, go_online, plan
+from diffjax.experiment.online import go_online
+from diffjax.experiment.online_plan import GoOnline, Plan, plan
 from diffjax.experiment.stored import BEST, LAST
 from diffjax.launch import cli
 from diffjax.launch import flags as launch
@@ -127,8 +128,8 @@ def requests(args: flags.FlagValues) -> list[GoOnline]:
     if not (args.step in (LAST, BEST) or args.step.isdecimal()):
         raise UserError(f"--step={args.step} is not {LAST}, {BEST} or a number of updates")
     for name in ("updates_per_step", "noise", "offline_fraction"):
-        if not math.isfinite(args[name].value):
-            raise UserError(f"--{name}={args[name].value} is not a finite number")
+        if not math.isfinite(value := getattr(args, name)):
+            raise UserError(f"--{name}={value} is not a finite number")
     found = folders("runs", args.runs, Path(args.out))
     if len(found) > 1:  # what went on already and lies beside them is passed over
         found = [(source, out) for source, out in found if read_config(source).online is None]

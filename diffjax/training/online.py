@@ -261,7 +261,7 @@ def learn_online(
         kept = jax.tree.map(lambda new, old: jnp.where(is_due, new, old), after, before)
         return kept, jax.tree.map(lambda value: jnp.where(is_due, value, jnp.zeros_like(value)), metrics)
 
-    update_runs = jax.vmap(update, in_axes=(None, 0, 0, 0, 0, 0))
+    update_runs = jax.jit(jax.vmap(update, in_axes=(None, 0, 0, 0, 0, 0)))  # traced once for both of its uses below
 
     def body(number: jax.Array, carry: tuple[OnlineState, Metrics]) -> tuple[OnlineState, Metrics]:
         before, sums = carry
