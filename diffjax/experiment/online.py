@@ -222,9 +222,9 @@ def _evaluations(config: Config, last: int) -> list[int]:
 def _begin(planned: Plan, group: Group, program: Program) -> tuple[OnlineState, OnlineSetup]:
     """The runs as their training left them, with room for what they will meet."""
     stored, asked, config = planned.stored, planned.asked, planned.config
-    trained = [planned.trained[config.run(run.seed, run.setting)] for run in group.runs]
-    steps = [stored.chosen_step(run, asked.step) for run in trained]
-    acting = [stored.acting(run, step) for run, step in zip(trained, steps, strict=True)]
+    names = [config.run(run.seed, run.setting) for run in group.runs]
+    steps = [planned.begun[name] for name in names]
+    acting = [stored.acting(planned.trained[name], step) for name, step in zip(names, steps, strict=True)]
     exploring = [
         acting_differently(config.method, config.variant, run.hyper, dict(asked.exploring)) for run in group.runs
     ]

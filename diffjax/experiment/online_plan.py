@@ -56,7 +56,8 @@ class Plan(NamedTuple):
     config: Config
     data: Prepared
     groups: tuple[Group, ...]
-    trained: Mapping[RunId, RunId]  # who went on -> who was trained
+    trained: Mapping[RunId, RunId]  # who goes on -> who was trained
+    begun: Mapping[RunId, int]  # after how many updates
     failed: Mapping[RunId, str]  # whose training failed
 
 
@@ -133,16 +134,17 @@ def plan(asked: GoOnline, report: Callable[[str], None]) -> Plan:
             shift,
         ),
     )
+    trained = {one: source.run(one.seed, origin[one.setting]) for one in config.runs}
+    begun = {one: stored.chosen_step(run, asked.step) for one, run in trained.items()}
     check_folder(asked.out, config, asked.resume)
     reference = config.reference
     task = dataclasses.replace(stored.task, ref_min=reference.min, ref_max=reference.max)
     groups = separate_runs([Run(one.seed, one.setting, hypers[one.setting]) for one in config.runs])
-    trained = {one: source.run(one.seed, origin[one.setting]) for one in config.runs}
     status = {one.run: one for one in read_status(where)}
     failed = {one: status[run].reason for one, run in trained.items() if status[run].state == "failed"}
     if len(failed) == len(trained):
         raise UserError(f"{where}: the training of every run failed, so none can go on")
-    return Plan(asked, stored, task, config, data, groups, trained, failed)
+    return Plan(asked, stored, task, config, data, groups, trained, begun, failed)
 
 
 def changed(stored: StoredRuns, setting: str, changes: Mapping[str, str]) -> Any:
