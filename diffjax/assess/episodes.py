@@ -19,7 +19,7 @@ from diffjax.errors import UserError
 from diffjax.experiment import rows
 from diffjax.experiment.plan import Run
 from diffjax.experiment.provenance import versions
-from diffjax.experiment.settings import acting_differently, parse_setting
+from diffjax.experiment.settings import acting_differently, join_setting, parse_setting
 from diffjax.experiment.stored import LAST, StoredRuns
 from diffjax.files import plain
 from diffjax.numerics import check_platform, jax_options, pinned, random_key
@@ -82,8 +82,7 @@ def plan(again: Again) -> Plan:
     """
     stored = StoredRuns(again.source)
     source = stored.config
-    seeds = _subset(again.source, "seed", again.seeds, source.seeds)
-    settings = _subset(again.source, "setting", again.settings, source.settings)
+    seeds, settings = stored.subset("seed", again.seeds), stored.subset("setting", again.settings)
     hypers: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for acting, setting in itertools.product(again.acting, settings):
@@ -128,18 +127,11 @@ def plan(again: Again) -> Plan:
     return Plan(again, stored, task, config, played, _turns(stored, played, again.step), failures)
 
 
-def _subset(folder: Path, name: str, wanted: Sequence[Any] | None, known: Sequence[Any]) -> tuple[Any, ...]:
-    for one in wanted or ():
-        if one not in known:
-            raise UserError(f"{folder} has no {name} {one!r}, only {', '.join(map(repr, known))}")
-    return tuple(one for one in known if wanted is None or one in wanted)
-
-
 def _acting_setting(stored: StoredRuns, setting: str, acting: str) -> tuple[str, Any]:
     """The name and the hyper-parameters of a setting that acts in another way."""
     config, given = stored.config, parse_setting(acting)
     hyper = acting_differently(config.method, config.variant, stored.hypers[setting], given)
-    return ";".join(f"{name}={value}" for name, value in (parse_setting(setting) | given).items()), hyper
+    return join_setting(parse_setting(setting) | given), hyper
 
 
 def _turns(stored: StoredRuns, played: Sequence[Played], step: str) -> tuple[tuple[int, ...], ...]:

@@ -13,6 +13,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "train": "train one method on one task, all seeds and settings at once",
         "sweep": "train several methods on several tasks and print the table",
+        "finetune": "go on online with trained runs, from the data and from what they meet",
         "evaluate": "evaluate trained runs again, film them, or judge them without a simulator",
         "export": "write a policy as a program that runs without diffjax",
         "status": "say how far experiments are",

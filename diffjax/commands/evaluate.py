@@ -110,7 +110,7 @@ def plans(args: flags.FlagValues) -> list[Plan]:
         raise UserError(f"--step={args.step} is not {LAST}, {BEST}, {ALL} or a number of updates")
     found = []
     out_folder = None if args.out is None or args.offline else Path(args.out)
-    for source, out in folders(args.run, out_folder):
+    for source, out in folders("run", args.run, out_folder):
         again = Again(
             source=source,
             out=out,
@@ -126,10 +126,10 @@ def plans(args: flags.FlagValues) -> list[Plan]:
     return found
 
 
-def folders(text: str, out: Path | None) -> list[tuple[Path, Path | None]]:
+def folders(flag: str, text: str, out: Path | None) -> list[tuple[Path, Path | None]]:
     """Every folder of trained runs, and where its evaluations go; evaluations that lie beside them are passed over."""
     found: list[tuple[Path, Path | None]] = []
-    roots = [Path(path) for path in cli.parse_paths("run", text)]
+    roots = [Path(path) for path in cli.parse_paths(flag, text)]
     for root in roots:
         below = find_folders([root])
         trained = [folder for folder in below if folder == root or read_config(folder).again is None]
@@ -138,7 +138,7 @@ def folders(text: str, out: Path | None) -> list[tuple[Path, Path | None]]:
     places = [place for _, place in found]
     for source, place in found:
         if place is not None and places.count(place) > 1:
-            raise UserError(f"--run names several folders called {source.name}; evaluate them one by one")
+            raise UserError(f"--{flag} names several folders called {source.name}; take them one by one")
     return found
 
 

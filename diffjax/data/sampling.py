@@ -54,6 +54,14 @@ def shuffled_positions(key: jax.Array, step: jax.Array, batch_size: int, size: j
     return permute(pass_key, position % size, size)
 
 
+def offline_rows(fraction: jax.Array | float, batch_size: int) -> jax.Array:
+    """How many rows of a minibatch come from the data where the others are a run's own: ``round(fraction b)``, int32.
+
+    A number and not a draw, so that every minibatch is mixed alike (RLPD: half).
+    """
+    return jnp.round(jnp.asarray(fraction, jnp.float32) * batch_size).astype(jnp.int32)
+
+
 SAMPLINGS: dict[str, Callable[..., jax.Array]] = {
     "uniform": uniform_positions,
     "shuffled": shuffled_positions,

@@ -119,6 +119,14 @@ def group_runs(runs: Iterable[Run]) -> tuple[Group, ...]:
     return tuple(groups)
 
 
+def separate_runs(runs: Iterable[Run]) -> tuple[Group, ...]:
+    """Groups whose runs share a program also in acting, each of them a training of its own."""
+    by_program: dict[Any, list[Run]] = {}
+    for run in runs:
+        by_program.setdefault(jax.tree.structure(run.hyper), []).append(run)
+    return tuple(Group(tuple(members), tuple(range(len(members)))) for members in by_program.values())
+
+
 def group_blocks(runs: Sequence[Run], blocks: Sequence[RunBlock]) -> tuple[Group, ...]:
     """The groups of each block one after the other, so that runs that come later change no group; no block: of all."""
     left = {(run.seed, run.setting): run for run in runs}

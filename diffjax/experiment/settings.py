@@ -195,6 +195,11 @@ def parse_setting(setting: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in setting.split(";")) if setting else {}
 
 
+def join_setting(values: Mapping[str, str]) -> str:
+    """What :func:`parse_setting` reads."""
+    return ";".join(f"{name}={value}" for name, value in values.items())
+
+
 def check_overrides(method: str, variant: str, overrides: dict[str, str]) -> dict[str, Any]:
     """Converts ``name -> text`` to the types of the method's fields.
 

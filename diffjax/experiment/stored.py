@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from diffjax.data.observations import ActionTransform, ObservationTransform
 from diffjax.errors import UserError
-from diffjax.experiment.plan import Run, group_blocks
+from diffjax.experiment.plan import Run, group_blocks, separate_runs
 from diffjax.methods.base import Method, check_hyper
 from diffjax.methods.registry import get_method
 from diffjax.numerics import random_key
@@ -44,11 +44,22 @@ class StoredRuns:
         self.hypers = {
             name: hyper_of(self.method, config.hyper[name], str(folder / CONFIG)) for name in config.settings
         }
-        self.groups = group_blocks(
-            [Run(one.seed, one.setting, self.hypers[one.setting]) for one in config.runs], config.blocks
-        )
+        runs = [Run(one.seed, one.setting, self.hypers[one.setting]) for one in config.runs]
+        self.groups = group_blocks(runs, config.blocks) if config.online is None else separate_runs(runs)
         self._read: tuple[Path, int, Any] | None = None  # the parts read last: runs of a group follow one another
         self._kept: dict[Path, dict[int, int]] = {}
+
+    def subset(self, name: str, wanted: Sequence[Any] | None) -> tuple[Any, ...]:
+        """Of the ``seed`` or the ``setting`` of the runs those that are wanted, in their order; None: all.
+
+        Raises:
+          UserError: there is no such one.
+        """
+        known = {"seed": self.config.seeds, "setting": self.config.settings}[name]
+        for one in wanted or ():
+            if one not in known:
+                raise UserError(f"{self.folder} has no {name} {one!r}, only {', '.join(map(repr, known))}")
+        return tuple(one for one in known if wanted is None or one in wanted)
 
     def evaluations(self, run: RunId) -> dict[int, Evaluation]:
         """A run's own evaluations by step."""
@@ -180,8 +191,8 @@ def named_leaves(state: Any) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=64)
-def _shapes(method: Method[Any, Any], spec: Spec, structure: Any) -> Any:
-    """The shapes of a method's state, which runs of the same static hyper-parameters share."""
+def state_shapes(method: Method[Any, Any], spec: Spec, structure: Any) -> Any:
+    """The shapes of a method's state, which runs share whose hyper-parameters have the same tree ``structure``."""
     hyper = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct((), np.float32)] * structure.num_leaves)
     return jax.eval_shape(lambda hyper: method.init(random_key(0), spec, hyper), hyper)
 
@@ -194,7 +205,7 @@ def state_of(
     Raises:
       UserError: the method's state has other leaves; ``where`` and ``made_by`` name the file and its version.
     """
-    shapes = _shapes(method, spec, jax.tree.structure(hyper))
+    shapes = state_shapes(method, spec, jax.tree.structure(hyper))
     leaves = named_leaves(shapes)
     other = sorted(name for name, array in arrays.items() if name not in leaves or leaves[name].shape != array.shape)
     if other or (whole and (other := sorted(leaves.keys() - arrays.keys()))):

@@ -134,13 +134,7 @@ def define_training_flags(values: flags.FlagValues) -> None:
         "Evaluate while the next interval is trained, where there is memory for both; the results are the same.",
         flag_values=values,
     )
-    flags.DEFINE_float(
-        "max_hours",
-        None,
-        "H: Stop after so many hours, keep what is done and exit with status 75; --resume goes on.",
-        lower_bound=0.0,
-        flag_values=values,
-    )
+    define_max_hours(values)
     flags.DEFINE_enum(
         "keep",
         "last",
@@ -160,6 +154,17 @@ def define_training_flags(values: flags.FlagValues) -> None:
     define_plugin(values)
     define_matmul_precision(values)
     define_compilation_cache(values)
+
+
+def define_max_hours(values: flags.FlagValues) -> None:
+    """The flag that :func:`stop` reads."""
+    flags.DEFINE_float(
+        "max_hours",
+        None,
+        "H: Stop after so many hours, keep what is done and exit with status 75; --resume goes on.",
+        lower_bound=0.0,
+        flag_values=values,
+    )
 
 
 def define_matmul_precision(values: flags.FlagValues) -> None:

@@ -96,6 +96,10 @@ HYPER_FIELDS = ("batch_size", "max_action")
 """The fields that every ``Hyper`` has: the rows of a minibatch, and the size that an action never exceeds."""
 
 
+RATE_DECAY = "lr_decay_steps"
+"""The field of a method whose learning rates fall to zero: after how many steps; 0 keeps them constant."""
+
+
 class View(NamedTuple):
     """What one row of a minibatch is; static.
 

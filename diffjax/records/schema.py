@@ -54,7 +54,7 @@ class Evaluation(NamedTuple):
     simulator: str  # name and version
     seed: int
     setting: str
-    step: int  # updates of the main phase
+    step: int  # updates of the main phase; of runs that went on online steps of the environment
     episodes: int
     return_mean: float
     return_std: float
@@ -193,6 +193,34 @@ class EvaluatedAgain:
 
 
 @dataclass(frozen=True)
+class WentOnline:
+    """Of runs that were trained on data elsewhere and went on online: from where, and by which rule.
+
+    Rewards are those that they learned from the data with: ``reward_scale r + reward_shift``.
+    """
+
+    source: str
+    step: str  # "last", "best" or a number of updates
+    capacity: int  # of transitions that each run keeps
+    offline_fraction: float  # of each minibatch
+    updates_per_step: float
+    episodes_per_turn: int
+    noise: float = 0.0
+    exploring: Mapping[str, Any] = field(default_factory=dict)  # how runs acted online, where otherwise than evaluated
+    reward_scale: float = 1.0
+    reward_shift: float = 0.0
+
+    @property
+    def words(self) -> str:
+        """What tells it from others of the same runs."""
+        more = [f"{name} {value}" for name, value in self.exploring.items()]
+        more += [f"noise {self.noise:g}"] if self.noise else []
+        more += [f"from {self.step}"] if self.step != "last" else []
+        rule = f"offline fraction {self.offline_fraction:g}", f"updates per step {self.updates_per_step:g}"
+        return ", ".join(["online", *rule, *more])
+
+
+@dataclass(frozen=True)
 class RunBlock:
     """Runs that came to an experiment together: of all pairs of these seeds and settings those that were not there."""
 
@@ -236,6 +264,7 @@ class Config(Request):
     flags: tuple[str, ...]
     own_task: OwnTask | None = None  # of a task that is not in the program's table
     again: EvaluatedAgain | None = None  # of a folder of evaluations alone
+    online: WentOnline | None = None  # of runs that went on online: their steps are those of the environment
     blocks: tuple[RunBlock, ...] = ()  # of an experiment to which runs were added
     execution: Execution | None = None
     resumptions: tuple[Resumption, ...] = ()
@@ -259,7 +288,12 @@ class Config(Request):
 
     @property
     def evaluated(self) -> str:
-        """How runs that were trained elsewhere were evaluated, in words; empty of trained ones."""
+        """How runs went on or were evaluated that were trained elsewhere, in words; empty of all others."""
+        online = self.online.words if self.online is not None else ""
+        return ", ".join(filter(None, (online, self._evaluated_again)))
+
+    @property
+    def _evaluated_again(self) -> str:
         if self.again is None:
             return ""
         step = {"last": "", "best": "best step, ", "all": "every step, "}.get(

@@ -168,7 +168,7 @@ def learning_curves(panel: Panel) -> Chart:
     published = []
     if (reference := panel.reference) is not None:
         published.append(Reference(reference.label, reference.steps, reference.mean, reference.same_data))
-    x = Axis("updates", 0, panel.limits.steps)
+    x = Axis(panel.unit, 0, panel.limits.steps)
     y = Axis("normalised score", panel.limits.low, panel.limits.high)
     return Chart(panel.title, x, y, (*bands, *runs, *published, *means))
 

@@ -18,6 +18,7 @@ from diffjax.results.protocols import History
 from diffjax.results.statistics import Band, Interval, profile_band, t_interval
 from diffjax.results.tables import Column, Row, Table, row_labels
 
+ONLINE_STEPS = "steps of the environment"
 _THRESHOLDS = 101
 _LEAST_HEIGHT = 4.0  # of a panel of learning curves, in score: noise around a constant must not fill it
 
@@ -52,7 +53,7 @@ class Reference(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What a panel shows: updates from 0 to ``steps``, scores from ``low`` to ``high``."""
+    """What a panel shows: updates, or what else steps are, from 0 to ``steps``, scores from ``low`` to ``high``."""
 
     steps: int
     low: float
@@ -68,6 +69,7 @@ class Panel:
     lines: tuple[Line, ...]
     reference: Reference | None
     limits: Limits
+    unit: str  # of its steps
 
     @property
     def title(self) -> str:
@@ -122,8 +124,18 @@ def panels(table: Table) -> tuple[Panel, ...]:
         if lines:
             last = max(step for line in lines for history in line.histories for step in history.steps)
             reference = _reference(row, last)
-            found.append(Panel(row, labels[row], lines, reference, _limits(lines, reference, last)))
+            limits, unit = _limits(lines, reference, last), _unit(table, row)
+            found.append(Panel(row, labels[row], lines, reference, limits, unit))
     return tuple(found)
+
+
+def _unit(table: Table, row: Row) -> str:
+    """What the steps of a row's runs are."""
+    configs = [folder.config for folder in table.folders if folder.config.task == row.task]
+    kinds = {config.online is not None for config in configs}
+    if kinds == {True}:
+        return ONLINE_STEPS
+    return f"updates (online: {ONLINE_STEPS})" if True in kinds else "updates"
 
 
 def _reference(row: Row, last: int) -> Reference | None:

@@ -59,17 +59,25 @@ def _own_rules(table: Table) -> dict[str, str]:
 def _provenance(table: Table) -> Iterator[str]:
     """Updates, simulators, actions, failures."""
     configs = [folder.config for folder in table.folders]
-    yield (
-        f"Updates: {_span(config.steps for config in configs)}; evaluated every "
-        f"{_span(config.eval_interval for config in configs)} updates on "
-        f"{_span(config.episodes for config in configs if config.episodes)} episodes."
-    )
+    if trained := [config for config in configs if config.online is None]:
+        yield (
+            f"Updates: {_span(config.steps for config in trained)}; evaluated every "
+            f"{_span(config.eval_interval for config in trained)} updates on "
+            f"{_span(config.episodes for config in trained if config.episodes)} episodes."
+        )
     evaluations = [evaluation for folder in table.folders for evaluation in folder.evaluations]
     if evaluations:
         simulators = dict.fromkeys(f"{item.env} ({item.simulator})" for item in evaluations)
         yield f"Simulators: {', '.join(simulators)}."
     for folder in table.folders:
         config = folder.config
+        if config.online is not None:
+            label = column_label(Column(config.method, config.variant, preset="", setting="", rule=""))
+            yield (
+                f"{label} on {config.task}, {config.evaluated}: online from {config.online.source}: {config.steps} "
+                f"steps of the environment, evaluated before the first and every {config.eval_interval} on "
+                f"{config.episodes} episodes."
+            )
         if config.again is not None:
             label = column_label(Column(config.method, config.variant, preset="", setting="", rule=""))
             yield f"{label} on {config.task}, {config.evaluated}: evaluated after training, in {config.again.source}."

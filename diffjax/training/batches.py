@@ -43,6 +43,17 @@ class RunData(NamedTuple):
     action: ActionTransform | None = None
 
 
+class Recorded(NamedTuple):
+    """Transitions as they were recorded, with the action that followed where that is wanted; any leading axes."""
+
+    observation: jax.Array
+    action: jax.Array
+    reward: jax.Array
+    next_observation: jax.Array
+    terminal: jax.Array
+    next_action: jax.Array | None = None
+
+
 class Prepared(NamedTuple):
     """Data with the rows that a view can sample, and a run's part of them."""
 
@@ -196,20 +207,37 @@ def gather(
 ) -> Batch:
     """The transitions that begin at some rows, as a run sees them; the leading axes are those of ``row``."""
     inside, next_inside = _inside(data, row) if view.padded else (None, None)
+    recorded = Recorded(
+        _filled(data.observation[row], inside),
+        _filled(data.action[row], inside),
+        data.reward[row],
+        _filled(jnp.asarray(next_observations(data, row)), next_inside),
+        data.terminal[row],
+        _filled(data.action[row + 1], next_inside) if view.next_action else None,
+    )
+    batch = seen(recorded, part)
+    return batch._replace(
+        reward=_filled(batch.reward, inside),
+        not_done=_filled(batch.not_done, inside),
+        return_to_go=None if returns is None else _filled(returns[row], inside),
+        labels=jax.tree.map(lambda leaf: _filled(leaf[row], inside), labels),
+    )
+
+
+def seen(recorded: Recorded, part: RunData) -> Batch:
+    """Transitions as a run sees them, whatever their leading axes."""
 
     def seen_action(action: jax.Array) -> jax.Array:
         clipped = jnp.clip(action, -part.action_clip, part.action_clip)
         return clipped if part.action is None else part.action(clipped)
 
     return Batch(
-        observation=part.observation(_filled(data.observation[row], inside)),
-        action=seen_action(_filled(data.action[row], inside)),
-        reward=_filled(part.reward_scale * data.reward[row] + part.reward_shift, inside),
-        next_observation=part.observation(_filled(jnp.asarray(next_observations(data, row)), next_inside)),
-        not_done=_filled(1.0 - data.terminal[row].astype(jnp.float32), inside),
-        next_action=seen_action(_filled(data.action[row + 1], next_inside)) if view.next_action else None,
-        return_to_go=None if returns is None else _filled(returns[row], inside),
-        labels=jax.tree.map(lambda leaf: _filled(leaf[row], inside), labels),
+        observation=part.observation(recorded.observation),
+        action=seen_action(recorded.action),
+        reward=part.reward_scale * recorded.reward + part.reward_shift,
+        next_observation=part.observation(recorded.next_observation),
+        not_done=1.0 - recorded.terminal.astype(jnp.float32),
+        next_action=None if recorded.next_action is None else seen_action(recorded.next_action),
     )
 
 

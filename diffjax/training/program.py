@@ -22,12 +22,12 @@ from diffjax.losses import return_to_go
 from diffjax.methods.base import Method, Metrics, labelling_phase
 from diffjax.methods.checks import example_labels
 from diffjax.training.batches import RunData, all_rows, gather_batch, whole_data
-from diffjax.types import Spec
+from diffjax.types import Batch, Spec
 
 Tree = TypeVar("Tree")
 
 NEVER = -1
-INIT_STREAM, BATCH_STREAM, DRAW_STREAM, EVALUATION_STREAM, LABEL_STREAM = range(5)
+INIT_STREAM, BATCH_STREAM, DRAW_STREAM, EVALUATION_STREAM, LABEL_STREAM, EPISODE_STREAM, REPLAY_STREAM = range(7)
 
 
 class RunSetup(NamedTuple):
@@ -235,7 +235,8 @@ def _init(program: Program, rows: int, setup: RunSetup) -> TrainState:
     return TrainState(state, observation, labels, jnp.full(setup.data.offset.shape, NEVER, jnp.int32), action)
 
 
-def _phase_key(key: jax.Array, stream: int, phase: int) -> jax.Array:
+def phase_key(key: jax.Array, stream: int, phase: int) -> jax.Array:
+    """The key of a run for one use of random numbers in a phase."""
     return jax.random.fold_in(jax.random.fold_in(key, stream), phase)
 
 
@@ -249,7 +250,7 @@ def _relabel(
 
     def labels_of_run(own: tuple[Any, RunSetup, Any]) -> Any:
         run_state, run, labels = own
-        key = jax.random.fold_in(_phase_key(run.key, LABEL_STREAM, phase), step)
+        key = jax.random.fold_in(phase_key(run.key, LABEL_STREAM, phase), step)
         draws = relabel.draw(key, program.spec, run.hyper, rows)
         batch = whole_data(data, run.data, labels)
         return relabel.labels(draws, program.spec, run_state, run.hyper, batch, all_rows(data, run.data))
@@ -277,16 +278,23 @@ def _update_run(
     returns: jax.Array | None,
     labels: Any,
 ) -> tuple[Any, Metrics]:
-    """One update of one run."""
+    """One update of one run from the data."""
     method, view = program.method, program.method.view.sized(run.hyper)
     positions, rows = SAMPLINGS[program.sampling], method.phases[phase].batch_size(run.hyper)
     batches = tuple(
         gather_batch(data, run.data, positions(key, step, rows, run.data.size), view, returns, labels)
-        for key in jax.random.split(_phase_key(run.key, BATCH_STREAM, phase), view.batches)
+        for key in jax.random.split(phase_key(run.key, BATCH_STREAM, phase), view.batches)
     )
-    key = jax.random.fold_in(_phase_key(run.key, DRAW_STREAM, phase), step)
-    draws = method.phases[phase].draw(key, program.spec, run.hyper)
-    return method.phases[phase].update(draws, step, state, run.hyper, batches)
+    return update_run(program, phase, step, state, run, batches)
+
+
+def update_run(
+    program: Program, phase: int, step: jax.Array, state: Any, run: RunSetup, batches: tuple[Batch, ...]
+) -> tuple[Any, Metrics]:
+    """One update of one run from given minibatches; its draws depend on (seed, phase, step) alone."""
+    key = jax.random.fold_in(phase_key(run.key, DRAW_STREAM, phase), step)
+    draws = program.method.phases[phase].draw(key, program.spec, run.hyper)
+    return program.method.phases[phase].update(draws, step, state, run.hyper, batches)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
@@ -314,8 +322,7 @@ def _advance(
     def body(step: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         before, sums = carry
         after, metrics = update(step, before.method)
-        finite = functools.reduce(jnp.logical_and, [jnp.isfinite(metric.total) for metric in metrics.values()])
-        new_bad = (before.first_bad_step == NEVER) & ~finite
+        new_bad = (before.first_bad_step == NEVER) & ~finite_metrics(metrics)
         first_bad_step = jnp.where(new_bad, step, before.first_bad_step)
         return before._replace(method=after, first_bad_step=first_bad_step), jax.tree.map(jnp.add, sums, metrics)
 
@@ -324,6 +331,11 @@ def _advance(
     after, sums = jax.lax.fori_loop(start, stop, body, (state, zeros))
     new_bad = (after.first_bad_step == NEVER) & ~finite_runs(after.method)
     return after._replace(first_bad_step=jnp.where(new_bad, stop - 1, after.first_bad_step)), sums
+
+
+def finite_metrics(metrics: Metrics) -> jax.Array:
+    """Whether all metrics of an update are finite, of each run."""
+    return functools.reduce(jnp.logical_and, [jnp.isfinite(metric.total) for metric in metrics.values()])
 
 
 def finite_runs(tree: Any) -> jax.Array:

@@ -109,7 +109,7 @@ def _run(folder: Results, command: str) -> tuple[str, ...]:
         config.dataset.label,
         _seeds(config.seeds),
         ", ".join(f"{count} {state}" for state, count in states.items()),
-        _count(config.steps),
+        _count(config.steps) + " online" * (config.online is not None),
         config.tuning or " / ".join(sorted({item.tuning for item in folder.evaluations})) or _UNKNOWN,
         devices,
         versions.get("revision") or _UNKNOWN,

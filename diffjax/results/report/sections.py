@@ -69,7 +69,8 @@ def learning_curves(page: Page, styles: Styles, names: Names) -> Markup:
     return join(
         element(
             "p",
-            "Normalised score against updates: the mean over seeds at the steps that all of them were evaluated at, "
+            f"Normalised score against {' and '.join(dict.fromkeys(panel.unit for panel in panels))}: the mean over "
+            "seeds at the steps that all of them were evaluated at, "
             "with its 95 % interval by Student's t (of two or three seeds very wide; cut off at a panel's edge).",
         ),
         element("div", *(_switch(*each) for each in switches), class_="switches", role="group", aria_label="Show"),
@@ -108,7 +109,7 @@ def _panel(panel: Panel, index: int, styles: Styles, names: Names) -> Markup:
 
 def _curve_table(panel: Panel, names: Names) -> Markup:
     """The mean of every method at every step, with its interval."""
-    header = ["updates", *(names[line.column] for line in panel.lines)]
+    header = [panel.unit, *(names[line.column] for line in panel.lines)]
     columns: list[dict[int, str]] = []
     for line in panel.lines:
         curve = line.curve
