@@ -102,8 +102,8 @@ class OnlineSetup(NamedTuple):
 def unfit(method: Method[Any, Any]) -> str:
     """Why a method cannot learn from transitions as they come, in words; empty where it can."""
     view = method.view
-    if view.horizon > 1:
-        return f"learns from windows of {view.horizon} steps"
+    if view.horizon != 1:
+        return "learns from windows of steps"
     if view.return_to_go:
         return "reads what its trajectories return to their ends"
     if labelling_phase(method, len(method.phases) - 1) is not None:
@@ -286,7 +286,7 @@ def mixed_batches(
     program: Program, step: jax.Array, replay: Replay, fraction: jax.Array, run: RunSetup, data: Transitions
 ) -> tuple[Batch, ...]:
     """The minibatches of one update of one run: rows of the data and its own, both drawn with replacement."""
-    view, size = program.method.view, run.hyper.batch_size
+    view, size = program.method.view, program.method.phases[-1].batch_size(run.hyper)
     streams = (phase_key(run.key, stream, len(program.method.phases) - 1) for stream in (BATCH_STREAM, REPLAY_STREAM))
     first = offline_rows(fraction, size)
 
