@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from launcher_tools import data_file, launch
-from method_tools import ALL, SPEC
+from method_tools import ALL, SPEC, TINY
 from policy_tools import untrained
 
 from diffjax import policy
@@ -62,7 +62,7 @@ def test_one_observation_and_a_batch():
 def test_another_way_of_acting():
     ours = untrained("dac", "default")
     alone = ours.with_acting(candidates=1, temperature=0.5)
-    assert (ours.acting.hyper.candidates, alone.acting.hyper.candidates) == (6, 1)
+    assert (ours.acting.hyper.candidates, alone.acting.hyper.candidates) == (TINY["candidates"], 1)
     assert alone.about.hyper["candidates"] == 1
     assert alone.about.score is None  # that of another way
     assert alone.act(np.zeros(5), KEY).shape == (SPEC.action_dim,)
