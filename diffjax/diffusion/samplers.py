@@ -205,9 +205,11 @@ def guided_chain(
 
     def guided(x: jax.Array, inputs: tuple[Transition, jax.Array, jax.Array]) -> tuple[jax.Array, Any]:
         at, z, factor = inputs
-        x, values = jax.lax.scan(lambda x, _: pushed(x, at.time_index, factor), x, length=guide.steps)
+        value = jnp.zeros(())
+        for _ in range(guide.steps):  # no loop in a loop, of which ONNX's converter mistakes the shapes
+            x, value = pushed(x, at.time_index, factor)
         x = constrain(_moved(x, denoiser, at, z, clip))
-        return x, (x, values[-1])
+        return x, (x, value)
 
     def judged(x: jax.Array, inputs: tuple[Transition, jax.Array, jax.Array]) -> tuple[jax.Array, Any]:
         at, z, _ = inputs
