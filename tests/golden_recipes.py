@@ -53,6 +53,13 @@ class Recipe:
     gradient_bound: float = 2e-5  # relative to a tensor's largest
     gradient_floor: float = 1e-2  # a tensor's largest counts as at least this share of its network's
 
+    def __eq__(self, other: object) -> bool:
+        """Recipes of a kind share what is compiled."""
+        return type(other) is type(self)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
     def hyper(self, recorded: dict[str, Any]) -> dict[str, Any]:
         """Our hyper-parameters, but for batch size and Polyak rate."""
         raise NotImplementedError

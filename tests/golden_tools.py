@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffjax.diffusion.samplers import ChainNoise
 from diffjax.types import Batch
@@ -114,6 +115,12 @@ class Golden:
             and not set(exempt).intersection(key.split("/"))
             and not INPUT_PARTS.intersection(key.split("/")[:-1])
         )
+
+
+def parametrized(names: Iterable[str], slow: Iterable[str]) -> Any:
+    """A test of every recording of these names, of which some compile for so long that they are among the slow."""
+    found = [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in names]
+    return pytest.mark.parametrize("name", found)
 
 
 @functools.cache

@@ -12,8 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from golden_tools import Golden, account, assert_absolute, load
+from golden_tools import Golden, account, assert_absolute, load, parametrized
 
 from diffjax.data.arrays import load_arrays
 from diffjax.data.transitions import Dataset
@@ -417,6 +416,6 @@ RECORDINGS = {
 }
 
 
-@pytest.mark.parametrize("name", RECORDINGS)
+@parametrized(RECORDINGS, slow=("diffuser_gym", "diffuser_halfcheetah", "diffuser_value_halfcheetah"))
 def test_recorded_numbers(name: str) -> None:
     account(name, RECORDINGS[name])

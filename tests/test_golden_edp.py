@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 from golden_recipes import (
     Recipe,
     Tree,
@@ -22,7 +21,7 @@ from golden_recipes import (
     twins_from,
     twins_to,
 )
-from golden_tools import Golden, changed, layers, noise_network, plain
+from golden_tools import Golden, changed, layers, noise_network, parametrized, plain
 
 from diffjax.diffusion.denoisers import epsilon_denoiser
 from diffjax.diffusion.dpm_solver import third_orders
@@ -565,6 +564,6 @@ RECORDINGS = {
 }
 
 
-@pytest.mark.parametrize("name", RECORDINGS)
+@parametrized(RECORDINGS, slow=("edp_td3_ddpm", "edp_crr"))
 def test_recorded_numbers(name: str) -> None:
     prove(name, *RECORDINGS[name])

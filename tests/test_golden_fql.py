@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import pytest
 from golden_recipes import (
     Recipe,
     check_initial_shapes,
@@ -19,7 +18,7 @@ from golden_recipes import (
     shared_hyper,
     spec_of,
 )
-from golden_tools import Golden, layers, plain
+from golden_tools import Golden, layers, parametrized, plain
 
 from diffjax import losses
 from diffjax.diffusion.flow import FlowDraws, euler_path
@@ -319,6 +318,6 @@ RECORDINGS = {
 }
 
 
-@pytest.mark.parametrize("name", RECORDINGS)
+@parametrized(RECORDINGS, slow=("fql_adroit", "fql_normalized"))
 def test_recorded_numbers(name: str) -> None:
     prove(name, *RECORDINGS[name])

@@ -25,7 +25,7 @@ from golden_recipes import (
     twins_from,
     twins_to,
 )
-from golden_tools import Golden, in_trunk, layers, per_state, plain
+from golden_tools import Golden, in_trunk, layers, parametrized, per_state, plain
 
 from diffjax import losses
 from diffjax.data.hdf5 import load_hdf5
@@ -759,12 +759,12 @@ OF_SFBC = (
 GUIDED, SELECTING = QGPO(), SfBC()
 
 
-@pytest.mark.parametrize("name", ["qgpo_gym", "qgpo_antmaze"])
+@parametrized(("qgpo_gym", "qgpo_antmaze"), slow=("qgpo_antmaze",))
 def test_recorded_numbers_of_qgpo(name: str) -> None:
     prove(name, GUIDED, OF_QGPO)
 
 
-@pytest.mark.parametrize("name", ["sfbc_gym", "sfbc_antmaze"])
+@parametrized(("sfbc_gym", "sfbc_antmaze"), slow=("sfbc_antmaze",))
 def test_recorded_numbers_of_sfbc(name: str, tmp_path: pathlib.Path) -> None:
     prove(name, SELECTING, (*OF_SFBC, functools.partial(check_planning, tmp_path)))
 

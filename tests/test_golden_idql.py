@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import pytest
 from golden_recipes import (
     Recipe,
     check_initial_shapes,
@@ -17,7 +16,7 @@ from golden_recipes import (
     shared_hyper,
     spec_of,
 )
-from golden_tools import Golden, layers, plain
+from golden_tools import Golden, layers, parametrized, plain
 
 from diffjax.diffusion.objectives import DenoisingDraws
 from diffjax.diffusion.samplers import ChainNoise
@@ -383,6 +382,6 @@ RECORDINGS = {
 }
 
 
-@pytest.mark.parametrize("name", RECORDINGS)
+@parametrized(RECORDINGS, slow=("idql_antmaze", "idql_general"))
 def test_recorded_numbers(name: str) -> None:
     prove(name, *RECORDINGS[name])
