@@ -89,9 +89,9 @@ class Golden:
         """:func:`assert_close` with the recorded array ``key``."""
         assert_close(actual, self[key], f"{self.name}: {key}", scale)
 
-    def absolute(self, key: str, actual: Any, bound: float) -> None:
+    def absolute(self, key: str, actual: Any, bound: float, kind: str = "parameter", unit: float = 1.0) -> None:
         """:func:`assert_absolute` with the recorded array ``key``."""
-        assert_absolute(actual, self[key], f"{self.name}: {key}", bound)
+        assert_absolute(actual, self[key], f"{self.name}: {key}", bound, kind, unit)
 
     def equal(self, key: str, actual: Any) -> None:
         """Exact equality with the recorded array ``key``: counters, flags, indices."""

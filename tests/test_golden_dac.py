@@ -281,7 +281,8 @@ def check_eta(golden: Golden) -> None:
     for row in golden["eta_update/rows_threshold_lr_eta0_min_max_bcloss_eta1"]:
         threshold, rate, eta, lowest, highest, bc, expected = row
         hyper = hyper_of(golden, bc_threshold=threshold, eta_lr=rate, eta_min=lowest, eta_max=highest)
-        assert_absolute(dac.ascend_eta(jnp.asarray(eta), jnp.asarray(bc), hyper), expected, f"eta {row}", 1e-6)
+        found = dac.ascend_eta(jnp.asarray(eta), jnp.asarray(bc), hyper)
+        assert_absolute(found, expected, f"{golden.name}: eta {row.tolist()}", 1e-6)
 
 
 update = jax.jit(dac.update)

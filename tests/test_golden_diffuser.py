@@ -85,7 +85,8 @@ def close_to_largest(golden: Golden, key: str, values: Any, scale: float = 1e-5)
 
     A small one is the difference of large ones.
     """
-    golden.absolute(key, values, scale * (1.0 + float(np.max(np.abs(golden[key])))))
+    unit = 1.0 + float(np.max(np.abs(golden[key])))
+    golden.absolute(key, values, scale * unit, "value", unit)
 
 
 def windows(golden: Golden, at: str) -> Batch:
@@ -130,7 +131,7 @@ def check_gradients(golden: Golden, at: str, gradients: Tree) -> None:
     for name, leaf in expected.items():
         largest = max(float(np.max(np.abs(leaf))), 1e-2 * network_largest)
         bound = ILL_GRADIENT_BOUND if name.startswith(ILL_CONDITIONED) else GRADIENT_BOUND
-        assert_absolute(found[name], leaf, f"{golden.name}: {at}/{name}", bound * largest)
+        assert_absolute(found[name], leaf, f"{golden.name}: {at}/{name}", bound * largest, "gradient", largest)
 
 
 def recorded_data(golden: Golden) -> Dataset:
@@ -234,7 +235,7 @@ def check_forward(golden: Golden) -> None:
     for name in ("value", "guide_value"):
         close_to_largest(golden, f"forward/{name}", found["value"])
     largest = float(np.max(np.abs(golden["forward/guide_gradient"])))
-    golden.absolute("forward/guide_gradient", found["guide_gradient"], GRADIENT_BOUND * largest)
+    golden.absolute("forward/guide_gradient", found["guide_gradient"], GRADIENT_BOUND * largest, "gradient", largest)
     for key in golden.keys("forward/inside/"):
         level, _, block = key.rpartition("/")[2].partition("_")
         golden.close(key, jnp.swapaxes(found["inside"][level][block]["__call__"][0], -1, -2))
@@ -309,12 +310,12 @@ def check_value_losses(golden: Golden) -> None:
         loss, found, values, gradients = of_values(params, draws, changed, batch)
         golden.close(f"{at}/loss", loss)
         close_to_largest(golden, f"{at}/pred", values)
-        reach = 1e-5 * (1.0 + float(np.max(np.abs(values))))
-        golden.absolute(f"{at}/info/mean_pred", found["critic/q_mean"], reach)
+        unit = 1.0 + float(np.max(np.abs(values)))
+        golden.absolute(f"{at}/info/mean_pred", found["critic/q_mean"], 1e-5 * unit, "value", unit)
         golden.close(f"{at}/info/mean_targ", found["critic/target_mean"])
         for kind, numbers in (("pred", np.asarray(values)), ("targ", target)):
-            golden.absolute(f"{at}/info/min_{kind}", numbers.min(), reach)
-            golden.absolute(f"{at}/info/max_{kind}", numbers.max(), reach)
+            golden.absolute(f"{at}/info/min_{kind}", numbers.min(), 1e-5 * unit, "value", unit)
+            golden.absolute(f"{at}/info/max_{kind}", numbers.max(), 1e-5 * unit, "value", unit)
         golden.close(f"{at}/info/corr", np.corrcoef(values, target)[0, 1])
         if golden.keys(f"{at}/grads/"):
             check_gradients(golden, f"{at}/grads/value", gradients)
