@@ -27,19 +27,7 @@ import jax.numpy as jnp
 from diffjax import losses
 from diffjax.diffusion.dpm_solver import Plan, third_orders
 from diffjax.methods import score_policy
-from diffjax.methods.base import (
-    ActingCost,
-    Method,
-    Metrics,
-    Phase,
-    Relabel,
-    Rows,
-    Scalars,
-    View,
-    static,
-    traced,
-    weigh,
-)
+from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Relabel, Rows, Scalars, View, static, traced, weigh
 from diffjax.methods.candidates import ActionDraws, num_uniforms, softmax_indices, successive_indices
 from diffjax.methods.score_policy import STATES_AT_ONCE, behavior_actions, support_actions
 from diffjax.nn.learners import Learner, copies, learn, learner
