@@ -138,7 +138,7 @@ class _Online:
             progress.doing("")
             while self._turn(step):
                 reached = min(step, int(np.min(self._taken(), initial=step, where=self._live())))
-                if reached > done:
+                if reached > done and not self._due().any():
                     progress.advance(reached - done)
                     done = reached
                 self._heed(done)
@@ -153,17 +153,21 @@ class _Online:
 
         A run that failed stays where it is.
         """
-        state, setup, rule, program = self._state, self._setup, self._rule, self._program
-        due = np.where(self._live(), owed(state, setup, rule.updates_per_step)[: self._count], 0)
-        playing = self._live() & (self._taken() < step)
+        state, setup, program = self._state, self._setup, self._program
+        due, playing = self._due(), self._live() & (self._taken() < step)
         if due.any():
             self._learn(np.minimum(due, PIECE))
         elif playing.any():
-            played = play_episodes(program, state, setup, self._simulator, rule, playing)
+            played = play_episodes(program, state, setup, self._simulator, self._rule, playing)
             self._state = keep_episodes(program, state, setup, program.from_host(played))
         else:
             return False
         return True
+
+    def _due(self) -> np.ndarray:
+        """How many updates each run is behind, ``(runs,)``."""
+        behind = owed(self._state, self._setup, self._rule.updates_per_step)[: self._count]
+        return np.where(self._live(), behind, 0)
 
     def _live(self) -> np.ndarray:
         """Which runs have not failed, ``(runs,)``."""

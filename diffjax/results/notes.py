@@ -74,9 +74,9 @@ def _provenance(table: Table) -> Iterator[str]:
         if config.online is not None:
             label = column_label(Column(config.method, config.variant, preset="", setting="", rule=""))
             yield (
-                f"{label} on {config.task}, {config.evaluated}: online from {config.online.source}: {config.steps} "
-                f"steps of the environment, evaluated before the first and every {config.eval_interval} on "
-                f"{config.episodes} episodes."
+                f"{label} on {config.task} went {config.online.words}: {config.steps} steps of the environment after "
+                f"the training in {config.online.source}, evaluated before the first and every {config.eval_interval} "
+                f"on {config.episodes} episodes."
             )
         if config.again is not None:
             label = column_label(Column(config.method, config.variant, preset="", setting="", rule=""))
