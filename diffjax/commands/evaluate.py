@@ -32,20 +32,8 @@ from diffjax.records.folder import find_folders, read_config
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define this launcher's flags."""
-    flags.DEFINE_string(
-        "run",
-        None,
-        "DIR[,DIR]: Results folders, or folders with results somewhere below; nothing in them is changed.",
-        flag_values=values,
-    )
+    launch.define_choice_of_runs(values, "run")
     cli.define_path(values, "out", "DIR: Folder for the evaluations; of several runs each gets its own below.")
-    flags.DEFINE_multi_integer("seed", None, "N: Only the runs of this seed; repeatable.", flag_values=values)
-    flags.DEFINE_multi_string(
-        "setting",
-        None,
-        "TEXT: Only the runs of this setting of a grid, 'eta=0.1;rho=1'; repeatable.",
-        flag_values=values,
-    )
     flags.DEFINE_string(
         "step",
         LAST,

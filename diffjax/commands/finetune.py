@@ -37,20 +37,8 @@ from diffjax.training.online import Rule
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define this launcher's flags."""
-    flags.DEFINE_string(
-        "runs",
-        None,
-        "DIR[,DIR]: Results folders, or folders with results somewhere below; nothing in them is changed.",
-        flag_values=values,
-    )
+    launch.define_choice_of_runs(values, "runs")
     cli.define_path(values, "out", "DIR: Folder for the results; of several folders each gets its own below.")
-    flags.DEFINE_multi_integer("seed", None, "N: Only the runs of this seed; repeatable.", flag_values=values)
-    flags.DEFINE_multi_string(
-        "setting",
-        None,
-        "TEXT: Only the runs of this setting of a grid, 'eta=0.1;rho=1'; repeatable.",
-        flag_values=values,
-    )
     flags.DEFINE_string(
         "step",
         LAST,

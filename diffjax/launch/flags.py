@@ -32,6 +32,23 @@ def chosen_methods(text: str) -> tuple[str, ...]:
     return tuple(METHODS) if text == ALL else cli.parse_list("methods", text)
 
 
+def define_choice_of_runs(values: flags.FlagValues, name: str) -> None:
+    """The flag ``name`` of folders with runs, and those that choose among the runs: ``--seed`` and ``--setting``."""
+    flags.DEFINE_string(
+        name,
+        None,
+        "DIR[,DIR]: Results folders, or folders with results somewhere below; nothing in them is changed.",
+        flag_values=values,
+    )
+    flags.DEFINE_multi_integer("seed", None, "N: Only the runs of this seed; repeatable.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "setting",
+        None,
+        "TEXT: Only the runs of this setting of a grid, 'eta=0.1;rho=1'; repeatable.",
+        flag_values=values,
+    )
+
+
 def define_training_flags(values: flags.FlagValues) -> None:
     """Flags of every launcher that trains."""
     flags.DEFINE_string(
