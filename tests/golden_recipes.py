@@ -198,8 +198,9 @@ def train(recipe: Recipe, golden: Golden, scenario: str) -> None:
             if f"{at}/{name}" in golden:  # a delayed step logs what it did, and some programs not all of that
                 golden.close(f"{at}/{name}", value, bound_of(recipe, name))
         nets = recipe.nets(state)
-        stored = {name: nets[name] for name in golden.tree(f"{at}/params")}  # some steps keep only some networks
-        golden.trees(f"{at}/params", stored, recipe.step_bound)
+        if golden.keys(f"{at}/params/"):  # some steps keep only some networks, or none
+            stored = {name: nets[name] for name in golden.tree(f"{at}/params")}
+            golden.trees(f"{at}/params", stored, recipe.step_bound)
 
 
 def moved(before: Tree, after: Tree) -> dict[str, bool]:

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from jax import export
 from launcher_tools import launch, refused
-from method_tools import MOSTLY_SLOW, SPEC
+from method_tools import MOSTLY_SLOW, SPEC, TINY
 from policy_tools import untrained
 
 from diffjax.export import onnx_model, stablehlo
@@ -22,6 +22,7 @@ from diffjax.policy import Policy
 
 onnxruntime.set_default_logger_severity(3)  # it comments on the converter's leftovers
 KEY = jax.random.key(3)
+CANDIDATES = TINY["candidates"]
 OBSERVATION = np.random.default_rng(0).normal(size=(5, SPEC.observation_dim)).astype(np.float32)
 
 
@@ -60,9 +61,9 @@ def test_any_number_of_rows():
 def test_what_is_drawn_is_said():
     laws = {one.name: (one.shape, one.meaning) for one in draws_of(untrained("dac", "default")).inputs}
     assert laws == {
-        "chain_start": (("batch", 6, 2), "random numbers, standard normal, all independent"),
-        "chain_steps": (("batch", 5, 6, 2), "random numbers, standard normal, all independent"),
-        "gumbel": (("batch", 6), "random numbers, standard Gumbel, all independent"),
+        "chain_start": (("batch", CANDIDATES, 2), "random numbers, standard normal, all independent"),
+        "chain_steps": (("batch", 5, CANDIDATES, 2), "random numbers, standard normal, all independent"),
+        "gumbel": (("batch", CANDIDATES), "random numbers, standard Gumbel, all independent"),
     }
     (_, uniform) = draws_of(untrained("dtql", "default")).inputs
     assert uniform.meaning == "random numbers, uniform on [0, 1), all independent"

@@ -229,17 +229,17 @@ def test_groups_that_share_a_program(tmp_path):
 
 
 def test_data_are_held_once(tmp_path):
-    hopper, replay = (ready(request(tmp_path, tmp_path / "out", task)) for task in TASKS)
-    same, (first, again) = join_data([hopper.data, hopper.data])
-    assert same is hopper.data.transitions
+    (hopper,), (replay,) = (ready(request(tmp_path, tmp_path / "out", task)).data for task in TASKS)
+    same, (first, again) = join_data([hopper, hopper])
+    assert same is hopper.transitions
     assert (int(first.offset), int(again.offset)) == (0, 0)
-    both, parts = join_data([hopper.data, replay.data, hopper.data])
-    sizes = [len(one.data.transitions.row) for one in (hopper, replay)]
+    both, parts = join_data([hopper, replay, hopper])
+    sizes = [len(one.transitions.row) for one in (hopper, replay)]
     assert [int(part.offset) for part in parts] == [0, sizes[0], 0]
     assert [int(part.size) for part in parts] == [*sizes, sizes[0]]
-    rows = len(hopper.data.transitions.reward)
-    np.testing.assert_array_equal(both.observation[rows:], replay.data.transitions.observation)
-    np.testing.assert_array_equal(both.row[sizes[0] :], replay.data.transitions.row + rows)
+    rows = len(hopper.transitions.reward)
+    np.testing.assert_array_equal(both.observation[rows:], replay.transitions.observation)
+    np.testing.assert_array_equal(both.row[sizes[0] :], replay.transitions.row + rows)
     assert both.row.dtype == np.int32
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from launcher_tools import data_file, launch
-from method_tools import ALL, SPEC, TINY
+from method_tools import MOSTLY_SLOW, SPEC, TINY
 from policy_tools import untrained
 
 from diffjax import policy
@@ -24,7 +24,7 @@ from diffjax.training.program import Program
 KEY = jax.random.key(3)
 
 
-@pytest.mark.parametrize(("name", "variant"), ALL)
+@pytest.mark.parametrize(("name", "variant"), MOSTLY_SLOW)
 def test_a_saved_policy_acts_as_before(name, variant, tmp_path):
     ours = untrained(name, variant)
     observation = np.random.default_rng(0).normal(size=(3, SPEC.observation_dim))

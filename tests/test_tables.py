@@ -493,7 +493,6 @@ def test_csv_is_tidy(two_tasks: list[Path]) -> None:
         "marks": "untuned",
         "is_best": "False",
         "published_in": "",
-        "published_elsewhere": "",
         "text": "85.0 ± 7.1 †",
     }
     (suite,) = [

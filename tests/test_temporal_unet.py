@@ -117,6 +117,7 @@ def test_sizes_that_do_not_fit_are_said(network, length, words):
         jax.eval_shape(network.init, KEY, jnp.zeros((length, 3)), jnp.zeros(()))
 
 
+@pytest.mark.slow  # compiles whole nets
 @pytest.mark.parametrize("make", [TemporalUNet, TemporalValue])
 def test_every_plan_is_taken_alone_and_times_broadcast(make):
     network, x = make(8, (1, 8)), jax.random.normal(KEY, (3, 4, 5))

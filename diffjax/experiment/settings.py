@@ -6,6 +6,7 @@ range against the method's ``Hyper`` and :class:`Protocol`.
 
 import dataclasses
 import fnmatch
+import functools
 import importlib.resources
 import math
 import re
@@ -93,6 +94,12 @@ def load_tables(method: str) -> dict[str, Any]:
     """The parsed table of a method: a file beside it, or what it was registered with."""
     if method in TABLES:
         return {"common": {}, **TABLES[method]}
+    return _file_table(method)
+
+
+@functools.cache
+def _file_table(method: str) -> dict[str, Any]:
+    """The table beside a method of ours; nobody changes it."""
     path = importlib.resources.files("diffjax.methods") / f"{method}.toml"
     if not path.is_file():
         raise UserError(f"method {method} has no table; write diffjax/methods/{method}.toml")

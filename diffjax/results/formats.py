@@ -46,7 +46,6 @@ _SUMMARY = (
     "marks",
     "is_best",
     "published_in",
-    "published_elsewhere",
     "text",
 )
 
@@ -159,8 +158,8 @@ def _csv(page: Page) -> str:
                 counts = (entry.seeds, entry.failed if is_own else None, entry.running if is_own else None)
                 names = " ".join(LEGEND[mark][0] for mark in entry.marks)
                 numbers = (entry.mean, entry.spread, entry.spread_kind, entry.low, entry.high)
-                printed = (entry.citation, entry.elsewhere)
-                writer.writerow([*where, *numbers, *counts, names, entry.is_best, *printed, entry.text])
+                printed = "; elsewhere ".join(filter(None, (entry.citation, entry.elsewhere)))
+                writer.writerow([*where, *numbers, *counts, names, entry.is_best, printed, entry.text])
     return stream.getvalue()
 
 

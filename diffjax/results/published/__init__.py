@@ -20,21 +20,27 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 VERIFIED = ("yes", "mean only", "no")  # the surest first
+KINDS = ("table", "list", "rerun")  # likewise
 NOTHING_READ = "no score was found that could be verified"
 
 
 class Source(NamedTuple):
     """A table, a figure or a text that prints numbers.
 
-    ``own`` is the method whose paper it is, empty for others'; ``reruns`` tells that its authors trained all methods
-    anew, with a program of theirs.
+    ``own`` is the method whose paper it is, empty for others'. ``kind``, one of ``KINDS``: it is printed in a paper or
+    README, in a program, or was trained anew by others with a program of theirs.
     """
 
     table: str
     source: str
     own: str
-    reruns: bool
+    kind: str
     note: str
+
+    @property
+    def reruns(self) -> bool:
+        """Whether its authors trained all methods anew."""
+        return self.kind == "rerun"
 
 
 class Score(NamedTuple):
@@ -130,7 +136,7 @@ class Curve(NamedTuple):
 @cache
 def sources() -> Mapping[str, Source]:
     """What prints numbers, by its short name; of quotations, an earlier one is preferred to a later."""
-    return MappingProxyType({row["table"]: _source(row) for row in _rows("sources.csv")})
+    return MappingProxyType({row["table"]: Source(**row) for row in _rows("sources.csv")})
 
 
 @cache
@@ -144,8 +150,8 @@ def scores(unverified: bool = False) -> tuple[Score, ...]:
 def preferred(method: str, task: str, unverified: bool = False) -> Score | None:
     """The one score to show, or None where nobody printed any.
 
-    The surest (``VERIFIED``), of those the method's own authors', of those data of the task's own version, of those
-    the first in ``sources``.
+    The surest (``VERIFIED``), of those the method's own authors', of those the surest in kind (``KINDS``), of those
+    data of the task's own version, of those the first in ``sources``.
     """
     places = list(sources())
     found = [score for score in scores(unverified) if (score.method, score.task) == (method, task)]
@@ -154,6 +160,7 @@ def preferred(method: str, task: str, unverified: bool = False) -> Score | None:
         key=lambda score: (
             VERIFIED.index(score.verified),
             not score.own,
+            KINDS.index(sources()[score.table].kind),
             not score.same_version,
             places.index(score.table),
         ),
@@ -302,10 +309,6 @@ def _number(text: str) -> float | None:
 
 def _whole(text: str) -> int | None:
     return int(text) if text else None
-
-
-def _source(row: dict[str, str]) -> Source:
-    return Source(row["table"], row["source"], row["own"], row["reruns"] == "yes", row["note"])
 
 
 def _score(row: dict[str, str]) -> Score:
