@@ -1,13 +1,15 @@
 """Files written whole or not at all, and what keeps one from being written or read said in a line."""
 
+import csv
 import errno
+import io
 import json
 import math
 import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -82,6 +84,18 @@ def write_text(path: str | Path, text: str) -> None:
     with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
         stream.write(text)
         _flush(stream)
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV, a line each, that end as lines do on Linux."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    return stream.getvalue()
+
+
+def rounded(row: Iterable[Any]) -> list[Any]:
+    """A row whose floats are text of six significant digits."""
+    return [f"{value:.6g}" if isinstance(value, float) else value for value in row]
 
 
 def _open_existing(path: str, flags: int) -> int:

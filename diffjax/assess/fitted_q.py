@@ -11,9 +11,7 @@ rank policies of one data set, and the more reliably the nearer these stay to th
 transitions says how well the Q function fits, not how true it is.
 """
 
-import csv
 import functools
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,7 @@ from diffjax.data.actions import fit_actions
 from diffjax.data.load import load_dataset
 from diffjax.data.transitions import Dataset, has_trajectories, next_observations
 from diffjax.errors import UserError
-from diffjax.files import writable, write_text
+from diffjax.files import csv_text, writable, write_text
 from diffjax.losses import td_target
 from diffjax.methods.base import Method, Scalars
 from diffjax.nn.learners import Learner, copies, learn, learner, polyak
@@ -383,13 +381,9 @@ def write(estimates: Sequence[Estimate], folder: Path) -> None:
     Raises:
       UserError: it cannot be written.
     """
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(Estimate._fields)
-    writer.writerows(estimates)
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / FILE, stream.getvalue())
+        write_text(folder / FILE, csv_text([Estimate._fields, *estimates]))
 
 
 def check_out(folder: Path) -> None:

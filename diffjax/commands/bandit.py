@@ -10,7 +10,6 @@ examples:
   python experiments/bandit.py --figure=dql,diffcps --steps=20000 --seed=1 --out=runs/toys-1
 """
 
-import csv
 import io
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ from absl import flags
 
 from diffjax.errors import UserError
 from diffjax.experiment.settings import PRESETS
-from diffjax.files import whole_file, writable, write_text
+from diffjax.files import csv_text, rounded, whole_file, writable, write_text
 from diffjax.launch import cli
 from diffjax.launch import flags as launch
 from diffjax.launch.progress import TrainingProgress
@@ -97,11 +96,7 @@ def _write(out: Path, figure: Figure, panels: list[Panel], numbers: list[Numbers
     np.savez(content, **arrays)  # type: ignore[arg-type]
     with whole_file(out / f"{figure.name}_samples.npz") as temporary:
         temporary.write_bytes(content.getvalue())
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Numbers._fields)
-    writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in numbers)
-    write_text(out / NUMBERS, text.getvalue())
+    write_text(out / NUMBERS, csv_text([Numbers._fields, *map(rounded, numbers)]))
 
 
 def _table(numbers: list[Numbers]) -> str:

@@ -9,8 +9,6 @@ examples:
   python experiments/bound.py --schedule=vp --steps=5,10,20,50 --std=0.1,0.5 --samples=100000 --out=runs/vp
 """
 
-import csv
-import io
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +18,7 @@ from absl import flags
 
 from diffjax.diffusion.schedules import BETAS
 from diffjax.errors import UserError
-from diffjax.files import writable, write_text
+from diffjax.files import csv_text, rounded, writable, write_text
 from diffjax.launch import cli
 from diffjax.numerics import check_platform, pinned, random_key
 from diffjax.results.charts import LINES, MARKERS, Style
@@ -64,13 +62,9 @@ def main(args: flags.FlagValues) -> None:
     asked = itertools.product(schedules, stds, steps)
     gaps = [measure(key, args.samples, schedule, count, std) for schedule, std, count in asked]
     print(_table(gaps))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Gap._fields)
-    writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in gap] for gap in gaps)
     with writable(out):
         out.mkdir(parents=True, exist_ok=True)
-        write_text(out / TABLE, text.getvalue())
+        write_text(out / TABLE, csv_text([Gap._fields, *map(rounded, gaps)]))
         if can_draw():
             _draw(gaps, out / PICTURE)
     print(f"results in {out}")

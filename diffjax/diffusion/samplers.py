@@ -150,9 +150,7 @@ def ddim_chain(
 
     def step(x: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         index, previous = inputs
-        x_0 = denoiser(x, index)
-        if clip is not None:
-            x_0 = jnp.clip(x_0, -clip, clip)
+        x_0 = _clipped(denoiser(x, index), clip)
         x = jnp.sqrt(previous) * x_0 + jnp.sqrt(1.0 - previous) * epsilon_from_x0(schedule, x, index, x_0)
         return x, x
 

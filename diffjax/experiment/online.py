@@ -26,7 +26,7 @@ from diffjax.methods.base import Metrics
 from diffjax.numerics import check_platform, pinned, random_key
 from diffjax.records.commits import read_ledgers
 from diffjax.records.folder import ResultsFolder, open_folder, read_config
-from diffjax.records.schema import Config, Execution, Resumption
+from diffjax.records.schema import Config
 from diffjax.records.writer import only_writer
 from diffjax.tasks.registry import make_simulator
 from diffjax.training.evaluation import episode_keys, evaluate
@@ -78,19 +78,16 @@ def go_online(planned: Plan, progress: Progress) -> ResultsFolder:
 @contextmanager
 def _recorded_time(folder: ResultsFolder, config: Config) -> Iterator[None]:
     """Says in the folder where and how long runs went on, and by which other programs than they began with."""
-    there, now, began = read_config(folder.path), utc_now(), time.perf_counter()
-    devices = jax.local_device_count()
-    before = there.execution or Execution(socket.gethostname(), devices, now)
-    execution = dataclasses.replace(before, host=socket.gethostname(), devices_used=devices, end="")
-    resumptions = there.resumptions
-    if others := there.other_versions(config.versions):
-        resumptions += (Resumption(now, others),)
-    folder.write_config(dataclasses.replace(there, execution=execution, resumptions=resumptions))
+    devices, began = jax.local_device_count(), time.perf_counter()
+    there = read_config(folder.path).begun(socket.gethostname(), devices, utc_now(), config.versions)
+    folder.write_config(there)
     try:
         yield
     finally:
-        hours = before.hours + (time.perf_counter() - began) / 3600
-        execution = dataclasses.replace(execution, end=utc_now(), hours=hours, hours_per_run=hours / len(config.runs))
+        assert there.execution is not None
+        hours = there.execution.hours + (time.perf_counter() - began) / 3600
+        per_run = hours / len(config.runs)
+        execution = dataclasses.replace(there.execution, end=utc_now(), hours=hours, hours_per_run=per_run)
         folder.write_config(dataclasses.replace(read_config(folder.path), execution=execution))
 
 

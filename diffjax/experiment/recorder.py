@@ -26,7 +26,7 @@ from diffjax.records.commits import Ledger, Standing, read_ledgers, rows_of
 from diffjax.records.entries import is_a
 from diffjax.records.folder import CONFIG, STATUS, ResultsFolder, read_config, read_status
 from diffjax.records.loggers import Loggers
-from diffjax.records.schema import Execution, Resumption, RunId, RunStatus
+from diffjax.records.schema import RunId, RunStatus
 from diffjax.training.checkpoints import KEPT, Checkpoints
 from diffjax.training.loop import Interval, Position, bounds, updates_done
 from diffjax.training.program import TrainState
@@ -82,13 +82,8 @@ class Recorder:
         if self._has_begun:
             return
         self._has_begun = True
-        there, now = read_config(self._folder.path), utc_now()
-        before = there.execution or Execution("", 0, now)
-        execution = replace(before, host=socket.gethostname(), devices_used=devices, end="")
-        resumptions = there.resumptions
-        if others := there.other_versions(self.ready.config.versions):
-            resumptions += (Resumption(now, others),)
-        self._folder.write_config(replace(there, execution=execution, resumptions=resumptions))
+        there, versions = read_config(self._folder.path), self.ready.config.versions
+        self._folder.write_config(there.begun(socket.gethostname(), devices, utc_now(), versions))
 
     def open(self, folder: ResultsFolder, report: Callable[[str], None]) -> ResultsFolder:
         """Reads where every group stands and cuts rows that no checkpoint vouches for.

@@ -4,9 +4,7 @@ A benchmark writes OUT/NAME.csv, a line per measurement, and OUT/NAME.json, the 
 depend on, anew after each so that what is measured is kept whatever ends it.
 """
 
-import csv
 import dataclasses
-import io
 import os
 import platform
 import sys
@@ -26,7 +24,7 @@ from rich.table import Table
 from diffjax.errors import UserError
 from diffjax.experiment.provenance import versions
 from diffjax.experiment.settings import PRESETS, Protocol, check_overrides, resolve
-from diffjax.files import writable, write_json, write_text
+from diffjax.files import csv_text, writable, write_json, write_text
 from diffjax.launch import cli
 from diffjax.launch.flags import define_matmul_precision
 from diffjax.launch.plugins import define_plugin, load_plugins
@@ -301,9 +299,6 @@ def write_results(
     """
     if not rows:
         raise UserError(f"nothing was measured; {notes[-1]}")
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerows([rows[0]._fields, *rows])
     content = {
         "benchmark": name,
         **facts,
@@ -314,7 +309,7 @@ def write_results(
         "measurements": [row._asdict() for row in rows],
     }
     with writable(folder):
-        write_text(folder / f"{name}.csv", stream.getvalue())
+        write_text(folder / f"{name}.csv", csv_text([rows[0]._fields, *rows]))
         write_json(folder / f"{name}.json", content)
 
 

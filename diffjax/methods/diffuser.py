@@ -22,6 +22,7 @@ published value discount is 0.997, the training program's default 0.99; actions 
 environment to clip. Two minibatches of 32 whose halved losses' gradients are added are one of 64 here.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -146,7 +147,7 @@ def plan_loss(
     """The weighted mean error of the denoised plans, over all their numbers."""
     plan, spec = plans_of(batch), Spec(batch.observation.shape[-1], batch.action.shape[-1])
     known = {0: batch.observation[:, 0]}
-    predict = lambda x, index: planner_network(hyper).apply(planner, x, index)  # noqa: E731
+    predict = functools.partial(planner_network(hyper).apply, planner)
     error = ERRORS[hyper.error](
         constrained_error(predict, schedule_of(hyper), plan, draws, lambda x: inpaint(x, known), hyper.prediction)
     )
@@ -203,7 +204,7 @@ def returns(draws: None, spec: Spec, state: State, hyper: Hyper, batch: Batch, r
 
 def denoiser_of(planner: Params, hyper: Hyper) -> Denoiser:
     """What the U-Net makes of noisy plans."""
-    predict = lambda x, index: planner_network(hyper).apply(planner, x, index)  # noqa: E731
+    predict = functools.partial(planner_network(hyper).apply, planner)
     return predict if hyper.prediction == "x0" else epsilon_denoiser(predict, schedule_of(hyper))
 
 
@@ -212,7 +213,7 @@ def make_plans(
 ) -> tuple[jax.Array, jax.Array]:
     """All states ``(T + 1, *plans)`` of chains that agree with the known observations, and values ``(T, ...)``."""
     guide = Guide(
-        lambda x, index: value_network(hyper).apply(value, x, index),
+        functools.partial(value_network(hyper).apply, value),
         hyper.guide_steps,
         hyper.guide_scale,
         hyper.guide_stop,

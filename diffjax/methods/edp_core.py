@@ -22,11 +22,10 @@ from diffjax.errors import UserError
 from diffjax.methods.base import ActingCost, Scalars, static, traced
 from diffjax.methods.candidates import gumbel_choice, softmax_cost
 from diffjax.nn.learners import Learner, copies, ema_rate, learn_each, learner, learners, polyak
-from diffjax.nn.networks import LECUN, MLP, Ensemble, NoiseNetwork, Params, mish
+from diffjax.nn.networks import FLAX_NORM_EPSILON, LECUN, MLP, Ensemble, NoiseNetwork, Params, mish
 from diffjax.types import Batch, Spec
 
 NUM_CRITICS = 2
-NORM_EPSILON = 1e-6  # of LayerNorm: Flax's default
 
 
 @flax.struct.dataclass
@@ -74,13 +73,13 @@ def actor_network(hyper: Hyper, action_dim: int) -> NoiseNetwork:
         cos_first=True,
         time_endpoint=False,
         layer_norm=hyper.actor_layer_norm,
-        norm_epsilon=NORM_EPSILON,
+        norm_epsilon=FLAX_NORM_EPSILON,
     )
 
 
 def value_network(hyper: Hyper) -> MLP:
     """One critic on ``[observation, action]``, or V on the observation."""
-    return MLP(hyper.hidden_dims, 1, mish, LECUN, layer_norm=hyper.critic_layer_norm, norm_epsilon=NORM_EPSILON)
+    return MLP(hyper.hidden_dims, 1, mish, LECUN, layer_norm=hyper.critic_layer_norm, norm_epsilon=FLAX_NORM_EPSILON)
 
 
 def q_values(critic: Params, hyper: Hyper, observation: jax.Array, action: jax.Array) -> jax.Array:

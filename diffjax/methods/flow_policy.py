@@ -13,11 +13,10 @@ import jax.numpy as jnp
 
 from diffjax.diffusion.flow import FlowDraws, Velocity, euler_sample, flow_matching
 from diffjax.methods.base import Scalars, static, traced
-from diffjax.nn.networks import GLOROT, MLP, Ensemble, Params
+from diffjax.nn.networks import FLAX_NORM_EPSILON, GLOROT, MLP, Ensemble, Params
 from diffjax.types import Batch
 
 NUM_CRITICS = 2
-NORM_EPSILON = 1e-6  # Flax's own
 
 
 @flax.struct.dataclass
@@ -37,7 +36,15 @@ class Hyper:
 
 def network(hyper: Hyper, outputs: int, norm: bool) -> MLP:
     """GELU by its tanh approximation, then the LayerNorm."""
-    return MLP(hyper.hidden_dims, outputs, nn.gelu, GLOROT, layer_norm=norm, norm_last=True, norm_epsilon=NORM_EPSILON)
+    return MLP(
+        hyper.hidden_dims,
+        outputs,
+        nn.gelu,
+        GLOROT,
+        layer_norm=norm,
+        norm_last=True,
+        norm_epsilon=FLAX_NORM_EPSILON,
+    )
 
 
 def critics(hyper: Hyper) -> Ensemble:

@@ -40,8 +40,8 @@ from diffjax.diffusion.schedules import BETAS, discrete_schedule
 from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, traced, weigh
 from diffjax.methods.candidates import ActionDraws, chosen
 from diffjax.nn.learners import Learner, copies, cosine_decay, learn, learner, polyak
-from diffjax.nn.networks import GLOROT, MLP, Ensemble, Params, mish
-from diffjax.nn.residual import NORM_EPSILON, ResidualNetwork, WaveConditioned
+from diffjax.nn.networks import FLAX_NORM_EPSILON, GLOROT, MLP, Ensemble, Params, mish
+from diffjax.nn.residual import ResidualNetwork, WaveConditioned
 from diffjax.types import Batch, Spec
 
 NUM_CRITICS = 2
@@ -126,7 +126,7 @@ class Draws(NamedTuple):
 
 def value_network(hyper: Hyper) -> MLP:
     """V on the observation."""
-    return MLP(hyper.hidden_dims, 1, nn.relu, GLOROT, norm_input=hyper.value_norm, norm_epsilon=NORM_EPSILON)
+    return MLP(hyper.hidden_dims, 1, nn.relu, GLOROT, norm_input=hyper.value_norm, norm_epsilon=FLAX_NORM_EPSILON)
 
 
 def critics(hyper: Hyper) -> Ensemble:
@@ -140,7 +140,7 @@ def actor_network(hyper: Hyper, action_dim: int) -> WaveConditioned:
     trunk: nn.Module = ResidualNetwork(hyper.actor_dim, hyper.actor_blocks, action_dim, activation)
     if hyper.actor_architecture == "mlp":
         widths = (hyper.actor_dim,) * PLAIN_LAYERS
-        trunk = MLP(widths, action_dim, activation, GLOROT, norm_input=True, norm_epsilon=NORM_EPSILON)
+        trunk = MLP(widths, action_dim, activation, GLOROT, norm_input=True, norm_epsilon=FLAX_NORM_EPSILON)
     return WaveConditioned(trunk, hyper.time_dim, hyper.condition_dims, activation)
 
 

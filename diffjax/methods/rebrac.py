@@ -22,11 +22,10 @@ from diffjax import losses
 from diffjax.methods.base import Method, Metrics, Phase, Scalars, View, every, static, traced, weigh
 from diffjax.methods.td3_bc import NUM_CRITICS, State
 from diffjax.nn.learners import copies, learn, learner, polyak
-from diffjax.nn.networks import MLP, TORCH, Ensemble, Initializer, Params, uniform_initializer
+from diffjax.nn.networks import FLAX_NORM_EPSILON, MLP, TORCH, Ensemble, Initializer, Params, uniform_initializer
 from diffjax.types import Batch, Spec
 
 EPOCH = 1000  # updates after which the authors' counter of delayed steps starts anew
-NORM_EPSILON = 1e-6
 HIDDEN = Initializer(TORCH.kernel, lambda key, shape, fan_in: jnp.full(shape, 0.1))
 ACTOR_OUTPUT, CRITIC_OUTPUT = uniform_initializer(1e-3), uniform_initializer(3e-3)
 
@@ -68,7 +67,7 @@ def network(hidden_dims: tuple[int, ...], output_dim: int, norm: bool, output: I
         HIDDEN,
         layer_norm=norm,
         norm_last=True,
-        norm_epsilon=NORM_EPSILON,
+        norm_epsilon=FLAX_NORM_EPSILON,
         output_initializer=output,
     )
 

@@ -109,14 +109,6 @@ def init(key: jax.Array, spec: Spec, hyper: Hyper) -> State:
     return State(learner(behavior), draw_frequencies(frequency_key), learner(critic), copies(critic))
 
 
-def epoch_rows(rows: int, least: int) -> int:
-    """Rows of one of the program's epochs: whole passes over the data, as many as come nearest to ``least`` rows.
-
-    The table's numbers of steps are those of such epochs over data that hold ``least`` rows.
-    """
-    return max(round(least / rows), 1) * rows
-
-
 def draw_support(key: jax.Array, spec: Spec, hyper: Hyper, rows: int) -> jax.Array:
     """Noise from which the support actions start."""
     return jax.random.normal(key, (rows, hyper.support_actions, spec.action_dim))

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 Params = Any
-LAYER_NORM_EPSILON = 1e-5  # PyTorch's default; Flax's own is 1e-6
+LAYER_NORM_EPSILON = 1e-5  # PyTorch's default
+FLAX_NORM_EPSILON = 1e-6  # Flax's default, of programs that are written with it
 
 
 class Initializer(NamedTuple):

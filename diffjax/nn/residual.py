@@ -6,9 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffjax.nn.networks import GLOROT, LECUN, Dense, LayerNorm, waves
-
-NORM_EPSILON = 1e-6  # Flax's own
+from diffjax.nn.networks import FLAX_NORM_EPSILON, GLOROT, LECUN, Dense, LayerNorm, waves
 
 
 class LearntWaves(nn.Module):
@@ -34,7 +32,7 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, factor: jax.Array | float = 1.0) -> jax.Array:
         width = x.shape[-1]
-        hidden = LayerNorm(NORM_EPSILON, name="norm")(factor * x)
+        hidden = LayerNorm(FLAX_NORM_EPSILON, name="norm")(factor * x)
         hidden = self.activation(Dense(4 * width, LECUN, name="dense_0")(hidden))
         return x + Dense(width, LECUN, name="dense_1")(hidden)
 

@@ -30,6 +30,11 @@ def fourier_features(time: jax.Array, frequency: jax.Array) -> jax.Array:
     return sin_cos(phases(time, frequency), cos_first=False)
 
 
+def dense(width: int, name: str) -> Dense:
+    """An affine layer that begins as PyTorch's."""
+    return Dense(width, TORCH, name=name)
+
+
 class ConditionedBlock(nn.Module):
     """``y = SiLU(W_1 h) + skip(x)``, ``h = SiLU(W_0 x) + W_e SiLU(e)``; the skip is linear where the width changes.
 
@@ -40,12 +45,11 @@ class ConditionedBlock(nn.Module):
 
     @nn.compact
     def __call__(self, embedding: jax.Array, *inputs: jax.Array) -> jax.Array:
-        dense = lambda name: Dense(self.features, TORCH, name=name)  # noqa: E731
-        hidden = nn.silu(dense("dense_0")(*inputs)) + dense("time")(nn.silu(embedding))
-        hidden = nn.silu(dense("dense_1")(hidden))
+        hidden = nn.silu(dense(self.features, "dense_0")(*inputs)) + dense(self.features, "time")(nn.silu(embedding))
+        hidden = nn.silu(dense(self.features, "dense_1")(hidden))
         if sum(x.shape[-1] for x in inputs) == self.features:
             return hidden + jnp.concatenate(inputs, axis=-1)
-        return hidden + dense("skip")(*inputs)
+        return hidden + dense(self.features, "skip")(*inputs)
 
 
 class ScoreNetwork(nn.Module):
@@ -62,7 +66,6 @@ class ScoreNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, action: jax.Array, features: jax.Array, observation: jax.Array) -> jax.Array:
-        dense = lambda width, name: Dense(width, TORCH, name=name)  # noqa: E731
         condition = nn.silu(dense(FEATURES, "cond")(observation))
         embedding = nn.silu(dense(self.hidden_dims[-1], "time_0")(condition, dense(FEATURES, "embed")(features)))
         embedding = dense(self.hidden_dims[-1], "time_1")(embedding)
@@ -87,7 +90,6 @@ class SmallScoreNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, action: jax.Array, features: jax.Array, observation: jax.Array) -> jax.Array:
-        dense = lambda width, name: Dense(width, TORCH, name=name)  # noqa: E731
         first, *others = self.hidden_dims
         time = dense(FEATURES, "dense_t")(nn.silu(dense(FEATURES, "embed")(features)))
         hidden: tuple[jax.Array, ...] = (dense(first, "dense_x")(observation, action), time)

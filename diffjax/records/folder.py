@@ -8,7 +8,6 @@ two files that grow are appended to, and cut back to what a checkpoint recorded 
 
 import csv
 import functools
-import io
 import itertools
 import json
 import os
@@ -22,6 +21,7 @@ from diffjax.errors import UserError
 from diffjax.files import (
     append_text,
     complete_lines,
+    csv_text,
     is_temporary,
     plain,
     read_json,
@@ -380,11 +380,8 @@ def evaluation_lines(rows: Iterable[Evaluation], columns: int = len(Evaluation._
     Args:
       columns: so many first ones; a file that an older version began has fewer.
     """
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    for row in rows:
-        writer.writerow([" ".join(item.splitlines()) if isinstance(item, str) else item for item in row[:columns]])
-    return stream.getvalue().splitlines()
+    lines = ([" ".join(item.splitlines()) if isinstance(item, str) else item for item in row[:columns]] for row in rows)
+    return csv_text(lines).splitlines()
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -281,6 +281,14 @@ class Config(Request):
         for resumption in self.resumptions:
             before |= resumption.versions
         return {name: now[name] for name in now if name != "devices" and now[name] != before.get(name)}
+
+    def begun(self, host: str, devices: int, now: str, versions: Mapping[str, str]) -> Self:
+        """As it stands in the folder where runs begin or go on: with where, and with versions that are others now."""
+        before = self.execution or Execution(host, devices, now)
+        execution = replace(before, host=host, devices_used=devices, end="")
+        others = self.other_versions(versions)
+        resumptions = self.resumptions + ((Resumption(now, others),) if others else ())
+        return replace(self, execution=execution, resumptions=resumptions)
 
     def run(self, seed: int, setting: str) -> RunId:
         """The run of a seed and a setting."""

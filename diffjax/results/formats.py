@@ -1,16 +1,16 @@
 """A page of score tables as text: markdown, LaTeX, tidy CSV, and the terminal."""
 
-import csv
-import io
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from diffjax.files import csv_text
 from diffjax.results.page import LEGEND, OTHER, QUICK, RUNNING, SHORT, UNTUNED, Block, Entry, Page, PublishedColumn
 from diffjax.results.tables import Column
 
@@ -145,9 +145,10 @@ def _latex_text(text: str) -> str:
 
 def _csv(page: Page) -> str:
     """One line per row, column and protocol, full precision; an average's task is its label."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_SUMMARY)
+    return csv_text([_SUMMARY, *_csv_rows(page)])
+
+
+def _csv_rows(page: Page) -> Iterator[tuple[Any, ...]]:
     for block in page.blocks:
         for line in block.lines:
             fingerprint = line.row.fingerprint if line.row else ""
@@ -159,8 +160,7 @@ def _csv(page: Page) -> str:
                 names = " ".join(LEGEND[mark][0] for mark in entry.marks)
                 numbers = (entry.mean, entry.spread, entry.spread_kind, entry.low, entry.high)
                 printed = "; elsewhere ".join(filter(None, (entry.citation, entry.elsewhere)))
-                writer.writerow([*where, *numbers, *counts, names, entry.is_best, printed, entry.text])
-    return stream.getvalue()
+                yield (*where, *numbers, *counts, names, entry.is_best, printed, entry.text)
 
 
 def _column_fields(column: Column | PublishedColumn) -> Sequence[str]:
