@@ -117,10 +117,14 @@ class Golden:
         )
 
 
+def marks(name: str, slow: Iterable[str]) -> Any:
+    """What a test of a recording is marked with: some are among the slow, unless another folder is to be proven."""
+    return pytest.mark.slow if name in slow and not os.environ.get("DIFFJAX_GOLDENS") else ()
+
+
 def parametrized(names: Iterable[str], slow: Iterable[str]) -> Any:
     """A test of every recording of these names, of which some compile for so long that they are among the slow."""
-    found = [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in names]
-    return pytest.mark.parametrize("name", found)
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name, slow)) for name in names])
 
 
 @functools.cache

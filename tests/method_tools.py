@@ -20,11 +20,20 @@ ALL = [(name, variant) for name, variants in METHODS.items() for variant in vari
 OFTEN = ("dac", "dtql", "diffcps", "diffpogan", "iql", "bc")
 """The methods with which is done on every change what takes ten seconds per method; with the others among the slow."""
 MOSTLY_SLOW = [pytest.param(*pair, marks=() if pair[0] in OFTEN else pytest.mark.slow) for pair in ALL]
+PAPERS = ("dac", "dtql", "diffcps", "diffpogan")
+EVERY = [
+    pytest.param(name, variant, marks=() if name in PAPERS or number == 0 else pytest.mark.slow)
+    for name, variants in METHODS.items()
+    for number, variant in enumerate(variants)
+]
+"""All; further variants of a comparator, which repeat most of what its first one traces and compiles, are slow."""
 TINY: dict[str, Any] = {
-    "hidden_dims": (16, 16, 16),
+    "hidden_dims": (16, 16),
     "discriminator_hidden_dims": (16, 16),
     "flow_hidden_dim": 16,
+    "flow_couplings": 2,
     "actor_dim": 16,
+    "actor_blocks": 2,
     "batch_size": 8,
     "num_critics": 3,
     "target_samples": 2,

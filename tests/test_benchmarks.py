@@ -26,7 +26,7 @@ from diffjax.training.flops import dot_flops, period, update_flops
 from diffjax.types import Spec
 
 ROOT = Path(__file__).parents[1]
-TINY = ("--set=hidden_dims=16,16,16", "--set=batch_size=8")
+TINY = ("--set=hidden_dims=16,16", "--set=batch_size=8")
 
 
 def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -110,7 +110,7 @@ def test_period() -> None:
 
 
 def flops_of(name: str, **settings: str) -> list[int]:
-    settings = {"hidden_dims": "16,16,16", "batch_size": "8"} | settings
+    settings = {"hidden_dims": "16,16", "batch_size": "8"} | settings
     hyper = resolve(name, "halfcheetah-medium-v2", overrides=check_overrides(name, "", settings)).hyper
     return update_flops(get_method(name)[0], 0, Spec(17, 6), hyper, 6)
 
@@ -170,7 +170,7 @@ def test_inference_benchmark(tmp_path: Path) -> None:
         assert float(row["actions_per_s"]) > 0
         assert float(row["compile_s"]) > 0
         assert row["selection"] in result.stdout
-    assert content["hyper"]["dtql"]["hidden_dims"] == [16, 16, 16]
+    assert content["hyper"]["dtql"]["hidden_dims"] == [16, 16]
     assert {"jax", "device", "cpu_count", "diffjax"} <= content["machine"].keys()
     assert [str(each["p50_ms"]) for each in content["measurements"]] == [row["p50_ms"] for row in rows]
     assert content["notes"][0] in result.stdout

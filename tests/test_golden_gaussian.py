@@ -32,7 +32,7 @@ from golden_recipes import (
     twins_from,
     twins_to,
 )
-from golden_tools import Golden, in_trunk, layers, plain
+from golden_tools import Golden, in_trunk, layers, parametrized, plain
 
 from diffjax import losses
 from diffjax.data.hdf5 import load_hdf5
@@ -729,7 +729,10 @@ RECORDINGS = {
 UNREAD = ("bc_mse_random",)  # ReBRAC's log of uniform actions, from which nothing is learnt
 
 
-@pytest.mark.parametrize("name", RECORDINGS)
+OFTEN = ("td3bc_gym", "rebrac_gym", "iql_gym", "iqlcorl_gym", "cql_gym", "awac_gym")
+
+
+@parametrized(RECORDINGS, slow=RECORDINGS.keys() - OFTEN)
 def test_recorded_numbers(name: str) -> None:
     prove(name, *RECORDINGS[name], exempt=UNREAD)
 

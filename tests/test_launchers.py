@@ -20,7 +20,7 @@ from diffjax.records.folder import read_results
 from diffjax.records.schema import ReferenceRecord
 from diffjax.training.checkpoints import Checkpoints
 
-TINY = ["--set", "hidden_dims=8,8,8", "--set", "batch_size=8", "--preset=quick"]
+TINY = ["--set", "hidden_dims=8,8", "--set", "batch_size=8", "--preset=quick"]
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from method_tools import ALL, SPEC, fresh_state, initialiser, largest_difference, random_batches, tiny
+from method_tools import ALL, EVERY, SPEC, fresh_state, initialiser, largest_difference, random_batches, tiny
 
 from diffjax.experiment.settings import resolve
 from diffjax.methods.base import CLONING_LOSS, Method, acting_values
@@ -20,7 +20,7 @@ from diffjax.methods.registry import get_method
 from diffjax.nn.learners import Learner
 from diffjax.types import Spec
 
-every_method = pytest.mark.parametrize(("name", "variant"), ALL)
+every_method = pytest.mark.parametrize(("name", "variant"), EVERY)
 RUNS = 2
 KEY = jax.random.key(0)
 
