@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from diffjax.data.observations import ActionTransform, ObservationTransform
-from diffjax.data.sampling import SAMPLINGS
+from diffjax.data.sampling import POSITIONS
 from diffjax.data.transitions import Transitions
 from diffjax.losses import return_to_go
 from diffjax.methods.base import Method, Metrics, labelling_phase
@@ -280,7 +280,7 @@ def _update_run(
 ) -> tuple[Any, Metrics]:
     """One update of one run from the data."""
     method, view = program.method, program.method.view.sized(run.hyper)
-    positions, rows = SAMPLINGS[program.sampling], method.phases[phase].batch_size(run.hyper)
+    positions, rows = POSITIONS[program.sampling], method.phases[phase].batch_size(run.hyper)
     batches = tuple(
         gather_batch(data, run.data, positions(key, step, rows, run.data.size), view, returns, labels)
         for key in jax.random.split(phase_key(run.key, BATCH_STREAM, phase), view.batches)
