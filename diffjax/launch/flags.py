@@ -13,6 +13,7 @@ from diffjax.errors import UserError
 from diffjax.experiment.ablations import Ablation, settings_of
 from diffjax.experiment.settings import PRESETS
 from diffjax.launch import cli
+from diffjax.launch.compilation_cache import keep_programs
 from diffjax.launch.hosts import define_hosts
 from diffjax.launch.plugins import define_plugin, fingerprints
 from diffjax.launch.stop import SIGNALS, Stop
@@ -202,7 +203,8 @@ def define_compilation_cache(values: flags.FlagValues) -> None:
     cli.define_path(
         values,
         "compilation_cache",
-        "DIR: Where compiled programs are kept for the next time; default: JAX_COMPILATION_CACHE_DIR, or none.",
+        "DIR: Where compiled programs are kept for the next time; default: JAX_COMPILATION_CACHE_DIR, or diffjax/jax "
+        "in your folder of caches (~/.cache), at most 2 GiB. JAX_ENABLE_COMPILATION_CACHE=0 keeps none.",
     )
 
 
@@ -212,14 +214,10 @@ def prepare(args: flags.FlagValues) -> None:
     Raises:
       UserError: for a platform that is not there.
     """
-    import jax
-
     from diffjax.numerics import check_platform
 
     check_platform()
-    if args.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", args.compilation_cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    keep_programs(args.compilation_cache)
 
 
 def stop(args: flags.FlagValues, signals: Sequence[signal.Signals] = SIGNALS) -> Stop:
