@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Variants: TypeAlias = "dict[str, Method[Any, Any]]"
 
-_HOMES = {
+HOMES = {
     "dac": {"default": "dac.METHOD"},
     "dtql": {"default": "dtql.METHOD", "one_action": "dtql.METHOD"},
     "diffcps": {"default": "diffcps.METHOD"},
@@ -91,7 +91,7 @@ def _registered(name: str, variants: Variants) -> Variants:
     return variants
 
 
-METHODS: MutableMapping[str, Variants] = Methods(_HOMES)
+METHODS: MutableMapping[str, Variants] = Methods(HOMES)
 """Method name -> variant -> functions; the first variant is the default."""
 
 
