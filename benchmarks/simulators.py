@@ -12,24 +12,27 @@ examples:
   python benchmarks/simulators.py --out=runs/hopper --simulators=Hopper-v4,Hopper-v5 --steps=10000
 """
 
+from __future__ import annotations
+
 import sys
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import mujoco
 import numpy as np
 from absl import flags
 
-from diffjax.envs.gym_loop import GymLoop
 from diffjax.envs.make import make_vector
-from diffjax.envs.mujoco_vector import MujocoVector, quiet_mujoco
 from diffjax.errors import UserError
 from diffjax.files import writable
 from diffjax.launch import benchmark, cli
 from diffjax.tasks.registry import tasks
+
+if TYPE_CHECKING:
+    from diffjax.envs.gym_loop import GymLoop
+    from diffjax.envs.mujoco_vector import MujocoVector
 
 NAME = "simulators"
 HORIZON = 1000  # steps of an episode, whatever the task's
@@ -109,7 +112,7 @@ class Recording(NamedTuple):
     episodes: list[Replayable]
 
 
-Simulator = MujocoVector | GymLoop
+Simulator: TypeAlias = "MujocoVector | GymLoop"
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -131,8 +134,11 @@ def mujoco_simulators() -> dict[str, Mapping[str, Any]]:
 
 def make(env_id: str) -> Simulator:
     """One environment of a simulator that is to run for 1000 steps."""
+    from diffjax.envs.gym_loop import GymLoop
+    from diffjax.envs.mujoco_vector import MujocoVector
+
     simulator = make_vector(env_id, 1, mujoco_simulators()[env_id], HORIZON)
-    assert isinstance(simulator, Simulator)
+    assert isinstance(simulator, MujocoVector | GymLoop)
     return simulator
 
 
@@ -162,6 +168,10 @@ def play(simulator: Simulator, seed: int, action: np.ndarray) -> Episode:
 
 def probe(model: Any, qpos: np.ndarray, qvel: np.ndarray, control: np.ndarray) -> Probe:
     """One step of the physics from each state; the solver starts from no guess."""
+    import mujoco
+
+    from diffjax.envs.mujoco_vector import quiet_mujoco
+
     data = mujoco.MjData(model)
     states, accelerations, solver = [], [], []
     with quiet_mujoco():
@@ -247,6 +257,8 @@ def compare(env_id: str, simulator: Simulator, recording: Recording) -> Differen
     Raises:
       UserError: the simulator is another one, not only of another version.
     """
+    import mujoco
+
     recorded = recording.episodes
     sizes = simulator.mechanics(0)
     if recorded[0].episode.states.shape[1] != sizes.qpos.size + sizes.qvel.size:

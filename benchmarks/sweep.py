@@ -9,28 +9,28 @@ examples:
   python benchmarks/sweep.py --suite=local --methods=td3_bc --steps=2000 --out=runs/sweep
 """
 
+from __future__ import annotations
+
 import shutil
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import jax
 from absl import flags
 
 from diffjax.errors import UserError
-from diffjax.experiment.plan import Experiment, plan
-from diffjax.experiment.prepare import obtain_dataset
-from diffjax.experiment.run import run_experiments
 from diffjax.experiment.settings import PRESETS
 from diffjax.launch import benchmark, cli
 from diffjax.launch import flags as launch
 from diffjax.launch.progress import TrainingProgress
 from diffjax.methods.registry import get_method
-from diffjax.studies.collect.store import store_dataset
 from diffjax.tasks.registry import suite_tasks
 from diffjax.training.progress import Score
+
+if TYPE_CHECKING:
+    from diffjax.experiment.plan import Experiment
 
 NAME = "sweep"
 WAYS = ("together", "one by one")
@@ -105,6 +105,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def experiments(args: flags.FlagValues, out: Path) -> list[Experiment]:
     """Every experiment of the sweep, checked."""
+    from diffjax.experiment.plan import Experiment, plan
+
     tasks = tuple(args.task) if args.task else suite_tasks(args.suite)
     asked = {"steps": args.steps, "eval_interval": args.eval_interval, "episodes": args.episodes}
     overrides = cli.parse_settings(args.set)
@@ -134,6 +136,11 @@ def experiments(args: flags.FlagValues, out: Path) -> list[Experiment]:
 
 def measure(way: str, asked: Sequence[Experiment]) -> Row:
     """One sweep."""
+    import jax
+
+    from diffjax.experiment.run import run_experiments
+    from diffjax.studies.collect.store import store_dataset
+
     durations: list[float] = []
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:
@@ -167,6 +174,10 @@ def measure(way: str, asked: Sequence[Experiment]) -> Row:
 
 def main(args: flags.FlagValues) -> None:
     """Measure both ways, in turn."""
+    from diffjax.experiment.plan import plan
+    from diffjax.experiment.prepare import obtain_dataset
+    from diffjax.studies.collect.store import store_dataset
+
     folder = benchmark.prepare(args, NAME)
     work = folder / "work"
     for one in {one.task: one for one in experiments(args, work)}.values():  # data are there before anything is timed

@@ -38,14 +38,16 @@ _DEFAULTS = MappingProxyType(
         "jax_use_shardy_partitioner": True,
     }
 )
-_PINNED = (
-    "jax_default_matmul_precision",
-    "jax_default_prng_impl",
-    "jax_enable_x64",
-    "jax_numpy_dtype_promotion",
-    "jax_numpy_rank_promotion",
-    "jax_threefry_partitionable",
+_PINNED = MappingProxyType(
+    {
+        "jax_default_prng_impl": PRNG,
+        "jax_enable_x64": False,
+        "jax_numpy_dtype_promotion": "standard",
+        "jax_numpy_rank_promotion": "allow",
+        "jax_threefry_partitionable": True,
+    }
 )
+_STATED = ("jax_default_matmul_precision",)  # by every experiment
 # In names of options that change no number: where programs are kept, what is printed, which devices there are.
 _HARMLESS = ("cache", "log", "traceback", "dump", "pprint", "platform", "visible_devices", "num_cpu_devices")
 _HARMLESS_XLA_FLAGS = ("--xla_dump", "--xla_force_host_platform_device_count")
@@ -56,13 +58,19 @@ _COMPILER_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 def pinned() -> Iterator[None]:
     """JAX's switches that change what a program computes, at one value: numbers in float32, keys threefry2x32."""
     with (
-        jax.enable_x64(False),
-        jax.default_prng_impl(PRNG),
-        jax.threefry_partitionable(True),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
+        jax.enable_x64(_PINNED["jax_enable_x64"]),
+        jax.default_prng_impl(_PINNED["jax_default_prng_impl"]),
+        jax.threefry_partitionable(_PINNED["jax_threefry_partitionable"]),
+        jax.numpy_dtype_promotion(_PINNED["jax_numpy_dtype_promotion"]),
+        jax.numpy_rank_promotion(_PINNED["jax_numpy_rank_promotion"]),
     ):
         yield
+
+
+def pin() -> None:
+    """The same for the rest of the process, in all its threads."""
+    for name, value in _PINNED.items():
+        jax.config.update(name, value)
 
 
 def random_key(seed: int | jax.Array) -> jax.Array:
@@ -79,7 +87,7 @@ def jax_options() -> dict[str, Any]:
     named = {name for name in values if name.upper() in os.environ} | _DEFAULTS.keys() & values.keys()
     options = {
         name: _plain(values[name])
-        for name in sorted(named - set(_PINNED))
+        for name in sorted(named - _PINNED.keys() - set(_STATED))
         if not any(part in name for part in _HARMLESS)
         and (name not in _DEFAULTS or _plain(values[name]) != _DEFAULTS[name])
     }

@@ -1,10 +1,13 @@
 """The shapes that everything else agrees on."""
 
-from typing import Any, NamedTuple
+from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
+from typing import TYPE_CHECKING, Any, NamedTuple
+
 import numpy as np
+
+if TYPE_CHECKING:
+    import jax
 
 OBSERVATIONS = ("raw", "standardized", "limits", "gaussian")
 """How a run sees its observations, and its actions: as recorded, with mean 0 and deviation 1 (``gaussian``: to the
@@ -13,6 +16,10 @@ last digit, where ``standardized`` adds a small number), or within ``[-1, 1]``."
 
 ACTIONS = ("", "clip", "scale")
 """How a run learns its data's actions: as recorded, cut to ``[-1, 1]``, or scaled to it from their own units."""
+
+
+SAMPLINGS = ("uniform", "shuffled")
+"""How the rows of minibatches are chosen: with replacement, or by shuffled passes without."""
 
 
 class ActionBounds(NamedTuple):
@@ -35,6 +42,8 @@ class Spec(NamedTuple):
 
     def example(self) -> tuple[jax.Array, jax.Array]:
         """An observation and an action of zeros, from which networks learn their sizes."""
+        import jax.numpy as jnp
+
         return jnp.zeros(self.observation_dim), jnp.zeros(self.action_dim)
 
 

@@ -468,7 +468,7 @@ def test_a_broken_method_is_named_where_it_is_used(monkeypatch):
     broken = make_method(View())._replace(phases=())
     problems: dict[str, UserError] = {}
     monkeypatch.setattr(registry, "PROBLEMS", problems)
-    monkeypatch.setitem(registry.METHODS, "mine", registry._registered({"mine": {"default": broken}})["mine"])
+    monkeypatch.setitem(registry.METHODS, "mine", registry._registered("mine", {"default": broken}))
     with pytest.raises(UserError, match=r"method mine: Method\.phases is empty"):
         registry.get_method("mine")
     assert registry.get_method("bc")[1] == "default"

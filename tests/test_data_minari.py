@@ -22,7 +22,8 @@ from minari.storage.remotes.cloud_storage import CloudStorage
 
 from diffjax.data.goals import flatten_goal_observation, flatten_kitchen_observation
 from diffjax.data.load import load_dataset
-from diffjax.data.minari_store import Episode, minari_exists, write_minari
+from diffjax.data.minari_folders import minari_exists
+from diffjax.data.minari_store import Episode, write_minari
 from diffjax.envs.goal_observation import KITCHEN_ELEMENTS
 from diffjax.types import Spec
 

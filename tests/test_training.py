@@ -29,7 +29,7 @@ from diffjax.tasks.registry import get_task
 from diffjax.training import program as program_module
 from diffjax.training.batches import prepare
 from diffjax.training.checkpoints import Checkpoints
-from diffjax.training.evaluation import evaluate
+from diffjax.training.evaluation import episode_keys, episode_seeds, evaluate, play, policy_of
 from diffjax.training.program import (
     NEVER,
     Program,
@@ -305,3 +305,42 @@ def test_runs_that_only_act_differently_are_trained_once():
 )
 def test_pieces_by_hand(start, stop, count, expected):
     assert pieces(start, stop, count) == expected
+
+
+class Still:
+    """A simulator in host memory, in which nothing moves."""
+
+    num_envs, horizon, version = 4, 5, "still 1"
+    observation_dim, action_dim = SPEC.observation_dim, SPEC.action_dim
+
+    def reset(self, seeds):
+        return np.ones((self.num_envs, self.observation_dim), np.float32)
+
+    def step(self, action):
+        assert isinstance(action, np.ndarray)
+        never = np.zeros(self.num_envs, bool)
+        return self.reset(action), np.ones(self.num_envs), never, never
+
+    def close(self):
+        pass
+
+
+def test_a_step_of_an_evaluation_is_one_transfer_up_and_one_down(monkeypatch, capfd):
+    method, hyper = tiny("bc", "default")
+    program, setup = Program(method, SPEC, "uniform"), stack_runs([setup_of(hyper, seed) for seed in (0, 1)])
+    acting = program.init(setup, random_data()).acting(setup.hyper)
+    keys, asarray = episode_keys(setup.key, 0, 2), np.asarray
+    down = []
+
+    def counted(value, *arguments, **options):
+        down.extend([value.shape] * isinstance(value, jax.Array))
+        return asarray(value, *arguments, **options)
+
+    steps = play(policy_of(keys, program, acting), Still(), episode_seeds(keys), np.ones(4, bool))
+    next(steps)  # which compiles
+    monkeypatch.setattr(np, "asarray", counted)
+    with jax.transfer_guard("log_explicit"):
+        capfd.readouterr()
+        assert len(list(steps)) == Still.horizon - 1
+    assert down == [(2, 2, SPEC.action_dim)] * (Still.horizon - 1)
+    assert capfd.readouterr().err.count("host-to-device transfer") == Still.horizon - 1

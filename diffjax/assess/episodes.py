@@ -20,19 +20,17 @@ from diffjax.experiment import rows
 from diffjax.experiment.plan import Run
 from diffjax.experiment.provenance import versions
 from diffjax.experiment.settings import acting_differently, join_setting, parse_setting
-from diffjax.experiment.stored import LAST, StoredRuns
+from diffjax.experiment.stored import StoredRuns
 from diffjax.files import plain
 from diffjax.numerics import check_platform, jax_options, pinned, random_key
 from diffjax.records.folder import ResultsFolder, check_folder, open_folder, read_status
-from diffjax.records.schema import Config, EvaluatedAgain, Evaluation, RunId, RunStatus
+from diffjax.records.schema import ALL, LAST, Config, EvaluatedAgain, Evaluation, RunId, RunStatus
 from diffjax.records.writer import only_writer
 from diffjax.tasks.registry import Task, make_simulator
 from diffjax.training.evaluation import Episodes, episode_keys, evaluate
 from diffjax.training.program import Acting, Program, run_sharding, stack_runs
 from diffjax.training.progress import Progress, Score
 
-ALL = "all"
-"""Which checkpoints: every one that was kept."""
 AT_ONCE = 1024
 """Episodes that are played side by side; more are played in turns."""
 

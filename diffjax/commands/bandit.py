@@ -10,9 +10,12 @@ examples:
   python experiments/bandit.py --figure=dql,diffcps --steps=20000 --seed=1 --out=runs/toys-1
 """
 
+from __future__ import annotations
+
 import io
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
@@ -24,10 +27,12 @@ from diffjax.launch import cli
 from diffjax.launch import flags as launch
 from diffjax.launch.progress import TrainingProgress
 from diffjax.results.pictures import FORMATS, INSTALL, can_draw
-from diffjax.studies.toys import picture
-from diffjax.studies.toys.figures import FIGURES, Figure, make_figure
-from diffjax.studies.toys.judging import Numbers, judge_all
-from diffjax.studies.toys.training import DATA_STREAM, Panel, figure_key, train_figure
+from diffjax.studies.toys import FIGURES
+
+if TYPE_CHECKING:
+    from diffjax.studies.toys.figures import Figure
+    from diffjax.studies.toys.judging import Numbers
+    from diffjax.studies.toys.training import Panel
 
 NUMBERS = "numbers.csv"
 
@@ -56,6 +61,11 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(args: flags.FlagValues) -> None:
     """Train, judge and draw figure after figure; each is written as soon as it is done."""
+    from diffjax.studies.toys import picture
+    from diffjax.studies.toys.figures import make_figure
+    from diffjax.studies.toys.judging import judge_all
+    from diffjax.studies.toys.training import DATA_STREAM, figure_key, train_figure
+
     names = FIGURES if args.figure == "all" else cli.parse_list("figure", args.figure, FIGURES)
     formats = cli.parse_list("format", args.format, FORMATS)
     out = Path(args.out)
@@ -96,7 +106,7 @@ def _write(out: Path, figure: Figure, panels: list[Panel], numbers: list[Numbers
     np.savez(content, **arrays)  # type: ignore[arg-type]
     with whole_file(out / f"{figure.name}_samples.npz") as temporary:
         temporary.write_bytes(content.getvalue())
-    write_text(out / NUMBERS, csv_text([Numbers._fields, *map(rounded, numbers)]))
+    write_text(out / NUMBERS, csv_text([numbers[0]._fields, *map(rounded, numbers)]))
 
 
 def _table(numbers: list[Numbers]) -> str:

@@ -9,18 +9,19 @@ examples:
   python experiments/bound.py --schedule=vp --steps=5,10,20,50 --std=0.1,0.5 --samples=100000 --out=runs/vp
 """
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from absl import flags
 
-from diffjax.diffusion.schedules import BETAS
+from diffjax.diffusion import SCHEDULES
 from diffjax.errors import UserError
 from diffjax.files import csv_text, rounded, writable, write_text
 from diffjax.launch import cli
-from diffjax.numerics import check_platform, pinned, random_key
 from diffjax.results.charts import LINES, MARKERS, Style
 from diffjax.results.pictures import (
     INSTALL,
@@ -32,7 +33,9 @@ from diffjax.results.pictures import (
     style,
     write_figure,
 )
-from diffjax.studies.bound_gap import Gap, measure
+
+if TYPE_CHECKING:
+    from diffjax.studies.bound_gap import Gap
 
 Number = TypeVar("Number", int, float)
 TABLE, PICTURE = "bound.csv", "bound.png"
@@ -41,7 +44,9 @@ VARIANCES = ("posterior", "beta", "best")
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define this launcher's flags."""
-    flags.DEFINE_string("schedule", "vp", f"NAME[,NAME]: Schedules, of {', '.join(BETAS)}; or all.", flag_values=values)
+    flags.DEFINE_string(
+        "schedule", "vp", f"NAME[,NAME]: Schedules, of {', '.join(SCHEDULES)}; or all.", flag_values=values
+    )
     flags.DEFINE_string("steps", "5,10,20,50,100", "T,...: Numbers of diffusion steps.", flag_values=values)
     flags.DEFINE_string("std", "0.1,0.5,1", "STD,...: Standard deviations of the actions.", flag_values=values)
     flags.DEFINE_integer("samples", 20_000, "Actions that a mean is over.", lower_bound=2, flag_values=values)
@@ -49,18 +54,21 @@ def define_flags(values: flags.FlagValues) -> None:
     cli.define_path(values, "out", "DIR: Folder for the results.")
 
 
-@pinned()
 def main(args: flags.FlagValues) -> None:
     """Measure, print, write and draw."""
-    schedules = tuple(BETAS) if args.schedule == "all" else cli.parse_list("schedule", args.schedule, BETAS)
+    from diffjax.numerics import check_platform, pinned, random_key
+    from diffjax.studies.bound_gap import Gap, measure
+
+    schedules = SCHEDULES if args.schedule == "all" else cli.parse_list("schedule", args.schedule, SCHEDULES)
     steps, stds = _numbers("steps", args.steps, int), _numbers("std", args.std, float)
     out = Path(args.out)
     if (out / TABLE).exists():
         raise UserError(f"{out} holds results already; choose another --out")
     check_platform()
-    key = random_key(args.seed)
     asked = itertools.product(schedules, stds, steps)
-    gaps = [measure(key, args.samples, schedule, count, std) for schedule, std, count in asked]
+    with pinned():
+        key = random_key(args.seed)
+        gaps = [measure(key, args.samples, schedule, count, std) for schedule, std, count in asked]
     print(_table(gaps))
     with writable(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -20,12 +20,11 @@ from typing import NamedTuple
 
 from absl import flags
 
-from diffjax.data.minari_store import minari_exists
+from diffjax.data.minari_folders import minari_exists
 from diffjax.envs.make import make_vector
 from diffjax.errors import UserError
 from diffjax.launch import cli
-from diffjax.numerics import check_platform
-from diffjax.studies.collect import embedded, robots, sac_robots, store
+from diffjax.studies.collect import LEVELS, SEED, TRANSITIONS
 from diffjax.tasks.default_data import to_stderr
 from diffjax.tasks.registry import get_task
 
@@ -34,10 +33,10 @@ def define_flags(values: flags.FlagValues) -> None:
     """Define this launcher's flags."""
     flags.DEFINE_string("task", None, "ID: A task that brings its own data: make them.", flag_values=values)
     flags.DEFINE_string("env", None, "ID: Instead of --task: a robot's environment.", flag_values=values)
-    flags.DEFINE_enum("level", None, list(robots.LEVELS), "With --env: which data.", flag_values=values)
+    flags.DEFINE_enum("level", None, list(LEVELS), "With --env: which data.", flag_values=values)
     cli.define_path(values, "policies", "DIR: With --level: the policies; default: those of diffjax.")
     flags.DEFINE_integer(
-        "transitions", robots.TRANSITIONS, "With --level: of each policy's part.", lower_bound=1, flag_values=values
+        "transitions", TRANSITIONS, "With --level: of each policy's part.", lower_bound=1, flag_values=values
     )
     flags.DEFINE_integer(
         "learn",
@@ -49,7 +48,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("format", "minari", ["minari", "hdf5"], "How data are stored.", flag_values=values)
     cli.define_path(values, "out", "PATH: The HDF5 file, or the Minari id of --level, or the folder of --learn.")
     flags.DEFINE_integer(
-        "seed", store.SEED, "Seed of everything but a task's own Minari data set.", lower_bound=0, flag_values=values
+        "seed", SEED, "Seed of everything but a task's own Minari data set.", lower_bound=0, flag_values=values
     )
     flags.DEFINE_bool(
         "measure", False, "With --task of suite mini: measure its reference scores; store nothing.", flag_values=values
@@ -64,6 +63,8 @@ def _needed_out(args: flags.FlagValues, what: str) -> str:
 
 
 def _measure(args: flags.FlagValues) -> None:
+    from diffjax.studies.collect import embedded
+
     task = get_task(args.task)
     scores = embedded.measure_reference_scores(task.id, to_stderr, args.episodes, args.seed)
     print(f"{task.id}: ref_min {scores.ref_min:.3f} +- {scores.ref_min_error:.3f}, ", end="")
@@ -71,6 +72,8 @@ def _measure(args: flags.FlagValues) -> None:
 
 
 def _task_in_minari(args: flags.FlagValues) -> None:
+    from diffjax.studies.collect import store
+
     task = get_task(args.task)
     store.recipe_of(task)  # refuses a task without data of its own
     if minari_exists(task.data):
@@ -80,6 +83,8 @@ def _task_in_minari(args: flags.FlagValues) -> None:
 
 
 def _task_in_hdf5(args: flags.FlagValues) -> None:
+    from diffjax.studies.collect import store
+
     task = get_task(args.task)
     recipe = store.recipe_of(task)
     path = Path(_needed_out(args, "the HDF5 file"))
@@ -87,6 +92,8 @@ def _task_in_hdf5(args: flags.FlagValues) -> None:
 
 
 def _of_level(args: flags.FlagValues) -> None:
+    from diffjax.studies.collect import robots, store
+
     policies = Path(args.policies) if args.policies else None
     recipe = robots.recipe(args.env, args.level, policies, args.transitions)
     if args.format == "hdf5":
@@ -96,6 +103,8 @@ def _of_level(args: flags.FlagValues) -> None:
 
 
 def _learn(args: flags.FlagValues) -> None:
+    from diffjax.studies.collect import sac_robots
+
     out = Path(_needed_out(args, "the folder of the policies"))
     command = f"python experiments/collect.py --env={args.env} --learn={args.learn} --seed={args.seed} --out=DIR"
     sac_robots.learn(
@@ -130,8 +139,11 @@ def main(args: flags.FlagValues) -> None:
     """Collect, learn or measure."""
     mode = _chosen(args)
     _check_used(args, mode)
+    from diffjax.numerics import check_platform, pinned
+
     check_platform()
-    mode.run(args)
+    with pinned():
+        mode.run(args)
 
 
 def _chosen(args: flags.FlagValues) -> Mode:

@@ -15,19 +15,20 @@ examples:
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from diffjax.assess import fitted_q
-from diffjax.assess.episodes import ALL, Again, Plan, evaluate_again, plan
-from diffjax.assess.video import check_video, film
 from diffjax.errors import UserError
-from diffjax.experiment.stored import BEST, LAST
 from diffjax.launch import cli
 from diffjax.launch import flags as launch
 from diffjax.launch.plugins import define_plugin, load_plugins
 from diffjax.launch.progress import TrainingProgress
 from diffjax.records.folder import find_folders, read_config
+from diffjax.records.schema import ALL, BEST, LAST
+
+if TYPE_CHECKING:
+    from diffjax.assess.episodes import Plan
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -90,8 +91,10 @@ def define_flags(values: flags.FlagValues) -> None:
     launch.define_compilation_cache(values)
 
 
-def plans(args: flags.FlagValues) -> list[Plan]:
+def plans(args: flags.FlagValues) -> "list[Plan]":
     """What will be played, folder by folder."""
+    from diffjax.assess.episodes import Again, plan
+
     fixed = cli.parse_settings(args.set)
     grid = {name: [value] for name, value in fixed.items()} | cli.parse_grid(args.grid, fixed=fixed)
     if not (args.step in (LAST, BEST, ALL) or args.step.isdecimal()):
@@ -130,8 +133,10 @@ def folders(flag: str, text: str, out: Path | None) -> list[tuple[Path, Path | N
     return found
 
 
-def judge(args: flags.FlagValues, planned: list[Plan]) -> None:
+def judge(args: flags.FlagValues, planned: "list[Plan]") -> None:
     """Fitted Q evaluation of all runs, each folder on its own data."""
+    from diffjax.assess import fitted_q
+
     settings = fitted_q.Settings(args.dataset, args.discount, args.fit_steps, args.held_out)
     with TrainingProgress(unit="steps") as progress:
         estimates = fitted_q.judge(planned, settings, progress)
@@ -150,6 +155,10 @@ def main(args: flags.FlagValues) -> None:
         raise UserError("missing --out=DIR: Folder for the evaluations (or --video=FILE, or --offline)")
     if args.offline and (args.episodes or args.first_episode or args.video):
         raise UserError("--offline asks no simulator; leave out --episodes, --first_episode and --video")
+    from diffjax.assess import fitted_q
+    from diffjax.assess.episodes import evaluate_again
+    from diffjax.assess.video import check_video, film
+
     if not args.offline and args.dataset:
         raise UserError("--dataset names trajectories for --offline; add it, or leave out --dataset")
     if args.offline and args.out:

@@ -15,15 +15,13 @@ examples:
 
 from absl import flags
 
-from diffjax import policy
 from diffjax.errors import UserError
-from diffjax.experiment.stored import BEST, LAST
-from diffjax.export import onnx_model, stablehlo
 from diffjax.files import check_parent
 from diffjax.launch import cli
 from diffjax.launch.plugins import define_plugin, load_plugins
+from diffjax.records.schema import BEST, LAST
 
-FORMATS = {"jax": stablehlo.save, "onnx": onnx_model.save, "npz": policy.Policy.save}
+FORMATS = ("jax", "onnx", "npz")
 NEEDS_RUN = "a results folder, or a policy that --format=npz wrote"
 
 
@@ -50,9 +48,13 @@ def main(args: flags.FlagValues) -> None:
     if args.out.endswith(".json"):
         raise UserError(f"--out={args.out}: the description gets that name; choose another ending")
     load_plugins(args)
+    from diffjax import policy
+    from diffjax.export import onnx_model, stablehlo
+
+    save = {"jax": stablehlo.save, "onnx": onnx_model.save, "npz": policy.Policy.save}[args.format]
     chosen = policy.load(args.run, args.seed, args.setting, args.step)
     acting = cli.parse_settings(args.set)
-    FORMATS[args.format](chosen.with_acting(**acting) if acting else chosen, args.out)
+    save(chosen.with_acting(**acting) if acting else chosen, args.out)
     about = chosen.about
     score = "" if about.score is None else f", score {about.score:.1f}"
     print(f"{about.method} on {about.task}, seed {about.seed}, step {about.step}{score}: {args.out}")

@@ -19,20 +19,21 @@ examples:
 import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from diffjax.commands.evaluate import folders
 from diffjax.errors import UserError
-from diffjax.experiment.online import go_online
-from diffjax.experiment.online_plan import GoOnline, Plan, plan
-from diffjax.experiment.stored import BEST, LAST
 from diffjax.launch import cli
 from diffjax.launch import flags as launch
 from diffjax.launch.plugins import define_plugin, load_plugins
 from diffjax.launch.progress import TrainingProgress
 from diffjax.records.folder import read_config
-from diffjax.training.online import Rule
+from diffjax.records.schema import BEST, LAST
+
+if TYPE_CHECKING:
+    from diffjax.experiment.online_plan import GoOnline
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -107,7 +108,7 @@ def define_flags(values: flags.FlagValues) -> None:
     launch.define_compilation_cache(values)
 
 
-def requests(args: flags.FlagValues) -> list[GoOnline]:
+def requests(args: flags.FlagValues) -> "list[GoOnline]":
     """What each folder is asked for.
 
     Raises:
@@ -118,6 +119,9 @@ def requests(args: flags.FlagValues) -> list[GoOnline]:
     for name in ("updates_per_step", "noise", "offline_fraction"):
         if not math.isfinite(value := getattr(args, name)):
             raise UserError(f"--{name}={value} is not a finite number")
+    from diffjax.experiment.online_plan import GoOnline
+    from diffjax.training.online import Rule
+
     found = folders("runs", args.runs, Path(args.out))
     if len(found) > 1:  # what went on already and lies beside them is passed over
         found = [(source, out) for source, out in found if read_config(source).online is None]
@@ -146,11 +150,14 @@ def requests(args: flags.FlagValues) -> list[GoOnline]:
 
 def main(args: flags.FlagValues) -> None:
     """Check everything, then go on folder by folder."""
+    from diffjax.experiment.online import go_online
+    from diffjax.experiment.online_plan import plan
+
     load_plugins(args)
     asked = requests(args)
     launch.prepare(args)
     said: list[str] = []  # once nothing can be refused any more, so that a refusal is one line
-    planned: list[Plan] = [plan(each, said.append) for each in asked]
+    planned = [plan(each, said.append) for each in asked]
     with TrainingProgress(unit="steps", stop=launch.stop(args)) as progress:
         for line in dict.fromkeys(said):
             progress.note(line)

@@ -22,16 +22,12 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from diffjax.errors import Stopped, UserError
 from diffjax.experiment import ablations
-from diffjax.experiment.joint import together
-from diffjax.experiment.parts import run_parts
-from diffjax.experiment.plan import Experiment, plan
-from diffjax.experiment.provenance import request
-from diffjax.experiment.run import run_experiments
 from diffjax.files import write_text
 from diffjax.launch import cli, status
 from diffjax.launch import flags as launch
@@ -43,13 +39,14 @@ from diffjax.launch.ray_engine import RayEngine
 from diffjax.launch.slurm_engine import SlurmEngine
 from diffjax.launch.stop import SIGNALS
 from diffjax.methods.registry import get_method
-from diffjax.numerics import pinned
 from diffjax.records.folder import check_folder, read_results
 from diffjax.results import formats, tables
 from diffjax.results.layout import lay_out
 from diffjax.results.page import Options
-from diffjax.studies.collect.store import store_dataset
 from diffjax.tasks.registry import suite_tasks
+
+if TYPE_CHECKING:
+    from diffjax.experiment.plan import Experiment
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -97,7 +94,7 @@ def chosen_tasks(args: flags.FlagValues, ablation: ablations.Ablation | None) ->
     return tasks
 
 
-def experiments(args: flags.FlagValues) -> list[Experiment]:
+def experiments(args: flags.FlagValues) -> "list[Experiment]":
     """Every experiment of the sweep, in order."""
     if bool(args.methods) == bool(args.ablation):
         raise UserError("name the methods by either --methods or --ablation (--help lists the ablations)")
@@ -113,7 +110,7 @@ def experiments(args: flags.FlagValues) -> list[Experiment]:
     return found
 
 
-def shard(found: list[Experiment], text: str | None) -> list[Experiment]:
+def shard(found: "list[Experiment]", text: str | None) -> "list[Experiment]":
     """The experiments of shard ``i/n``."""
     if text is None:
         return found
@@ -123,12 +120,16 @@ def shard(found: list[Experiment], text: str | None) -> list[Experiment]:
     return found[int(match[1]) - 1 :: int(match[2])]
 
 
-def jobs_of(found: list[Experiment], mine: list[Experiment]) -> list[Job]:
+def jobs_of(found: "list[Experiment]", mine: "list[Experiment]") -> list[Job]:
     """A job for the experiments that may share programs, of those that are not finished.
 
     Raises:
       UserError: a folder holds something else.
     """
+    from diffjax.experiment.joint import together
+    from diffjax.experiment.plan import plan
+    from diffjax.experiment.provenance import request
+
     plans = [plan(experiment) for experiment in mine]
     for planned in plans:
         check_folder(planned.experiment.out, request(planned), planned.experiment.resume)
@@ -155,6 +156,10 @@ def train_some(arguments: tuple[str, ...], executor: str, folder: str, numbers: 
     Args:
       folder: which relative paths are relative to.
     """
+    from diffjax.experiment.run import run_experiments
+    from diffjax.numerics import pinned
+    from diffjax.studies.collect.store import store_dataset
+
     os.chdir(folder)
     values = flags.FlagValues()
     define_flags(values)
@@ -184,6 +189,11 @@ def main(args: flags.FlagValues) -> None:
         for line in status.report(Path(args.out)):
             print(line)
         return
+    from diffjax.experiment.parts import run_parts
+    from diffjax.experiment.plan import plan
+    from diffjax.experiment.run import run_experiments
+    from diffjax.studies.collect.store import store_dataset
+
     found = experiments(args)
     for experiment in found:  # also what another shard will train
         plan(experiment)

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from diffjax.data.d4rl_files import d4rl_files
 from diffjax.data.download import local_files
-from diffjax.data.minari_store import minari_exists
+from diffjax.data.minari_folders import minari_exists
 from diffjax.errors import UserError
 from diffjax.launch import cli
 from diffjax.tasks.registry import OWN_DATA, Task, families, get_task, suite_tasks, suites

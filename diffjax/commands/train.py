@@ -14,14 +14,11 @@ from pathlib import Path
 
 from absl import flags
 
-from diffjax.experiment.parts import run_parts
-from diffjax.experiment.run import run_experiment
 from diffjax.launch import cli
 from diffjax.launch import flags as launch
 from diffjax.launch.hosts import join
 from diffjax.launch.plugins import load_plugins
 from diffjax.launch.progress import TrainingProgress
-from diffjax.studies.collect.store import store_dataset
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -34,6 +31,10 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(args: flags.FlagValues) -> None:
     """Train."""
+    from diffjax.experiment.parts import run_parts
+    from diffjax.experiment.run import run_experiment
+    from diffjax.studies.collect.store import store_dataset
+
     host = join(args)
     load_plugins(args)
     launch.prepare(args)

@@ -26,7 +26,6 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from diffjax.data.d4rl_files import d4rl_file
-from diffjax.data.hdf5 import check_opens
 from diffjax.data.transitions import one_line
 from diffjax.errors import UserError
 from diffjax.locks import NoLocks, try_lock
@@ -279,6 +278,8 @@ class _Transfer:
         self._version_file.unlink(missing_ok=True)
 
     def _check(self) -> None:
+        from diffjax.data.hdf5 import check_opens
+
         if self._sha256 is not None:
             with self._part.open("rb") as part:
                 found = hashlib.file_digest(part, "sha256").hexdigest()

@@ -9,7 +9,6 @@ import difflib
 import json
 import logging
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from minari.data_collector import EpisodeBuffer
 
 from diffjax.data.goals import flatten_observation
 from diffjax.data.hdf5 import check_no_old_minari
+from diffjax.data.minari_folders import ID, counts, dataset_folder, datasets_root, is_complete
 from diffjax.data.transitions import (
     MAX_ACTION,
     Dataset,
@@ -44,8 +44,6 @@ from diffjax.data.transitions import (
 from diffjax.errors import UserError
 from diffjax.types import Spec
 
-_ID = re.compile(r"(?!./[^/]*$)([-\w]+/)*[-\w]+-v\d+")  # Minari takes no namespace of one character
-
 
 class Episode(NamedTuple):
     """One episode of ``T`` steps.
@@ -59,21 +57,6 @@ class Episode(NamedTuple):
     reward: np.ndarray
     terminal: bool
     seed: int | None = None
-
-
-def datasets_root() -> Path:
-    """Folder of the local Minari data sets."""
-    root = os.environ.get("MINARI_DATASETS_PATH")
-    return Path(root) if root is not None else Path.home() / ".minari" / "datasets"
-
-
-def minari_exists(dataset_id: str) -> bool:
-    """Whether a whole data set of that id is stored locally.
-
-    Raises:
-      UserError: the id is malformed.
-    """
-    return _is_complete(_folder(dataset_id))
 
 
 def load_minari(source: str, spec: Spec | None = None) -> Dataset:
@@ -133,8 +116,8 @@ def write_minari(
     Raises:
       UserError: the id is malformed or taken, an episode is malformed, or the folder cannot be written.
     """
-    target = _folder(dataset_id)
-    if _is_complete(target):
+    target = dataset_folder(dataset_id)
+    if is_complete(target):
         return _keep(dataset_id, target, exist_ok)
     if not episodes:
         raise UserError(f"{dataset_id}: no episode to store; at least one is needed")
@@ -173,7 +156,7 @@ def fetch_minari(dataset_id: str) -> Path:
     Raises:
       UserError: Minari cannot fetch it; says what is stored instead.
     """
-    target, root = _folder(dataset_id), datasets_root()
+    target, root = dataset_folder(dataset_id), datasets_root()
     is_new = not root.exists()
     print(f"{dataset_id}: is not stored under {root}; fetching it with Minari", file=sys.stderr, flush=True)
     try:
@@ -202,12 +185,6 @@ def _stored_ids() -> list[str]:
     return sorted(folder.as_posix() for folder in folders if not folder.parts[0].startswith("."))
 
 
-def _folder(dataset_id: str) -> Path:
-    if not _ID.fullmatch(dataset_id):
-        raise UserError(f"{dataset_id!r} is neither a file nor a Minari id; an id reads namespace/name-v0")
-    return datasets_root() / dataset_id
-
-
 def _data_folder(source: str) -> Path:
     path = Path(source).expanduser()
     if path.is_dir():
@@ -220,9 +197,9 @@ def _data_folder(source: str) -> Path:
             f"{source}: is a folder without a Minari data set (data/metadata.json) and without recordings (.hdf5, .h5, "
             ".npz); give an HDF5 file or a Minari id"
         )
-    if not _ID.fullmatch(source) and (path.is_absolute() or path.suffix or source.startswith((".", "~"))):
+    if not ID.fullmatch(source) and (path.is_absolute() or path.suffix or source.startswith((".", "~"))):
         raise UserError(f"{source}: no such file; give the path of an HDF5 file or a local Minari id")
-    folder = _folder(source)
+    folder = dataset_folder(source)
     if not folder.exists():
         return fetch_minari(source) / "data"
     check_no_old_minari(source, folder / "data")
@@ -239,7 +216,7 @@ def _read_metadata(source: str, data: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(metadata, dict) or not isinstance(metadata.get("dataset_id"), str):
         raise UserError(f"{source}: {data / 'metadata.json'} names no data set; delete the folder, make it again")
-    if not _counts(metadata):
+    if not counts(metadata):
         raise UserError(f"{source}: holds no episodes (half-written); delete the folder and make it again")
     return metadata
 
@@ -374,19 +351,6 @@ def _env_id(metadata: dict[str, Any]) -> str | None:
         return None
 
 
-def _counts(metadata: dict[str, Any]) -> bool:
-    # Minari counts the episodes last, so positive counts say that they were all written.
-    return all(isinstance(metadata.get(key), int) and metadata[key] > 0 for key in ("total_episodes", "total_steps"))
-
-
-def _is_complete(folder: Path) -> bool:
-    try:
-        metadata = json.loads((folder / "data" / "metadata.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(metadata, dict) and _counts(metadata)
-
-
 def _keep(dataset_id: str, target: Path, exist_ok: bool) -> Path:
     if exist_ok:
         return target
@@ -498,7 +462,7 @@ def _move(temporary: Path, dataset_id: str, target: Path) -> bool:
         except OSError:
             if not target.exists():
                 raise
-        if _is_complete(target):
+        if is_complete(target):
             return False
         if not target.is_dir() or any(entry.name != "data" for entry in target.iterdir()):
             raise UserError(f"{dataset_id}: {target} holds something else; choose another version or delete it")

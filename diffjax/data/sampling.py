@@ -9,6 +9,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffjax.types import SAMPLINGS
+
 ROUNDS = 4
 
 
@@ -62,7 +64,6 @@ def offline_rows(fraction: jax.Array | float, batch_size: int) -> jax.Array:
     return jnp.round(jnp.asarray(fraction, jnp.float32) * batch_size).astype(jnp.int32)
 
 
-SAMPLINGS: dict[str, Callable[..., jax.Array]] = {
-    "uniform": uniform_positions,
-    "shuffled": shuffled_positions,
-}
+POSITIONS: dict[str, Callable[..., jax.Array]] = dict(
+    zip(SAMPLINGS, (uniform_positions, shuffled_positions), strict=True)
+)

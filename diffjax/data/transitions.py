@@ -1,18 +1,22 @@
 """Data sets as flat arrays: the types, and the checks that every reader shares."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-import jax
 import numpy as np
 
 from diffjax.errors import UserError
 from diffjax.types import ActionBounds, Spec
 
-Array = np.ndarray | jax.Array
+if TYPE_CHECKING:
+    import jax
+
+Array: TypeAlias = "np.ndarray | jax.Array"
 
 HDF5_SUFFIXES = (".hdf5", ".h5", ".hdf")
 NPZ_SUFFIX = ".npz"

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.diffusion import SCHEDULES
+
 LOG_VARIANCE_FLOOR = 1e-20
 
 
@@ -80,7 +82,7 @@ def cosine_betas(num_steps: int, offset: float = 0.008, max_beta: float = 0.999)
     return np.clip(1 - alpha_bar[1:] / alpha_bar[:-1], 0, max_beta)
 
 
-BETAS = {"vp": vp_betas, "linear": linear_betas, "scaled_linear": scaled_linear_betas, "cosine": cosine_betas}
+BETAS = dict(zip(SCHEDULES, (vp_betas, linear_betas, scaled_linear_betas, cosine_betas), strict=True))
 
 
 def discrete_schedule(name: str, num_steps: int) -> DiscreteSchedule:

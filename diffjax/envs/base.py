@@ -1,10 +1,14 @@
 """What a simulator is: pure functions of a state, or a vector of them behind one interface."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from __future__ import annotations
 
-import jax
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
 import numpy as np
+
+if TYPE_CHECKING:
+    import jax
 
 
 class PureSimulator(NamedTuple):

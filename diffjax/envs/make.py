@@ -20,14 +20,11 @@ any other id of Gymnasium, gymnasium-robotics   in a Python loop, with the envir
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from operator import attrgetter, methodcaller
 from types import MappingProxyType
 from typing import Any
 
 from diffjax.envs.base import PureSimulator, VectorSimulator
-from diffjax.envs.jax_vector import JaxVector
-from diffjax.envs.pendulum import PENDULUM
-from diffjax.envs.pointmaze import POINTMAZE
-from diffjax.envs.thrusters import THRUSTERS
 from diffjax.errors import UserError, unknown_name
 
 NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
@@ -95,11 +92,15 @@ def _loop(module: str, function: str, **arguments: Any) -> Maker:
     return make
 
 
-def _jax(simulator: PureSimulator) -> Maker:
+def _jax(module: str, find: Callable[[Any], PureSimulator]) -> Maker:
+    """A vector of the simulator that is found in the module."""
+
     def make(num_envs: int, horizon: int | None, kwargs: Mapping[str, Any]) -> VectorSimulator:
         if kwargs:
             raise _WrongArguments(", ".join(kwargs))
-        return JaxVector(simulator, num_envs, horizon)
+        from diffjax.envs.jax_vector import JaxVector
+
+        return JaxVector(find(importlib.import_module(f"diffjax.envs.{module}")), num_envs, horizon)
 
     return make
 
@@ -113,9 +114,9 @@ def _gymnasium(env_id: str, num_envs: int, horizon: int | None, kwargs: Mapping[
 _LAYOUTS = ("umaze", "medium", "large")
 
 _MAKERS: dict[str, Maker] = {
-    PENDULUM.name: _jax(PENDULUM),
-    POINTMAZE.name: _jax(POINTMAZE),
-    **{simulator.name: _jax(simulator) for simulator in THRUSTERS},
+    "diffjax/Pendulum": _jax("pendulum", attrgetter("PENDULUM")),
+    "diffjax/PointMaze": _jax("pointmaze", attrgetter("POINTMAZE")),
+    **{f"diffjax/Thrusters-{count}": _jax("thrusters", methodcaller("thrusters", count)) for count in (24, 50, 100)},
     **{name: _mujoco("locomotion", "planar", env_id=name) for name in ("Hopper-v4", "HalfCheetah-v4", "Walker2d-v4")},
     "Ant-v4": _mujoco("locomotion", "ant"),
     "d4rl/Ant": _mujoco("locomotion", "ant", use_contact_forces=True),

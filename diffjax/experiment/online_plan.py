@@ -16,12 +16,12 @@ from diffjax.errors import UserError, unknown_name
 from diffjax.experiment.plan import Group, Run, separate_runs
 from diffjax.experiment.provenance import versions
 from diffjax.experiment.settings import acting_differently, check_overrides, join_setting, parse_setting
-from diffjax.experiment.stored import LAST, StoredRuns, state_shapes
+from diffjax.experiment.stored import StoredRuns, state_shapes
 from diffjax.files import plain
 from diffjax.methods.base import RATE_DECAY, check_hyper
 from diffjax.numerics import jax_options
 from diffjax.records.folder import check_folder, read_status
-from diffjax.records.schema import Config, RunId, WentOnline
+from diffjax.records.schema import LAST, Config, RunId, WentOnline
 from diffjax.tasks.registry import Task, make_simulator
 from diffjax.training.batches import Prepared, prepare
 from diffjax.training.online import Rule, unfit

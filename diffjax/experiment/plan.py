@@ -25,14 +25,12 @@ from diffjax.experiment.settings import (
 from diffjax.methods.base import Method, acting_values, without_acting
 from diffjax.methods.registry import get_method
 from diffjax.records.loggers import check_loggers
-from diffjax.records.schema import RunBlock
+from diffjax.records.schema import LAST, RunBlock
 from diffjax.tasks.own import SUITE, find_task
 from diffjax.tasks.registry import Task
 from diffjax.types import Spec
 
 LARGEST_SEED = 2**32 - 1
-KEEP = ("last", "best", "all")
-"""Which checkpoints stay: the newest two; with each run's best evaluation; of every evaluation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Experiment:
     max_runs_per_program: int = 0  # on the devices at a time; 0 for as many as fit
     overlap: bool = False  # evaluation with the training of the next interval
     matmul_precision: str = "highest"
-    keep: str = "last"  # which checkpoints stay: one of ``KEEP``
+    keep: str = LAST  # which checkpoints stay: one of ``KEEP``
     log: tuple[str, ...] = ()  # loggers beside the results folder
     ablation: str = ""  # name of the ablation that ``settings`` are part of, for its table
     plugins: tuple[str, ...] = ()  # files of the user's, by name and fingerprint

@@ -12,17 +12,18 @@ import math
 import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diffjax.data.rewards import REWARD_TRANSFORMS
-from diffjax.data.sampling import SAMPLINGS
 from diffjax.data.trajectories import TRAJECTORY_RULES
 from diffjax.errors import UserError, unknown_name
-from diffjax.methods.base import Method, acting_values, check_hyper
 from diffjax.methods.registry import TABLES, get_method
 from diffjax.ranges import KINDS, Range, check_fields
 from diffjax.records.schema import SELECTION_RULES
-from diffjax.types import ACTIONS, OBSERVATIONS
+from diffjax.types import ACTIONS, OBSERVATIONS, SAMPLINGS
+
+if TYPE_CHECKING:
+    from diffjax.methods.base import Method
 
 PRESETS = ("paper", "quick")
 
@@ -76,7 +77,7 @@ def _steps_entry(phase: str) -> str:
     return f"{phase}_steps"
 
 
-def phase_entries(method: Method[Any, Any]) -> dict[str, str]:
+def phase_entries(method: "Method[Any, Any]") -> dict[str, str]:
     """The entries that hold the lengths of the phases before the main one, and these phases."""
     return {_steps_entry(phase.name): phase.name for phase in method.phases[:-1]}
 
@@ -226,12 +227,14 @@ def acting_differently(method: str, variant: str, hyper: Any, overrides: dict[st
     Raises:
       UserError: training reads one too, it is unknown, or its value is out of range.
     """
+    from diffjax.methods.base import acting_values
+
     free = acting_values(hyper)
     for name in overrides:
         if name not in free:
             raise unknown_name(f"setting of {method} that only acting reads:", name, sorted(free))
     hyper = dataclasses.replace(hyper, **check_overrides(method, variant, overrides))
-    check_hyper(hyper)
+    check_fields(hyper)
     return hyper
 
 
@@ -258,7 +261,7 @@ def resolve(
     return Settings(*_build(functions, values), tuning, source)
 
 
-def _build(method: Method[Any, Any], values: dict[str, Any]) -> tuple[Any, Protocol]:
+def _build(method: "Method[Any, Any]", values: dict[str, Any]) -> tuple[Any, Protocol]:
     lengths = phase_entries(method)
     hyper_fields = {field.name for field in dataclasses.fields(method.hyper)}
     where = method.hyper.__module__
@@ -273,7 +276,7 @@ def _build(method: Method[Any, Any], values: dict[str, Any]) -> tuple[Any, Proto
             if name in hyper_fields
         }
     )
-    check_hyper(built)
+    check_fields(built)
     protocol = Protocol(
         **{name: values[name] for name in PROTOCOL_ENTRIES if name in values},
         phase_steps={phase: values[name] for name, phase in lengths.items()},

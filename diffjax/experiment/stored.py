@@ -16,14 +16,11 @@ from diffjax.methods.base import Method, check_hyper
 from diffjax.methods.registry import get_method
 from diffjax.numerics import random_key
 from diffjax.records.folder import CHECKPOINTS, CONFIG, read_config, read_evaluations
-from diffjax.records.schema import Config, Evaluation, RunId
+from diffjax.records.schema import BEST, LAST, Config, Evaluation, RunId
 from diffjax.tasks.registry import Task, get_task
 from diffjax.training.checkpoints import StoredCheckpoints
 from diffjax.training.program import Acting
 from diffjax.types import Spec
-
-LAST, BEST = "last", "best"
-"""Which of a run's checkpoints: the newest, or that of its best evaluation among those kept."""
 
 
 class StoredRuns:

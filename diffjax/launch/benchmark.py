@@ -4,6 +4,8 @@ A benchmark writes OUT/NAME.csv, a line per measurement, and OUT/NAME.json, the 
 depend on, anew after each so that what is measured is kept whatever ends it.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import platform
@@ -13,26 +15,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import jax
 from absl import flags
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from diffjax.errors import UserError
-from diffjax.experiment.provenance import versions
 from diffjax.experiment.settings import PRESETS, Protocol, check_overrides, resolve
 from diffjax.files import csv_text, writable, write_json, write_text
 from diffjax.launch import cli
 from diffjax.launch.flags import define_matmul_precision
 from diffjax.launch.plugins import define_plugin, load_plugins
-from diffjax.methods.base import Method
 from diffjax.methods.registry import METHODS, get_method
-from diffjax.numerics import check_platform
 from diffjax.tasks.registry import get_task
 from diffjax.types import Spec
+
+if TYPE_CHECKING:
+    from diffjax.methods.base import Method
 
 Item = TypeVar("Item")
 Compiled = TypeVar("Compiled")
@@ -154,6 +155,11 @@ def chosen_cases(args: flags.FlagValues, aspect: Callable[[Case], Any]) -> list[
 
 def prepare(args: flags.FlagValues, name: str) -> Path:
     """Settings of the process, and the folder that results go to; see :func:`results_folder`."""
+    import jax
+
+    from diffjax.numerics import check_platform, pin
+
+    pin()
     check_platform()
     folder = results_folder(args.out, (f"{name}.csv", f"{name}.json"))
     # A program taken from the cache would be reported as compiled in no time.
@@ -188,6 +194,8 @@ def compile_program(program: Any, *arguments: Any) -> tuple[Any, float]:
 
 def seconds(call: Callable[[], Any]) -> float:
     """How long a call takes until its result is there."""
+    import jax
+
     start = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - start
@@ -229,7 +237,7 @@ class Measuring:
         """There is no time for these."""
         self._skipped += names
 
-    def __enter__(self) -> "Measuring":
+    def __enter__(self) -> Measuring:
         self._bar.start()
         return self
 
@@ -271,6 +279,8 @@ def compiled_ahead(
 
 def machine() -> dict[str, Any]:
     """The machine and the versions that every number depends on."""
+    from diffjax.experiment.provenance import versions
+
     usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     return versions() | {"processor": _processor(), "cpu_count": os.cpu_count(), "cpus_usable": usable}
 

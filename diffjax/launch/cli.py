@@ -17,7 +17,6 @@ from absl import flags, logging
 
 from diffjax.errors import Stopped, UserError, unknown_name
 from diffjax.files import is_full_disk
-from diffjax.numerics import pinned
 
 EXIT_USER_ERROR = 2
 _LOST = (errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN)  # of a file system that was there
@@ -82,8 +81,7 @@ def launch(
             print(help_page(values, arguments[0], description, required))
         else:
             parse(values, arguments, required)
-            with pinned():
-                main(values)
+            main(values)
         sys.stdout.flush()
         return 0
     except UserError as error:

@@ -5,22 +5,25 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
 from absl import flags
 
 from diffjax.errors import UserError
 from diffjax.experiment.ablations import Ablation, settings_of
-from diffjax.experiment.plan import KEEP, Experiment
 from diffjax.experiment.settings import PRESETS
 from diffjax.launch import cli
+from diffjax.launch.compilation_cache import keep_programs
 from diffjax.launch.hosts import define_hosts
 from diffjax.launch.plugins import define_plugin, fingerprints
 from diffjax.launch.stop import SIGNALS, Stop
 from diffjax.methods.registry import METHODS
-from diffjax.numerics import check_platform
 from diffjax.records.loggers import PACKAGES
+from diffjax.records.schema import KEEP, LAST
 from diffjax.types import ACTIONS
+
+if TYPE_CHECKING:
+    from diffjax.experiment.plan import Experiment
 
 MOST_SEEDS = 100_000
 ALL = "all"
@@ -154,7 +157,7 @@ def define_training_flags(values: flags.FlagValues) -> None:
     define_max_hours(values)
     flags.DEFINE_enum(
         "keep",
-        "last",
+        LAST,
         list(KEEP),
         "Which checkpoints stay, for policies to be read from: the last two; with them the one of each run's best "
         "evaluation; or all.",
@@ -200,7 +203,8 @@ def define_compilation_cache(values: flags.FlagValues) -> None:
     cli.define_path(
         values,
         "compilation_cache",
-        "DIR: Where compiled programs are kept for the next time; default: JAX_COMPILATION_CACHE_DIR, or none.",
+        "DIR: Where compiled programs are kept for the next time; default: JAX_COMPILATION_CACHE_DIR, or diffjax/jax "
+        "in your folder of caches (~/.cache), at most 2 GiB. JAX_ENABLE_COMPILATION_CACHE=0 keeps none.",
     )
 
 
@@ -210,10 +214,10 @@ def prepare(args: flags.FlagValues) -> None:
     Raises:
       UserError: for a platform that is not there.
     """
+    from diffjax.numerics import check_platform
+
     check_platform()
-    if args.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", args.compilation_cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    keep_programs(args.compilation_cache)
 
 
 def stop(args: flags.FlagValues, signals: Sequence[signal.Signals] = SIGNALS) -> Stop:
@@ -229,12 +233,14 @@ def stop(args: flags.FlagValues, signals: Sequence[signal.Signals] = SIGNALS) ->
 
 def experiment_from_flags(
     args: flags.FlagValues, method: str, variant: str, task: str, out: Path, ablation: Ablation | None = None
-) -> Experiment:
+) -> "Experiment":
     """The experiment that the shared flags describe for one method and task; an ``ablation`` stands for a grid.
 
     Raises:
       UserError: for flags that contradict one another.
     """
+    from diffjax.experiment.plan import Experiment
+
     overrides = cli.parse_settings(args.set)
     for name in ("steps", "eval_interval", "episodes", "actions"):
         value = args[name].value

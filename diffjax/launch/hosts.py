@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from diffjax.errors import UserError
-from diffjax.experiment.parts import Host
+
+if TYPE_CHECKING:
+    from diffjax.experiment.parts import Host
 
 
 def define_hosts(values: flags.FlagValues) -> None:
@@ -42,7 +44,7 @@ def define_hosts(values: flags.FlagValues) -> None:
     )
 
 
-def join(args: flags.FlagValues) -> Host | None:
+def join(args: flags.FlagValues) -> "Host | None":
     """Which of the job's processes this one is, and none of the others' devices in sight; None for one that is alone.
 
     They meet through ``jax.distributed``, in a process that ends: one that dies later ends no other. Has to come before
@@ -71,6 +73,8 @@ def join(args: flags.FlagValues) -> Host | None:
         timeout_s=int(args.meeting_seconds),
     )
     os.environ.update(own_devices(found["platform"], found["devices"], found["places"]))
+    from diffjax.experiment.parts import Host
+
     host = Host(found["process_id"], found["num_processes"])
     return host if host.num_processes > 1 else None
 

@@ -22,6 +22,10 @@ SELECTION_RULES = {
 }
 """How a paper takes one number from a run's evaluations (``selection`` in the tables of hyper-parameters), in words."""
 TUNINGS = ("published", "untuned", "quick")
+LAST, BEST, ALL = "last", "best", "all"
+"""Which checkpoints: the newest, that of each run's best evaluation among those kept, or every one."""
+KEEP = (LAST, BEST, ALL)
+"""Which checkpoints stay: the newest two; with each run's best evaluation; of every evaluation."""
 
 
 class RunId(NamedTuple):

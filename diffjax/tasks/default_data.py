@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 from diffjax.data.d4rl_files import d4rl_files
 from diffjax.data.download import obtain_d4rl
-from diffjax.data.load import load_dataset
-from diffjax.data.minari_store import minari_exists
+from diffjax.data.minari_folders import minari_exists
 from diffjax.data.transitions import Dataset
 from diffjax.tasks.registry import OWN_DATA, Task
 from diffjax.types import Spec
@@ -41,6 +40,8 @@ def default_dataset(
     Raises:
       UserError: the data cannot be made, stored or fetched.
     """
+    from diffjax.data.load import load_dataset
+
     spec = Spec(task.observation_dim, task.action_dim)
     if task.suite in OWN_DATA:
         if not minari_exists(task.data):

@@ -32,8 +32,11 @@ class Taken(NamedTuple):
     running: np.ndarray
 
 
-Policy = Callable[[int, np.ndarray], np.ndarray]
-"""From the step within the episode and observations ``(environments, observation_dim)`` to actions in [-1, 1]."""
+Policy = Callable[[jax.Array, np.ndarray], tuple[np.ndarray, jax.Array]]
+"""From the step within the episode and observations ``(environments, observation_dim)`` to actions in [-1, 1].
+
+With them comes the next step. It never leaves the device, so that one transfer goes up for each step and one down.
+"""
 
 
 def episode_keys(
@@ -61,19 +64,20 @@ def policy_of(keys: jax.Array, program: Program, acting: Acting) -> Policy:
     runs, episodes = keys.shape
     placed = program.place(keys)  # padded, as what comes back then is
 
-    def policy(time: int, observation: np.ndarray) -> np.ndarray:
-        observed = program.place(jnp.asarray(observation).reshape(runs, episodes, -1))
-        action = np.asarray(program.act(acting, placed, time, observed))[:runs]
-        return np.clip(action.reshape(runs * episodes, -1), -1.0, 1.0)
+    def policy(time: jax.Array, observation: np.ndarray) -> tuple[np.ndarray, jax.Array]:
+        observed = program.place(observation.reshape(runs, episodes, -1))
+        acted, following = program.act_next(acting, placed, program.replicate(time), observed)
+        action = np.asarray(acted)[:runs]
+        return np.clip(action.reshape(runs * episodes, -1), -1.0, 1.0), following
 
     return policy
 
 
 def play(policy: Policy, simulator: VectorSimulator, seeds: np.ndarray, running: np.ndarray) -> Iterator[Taken]:
     """Every step of an episode per environment, until the last of those that are ``running`` at first has ended."""
-    observation = simulator.reset(seeds)
-    for time in range(simulator.horizon):
-        action = policy(time, observation)
+    observation, time = simulator.reset(seeds), jnp.zeros((), jnp.int32)
+    for _ in range(simulator.horizon):
+        action, time = policy(time, observation)
         following, reward, terminated, truncated = simulator.step(action)
         yield Taken(observation, action, reward, following, terminated, running)
         observation, running = following, running & ~(terminated | truncated)

@@ -215,10 +215,10 @@ def play_episodes(
 def _noisy(policy: Policy, keys: jax.Array, noise: float) -> Policy:
     """The policy with Gaussian noise, within [-1, 1]."""
 
-    def noisy(time: int, observation: np.ndarray) -> np.ndarray:
-        action = policy(time, observation)
-        draws = _normal(keys.reshape(-1), jnp.int32(time), action.shape[-1])
-        return np.clip(action + noise * np.asarray(draws), -1.0, 1.0)
+    def noisy(time: jax.Array, observation: np.ndarray) -> tuple[np.ndarray, jax.Array]:
+        action, following = policy(time, observation)
+        draws = _normal(keys.reshape(-1), time, action.shape[-1])
+        return np.clip(action + noise * np.asarray(draws), -1.0, 1.0), following
 
     return noisy
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from diffjax.data.observations import ActionTransform, ObservationTransform
-from diffjax.data.sampling import SAMPLINGS
+from diffjax.data.sampling import POSITIONS
 from diffjax.data.transitions import Transitions
 from diffjax.losses import return_to_go
 from diffjax.methods.base import Method, Metrics, labelling_phase
@@ -116,9 +116,10 @@ class Program(NamedTuple):
             return tree
         devices = self.sharding.mesh.size
 
-        def padded(leaf: jax.Array) -> jax.Array:
+        def padded(leaf: Any) -> Any:
             missing = -leaf.shape[0] % devices
-            return jnp.concatenate([leaf, *[leaf[-1:]] * missing]) if missing else leaf
+            joined = np.concatenate if isinstance(leaf, np.ndarray) else jnp.concatenate  # on the host if it is there
+            return joined([leaf, *[leaf[-1:]] * missing]) if missing else leaf
 
         return jax.device_put(jax.tree.map(padded, tree), self.sharding)
 
@@ -211,7 +212,13 @@ class Program(NamedTuple):
         ``episode_key (runs, episodes)`` is folded with ``time``, the step within the episode. A run whose parameters
         are not finite acts with zeros.
         """
-        return _act(self, acting, episode_key, jnp.asarray(time, jnp.int32), observation)
+        return self.act_next(acting, episode_key, jnp.asarray(time, jnp.int32), observation)[0]
+
+    def act_next(
+        self, acting: Acting, episode_key: jax.Array, time: jax.Array, observation: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        """:meth:`act`, and the next time, which stays on the devices; observations may come from host memory."""
+        return _act(self, acting, episode_key, time, observation)
 
 
 # Runs once: compiled without optimisation, which takes a quarter of the time.
@@ -280,7 +287,7 @@ def _update_run(
 ) -> tuple[Any, Metrics]:
     """One update of one run from the data."""
     method, view = program.method, program.method.view.sized(run.hyper)
-    positions, rows = SAMPLINGS[program.sampling], method.phases[phase].batch_size(run.hyper)
+    positions, rows = POSITIONS[program.sampling], method.phases[phase].batch_size(run.hyper)
     batches = tuple(
         gather_batch(data, run.data, positions(key, step, rows, run.data.size), view, returns, labels)
         for key in jax.random.split(phase_key(run.key, BATCH_STREAM, phase), view.batches)
@@ -351,7 +358,7 @@ def finite_runs(tree: Any) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=0)
 def _act(
     program: Program, acting: Acting, episode_key: jax.Array, time: jax.Array, observation: jax.Array
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     def act_episode(key: jax.Array, observed: jax.Array, run: Acting) -> jax.Array:
         key = jax.random.fold_in(key, time)
         seen = run.observation(observed)
@@ -359,7 +366,7 @@ def _act(
 
     over_episodes = jax.vmap(act_episode, in_axes=(0, 0, None))
     action = jax.vmap(over_episodes)(episode_key, observation, acting)
-    return jnp.where(jnp.isfinite(action), action, 0.0)
+    return jnp.where(jnp.isfinite(action), action, 0.0), time + 1
 
 
 def mean_metrics(sums: Metrics) -> dict[str, np.ndarray]:

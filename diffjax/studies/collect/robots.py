@@ -20,11 +20,10 @@ from diffjax.data.minari_store import Episode
 from diffjax.envs.base import VectorSimulator
 from diffjax.envs.make import make_vector, simulator_version
 from diffjax.errors import UserError, unknown_name
+from diffjax.studies.collect import LEVELS, TRANSITIONS
 from diffjax.studies.collect.policies import Policy, act, load_policy
 from diffjax.studies.collect.recipe import PROGRESS_S, Progress, Recipe
 
-LEVELS = ("random", "medium", "medium-replay", "full-replay", "medium-expert", "expert")
-TRANSITIONS = 200_000  # of each level; twice as many of medium-expert
 NUM_ENVS = 100  # episodes side by side
 
 Act = Callable[[jax.Array, np.ndarray], np.ndarray]

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from diffjax.data.d4rl_writer import write_hdf5
-from diffjax.data.minari_store import Episode, minari_exists, write_minari
+from diffjax.data.minari_folders import minari_exists
+from diffjax.data.minari_store import Episode, write_minari
 from diffjax.errors import UserError
 from diffjax.numerics import random_key
-from diffjax.studies.collect import embedded, mazes, robots
+from diffjax.studies.collect import SEED, embedded, mazes, robots
 from diffjax.studies.collect.recipe import Progress, Recipe
 from diffjax.tasks.registry import OWN_DATA, Task
-
-SEED = 0
-"""Of every data set that a task brings along; another machine may differ in the last bit and then in more."""
 
 _MADE_BY: Mapping[str, Callable[[Task], Recipe]] = {
     "mini": lambda task: embedded.recipe(task.id),

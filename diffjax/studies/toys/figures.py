@@ -16,7 +16,7 @@ from diffjax.errors import unknown_name
 from diffjax.experiment.settings import PRESETS
 from diffjax.methods import dac, diffcps, diffusion_bc, dql, dtql, dtql_kl
 from diffjax.methods.base import Hyper, Method, Metrics, Phase, State
-from diffjax.studies.toys import clouds, gaussian
+from diffjax.studies.toys import FIGURES, clouds, gaussian
 from diffjax.studies.toys.clouds import Problem
 from diffjax.types import Batch, Spec
 
@@ -223,7 +223,6 @@ _RECIPES = {
         "DTQL: trust region against KL distillation", 1, False, clouds.dtql_problems, _dtql_arms, 1000, 20.0
     ),
 }
-FIGURES = tuple(_RECIPES)
 
 
 def make_figure(name: str, preset: str, key: jax.Array, steps: int | None = None) -> Figure:
