@@ -281,11 +281,10 @@ def test_every_sampler_acts(name):
     ways = {choice: hyper.replace(sampler=choice, sampler_steps=2) for choice in SAMPLED[name]}
     keys = jax.random.split(jax.random.key(5), 3)
     observation = jax.random.normal(jax.random.key(3), (3, SPEC.observation_dim))
-    large = jax.tree.map(lambda leaf: 3 * leaf, one(state))
 
     def act(key, observed, bound):
         bounded = [way.replace(max_action=bound) for way in ways.values()]
-        return [method.sample_action(key, SPEC, large, way, observed) for way in bounded]
+        return [method.sample_action(key, SPEC, one(state), way, observed) for way in bounded]
 
     quickly = {"xla_backend_optimization_level": 0}
     actions = jax.jit(jax.vmap(act, in_axes=(0, 0, None)), compiler_options=quickly)
