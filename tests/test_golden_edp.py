@@ -107,7 +107,7 @@ class EDP(Recipe):
     def denoising(self, golden: Golden, at: str) -> DenoisingDraws:
         return DenoisingDraws(*(jnp.asarray(golden[f"{at}/draws/{name}"]) for name in ("t", "noise")))
 
-    def next_action(self, golden: Golden, at: str) -> edp_core.Noise:
+    def next_action(self, golden: Golden, at: str) -> ChainNoise:
         """The noise of the critics' target."""
         return noise_of(golden, f"{at}/draws/target_")
 
