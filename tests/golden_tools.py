@@ -23,9 +23,8 @@ from diffjax.types import Batch
 
 FOLDER = pathlib.Path(os.environ.get("DIFFJAX_GOLDENS") or pathlib.Path(__file__).parent / "goldens")
 
-# What a recording holds besides results: the problem's inputs, and one option that nothing uses.
+# What a recording holds besides results: the problem's inputs.
 INPUT_PARTS = {"batch", "ex_batch", "draws"}
-EXEMPT = ("sampler/ddim_option/",)
 
 
 class Golden:
@@ -111,7 +110,6 @@ class Golden:
             key
             for key in self.arrays
             if key not in self.used
-            and not key.startswith(EXEMPT)
             and not set(exempt).intersection(key.split("/"))
             and not INPUT_PARTS.intersection(key.split("/")[:-1])
         )

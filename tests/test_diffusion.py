@@ -23,8 +23,8 @@ from diffjax.diffusion.denoisers import (
     v_denoiser,
     x0_from_epsilon,
 )
-from diffjax.diffusion.dpm_solver import dpm_solver, dpm_solver_plan, second_orders, third_orders
-from diffjax.diffusion.flow import FlowDraws, draw_flow, euler_path, euler_sample, flow_matching, interpolate
+from diffjax.diffusion.dpm_solver import dpm_solver, dpm_solver_plan, heun_plan, second_orders, third_orders
+from diffjax.diffusion.flow import FlowDraws, draw_flow, euler_path, flow_matching, heun_path, interpolate
 from diffjax.diffusion.objectives import (
     DenoisingDraws,
     EDMDraws,
@@ -43,15 +43,17 @@ from diffjax.diffusion.samplers import (
     STRENGTHS,
     ChainNoise,
     Guide,
-    ancestral_chain,
-    ancestral_sample,
-    ddim_chain,
+    ancestral,
+    chain,
+    ddim,
+    dpmpp2m,
     draw_chain_noise,
     guided_chain,
     transition_std,
     transitions,
 )
 from diffjax.diffusion.schedules import (
+    DiscreteSchedule,
     bound_weights,
     cosine_betas,
     discrete_schedule,
@@ -60,8 +62,10 @@ from diffjax.diffusion.schedules import (
     linear_betas,
     linear_vp,
     log_logistic_sigma,
+    respaced,
     scaled_linear_betas,
     scales,
+    steps_taken,
     vp_betas,
 )
 from diffjax.studies.bound_gap import measure
@@ -228,6 +232,20 @@ def test_edm_denoiser_scales_what_enters_and_leaves_the_network():
     np.testing.assert_allclose(denoise(jnp.array([2.0]), jnp.asarray(5.0)), [expected], rtol=1e-5)
 
 
+def ancestral_chain(denoiser, schedule, noise, *, variance, repeats=0, **options):
+    """All states of the ancestral chain over every step."""
+    return chain(denoiser, ancestral(schedule, variance, repeats=repeats), noise, **options)
+
+
+def ancestral_sample(*arguments, **options):
+    return ancestral_chain(*arguments, **options)[-1]
+
+
+def without_noise(start):
+    """What a chain takes that adds no noise."""
+    return ChainNoise(start, jnp.zeros((0, *start.shape)))
+
+
 def chain_std(schedule, variance, std):
     """Deviation of the sample when ``x_0 ~ N(0, std^2)`` is denoised exactly and nothing is clipped.
 
@@ -277,34 +295,228 @@ def test_deterministic_chain_of_a_gaussian_scales_as_its_marginals():
     schedule, std = discrete_schedule("scaled_linear", 1000), 0.5
     denoiser = epsilon_denoiser(gaussian_epsilon(schedule, std), schedule)
     start = jnp.array([-1.5, 0.4])
-    chain = jax.jit(lambda x: ddim_chain(denoiser, schedule, x, clip=None))(start)
-    assert chain.shape == (1001, 2)
-    np.testing.assert_array_equal(chain[0], start)
+    states = jax.jit(lambda x: chain(denoiser, ddim(schedule), without_noise(x), clip=None))(start)
+    assert states.shape == (1001, 2)
+    np.testing.assert_array_equal(states[0], start)
     last = schedule.alpha_bar[-1]
-    np.testing.assert_allclose(chain[-1], start * std / math.sqrt(last * std**2 + 1 - last), rtol=1e-2)
+    np.testing.assert_allclose(states[-1], start * std / math.sqrt(last * std**2 + 1 - last), rtol=1e-2)
 
 
 def test_deterministic_chain_by_hand():
     """A clean sample of 3, clipped to 1: ``epsilon = (x - sqrt(ab) 1) / sqrt(1 - ab)``, and the end is the sample."""
     schedule, start = discrete_schedule("vp", 2), jnp.array([2.0])
-    chain = ddim_chain(lambda x, index: 3.0 * jnp.ones_like(x), schedule, start, clip=1.0)
+    says = lambda x, index: 3.0 * jnp.ones_like(x)  # noqa: E731
+    states = chain(says, ddim(schedule), without_noise(start), clip=1.0)
     late, early = float(schedule.alpha_bar[1]), float(schedule.alpha_bar[0])
     epsilon = (2.0 - math.sqrt(late)) / math.sqrt(1 - late)
-    np.testing.assert_allclose(chain[1], [math.sqrt(early) + math.sqrt(1 - early) * epsilon], rtol=1e-5)
-    np.testing.assert_allclose(chain[2], [1.0], rtol=1e-6)
+    np.testing.assert_allclose(states[1], [math.sqrt(early) + math.sqrt(1 - early) * epsilon], rtol=1e-5)
+    np.testing.assert_allclose(states[2], [1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("trained", "steps", "taken"),
+    [
+        (5, 0, [0, 1, 2, 3, 4]),
+        (5, 1, [4]),
+        (5, 2, [0, 4]),
+        (5, 3, [0, 2, 4]),
+        (5, 4, [0, 1, 3, 4]),  # 4/3 and 8/3
+        (4, 3, [0, 2, 3]),  # a half goes upwards
+        (1000, 5, [0, 250, 500, 749, 999]),  # 249.75, 499.5, 749.25
+        (1, 1, [0]),
+    ],
+)
+def test_fewer_steps_are_spread_evenly(trained, steps, taken):
+    assert steps_taken(trained, steps).tolist() == taken
+
+
+@given(st.integers(1, 200), st.data())
+def test_steps_that_are_taken_are_different_ones(trained, data):
+    steps = data.draw(st.integers(1, trained))
+    taken = steps_taken(trained, steps)
+    assert len(set(taken.tolist())) == steps
+    assert taken[-1] == trained - 1
+
+
+@pytest.mark.parametrize("steps", [6, -1])
+def test_more_steps_than_were_trained_are_refused(steps):
+    with pytest.raises(ValueError, match="of 5 that were trained; 1 to 5"):
+        steps_taken(5, steps)
+
+
+def test_the_schedule_of_fewer_steps_by_hand():
+    """Of ``alpha_bar = 0.8, 0.6, 0.3`` the first and the last: ``beta = 0.2`` and ``1 - 0.3 / 0.8``."""
+    schedule = by_alpha_bar(0.8, 0.6, 0.3)
+    shorter = respaced(schedule, 2)
+    np.testing.assert_allclose(shorter.alpha_bar, [0.8, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(shorter.alpha_bar_prev, [1.0, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(shorter.beta, [0.2, 0.625], rtol=1e-6)
+    np.testing.assert_allclose(shorter.posterior_variance, [0.0, 0.625 * 0.2 / 0.7], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(shorter.posterior_coef_x0, [1.0, 0.625 * 0.8**0.5 / 0.7], rtol=1e-6)
+    np.testing.assert_allclose(shorter.posterior_coef_xt, [0.0, 0.2 * 0.375**0.5 / 0.7], rtol=1e-6)
+    assert respaced(schedule, 3) is schedule
+    at = ancestral(schedule, "beta", steps=2)
+    np.testing.assert_array_equal(at.time_index, [2, 0])
+    np.testing.assert_allclose(at.std, [0.625**0.5, 0.0], rtol=1e-6)
+
+
+def by_alpha_bar(*alpha_bar):
+    """A schedule of which nothing else is read."""
+    alpha_bar = np.array(alpha_bar, np.float32)
+    previous = np.append(np.float32(1.0), alpha_bar[:-1])
+    return DiscreteSchedule(1 - alpha_bar / previous, alpha_bar, previous, *[np.full_like(alpha_bar, np.nan)] * 4)
+
+
+def test_ddim_coefficients_by_hand():
+    """From ``alpha_bar`` 0.36 to 0.64, and to 1: ``sigma^2 = eta^2 (0.36 / 0.64) (1 - 0.5625) = 0.24609375 eta^2``."""
+    schedule = by_alpha_bar(0.64, 0.36)
+    for eta, squared in ((None, 0.0), (0.0, 0.0), (1.0, 0.24609375), (0.5, 0.24609375 / 4)):
+        at = ddim(schedule, eta)
+        kept = math.sqrt(0.36 - squared) / 0.8
+        np.testing.assert_array_equal(at.time_index, [1, 0])
+        np.testing.assert_allclose(at.coef_xt, [kept, 0.0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(at.coef_x0, [0.8 - 0.6 * kept, 1.0], rtol=1e-5)
+        if eta is None:
+            assert at.std is None
+        else:
+            np.testing.assert_allclose(at.std, [math.sqrt(squared), 0.0], rtol=1e-5, atol=1e-7)
+
+
+def test_dpmpp2m_coefficients_by_hand():
+    """Odds ``alpha^2 / sigma^2`` of 1/4, 1, 4, 64: ``lambda`` steps by ln 2, ln 2 and 2 ln 2, so ``1/(2r)`` is 1/2, 1.
+
+    ``sigma' / sigma``: sqrt(1/2 / (4/5)), sqrt(1/5 / (1/2)), sqrt(1/65 / (1/5)); the weight is the rest to ``alpha'``.
+    """
+    schedule = by_alpha_bar(64 / 65, 4 / 5, 1 / 2, 1 / 5)
+    at = dpmpp2m(schedule)
+    shrink = [math.sqrt(5 / 8), math.sqrt(2 / 5), math.sqrt(1 / 13), 0.0]
+    ends, begins = (1 / 2, 4 / 5, 64 / 65, 1.0), (1 / 5, 1 / 2, 4 / 5, 64 / 65)
+    weight = np.sqrt(ends) - np.array(shrink) * np.sqrt(begins)
+    slope = np.array([0.0, 0.5, 1.0, 0.0])
+    assert at.std is None
+    np.testing.assert_array_equal(at.time_index, [3, 2, 1, 0])
+    np.testing.assert_allclose(at.coef_xt, shrink, rtol=1e-5)
+    np.testing.assert_allclose(at.coef_x0, weight * (1 + slope), rtol=1e-5)
+    np.testing.assert_allclose(at.coef_before, -weight * slope, rtol=1e-5)
+
+
+def test_dpmpp2m_uses_the_clean_sample_of_the_step_before():
+    """A denoiser that says its index: the recurrence by its own coefficients, the clipped samples 1, 1, 1, 0."""
+    schedule = by_alpha_bar(64 / 65, 4 / 5, 1 / 2, 1 / 5)
+    says = lambda x, index: index * jnp.ones_like(x)  # noqa: E731
+    states = chain(says, dpmpp2m(schedule), without_noise(jnp.array([2.0])), clip=1.0)
+    at, x, before = dpmpp2m(schedule), 2.0, 0.0
+    for place, x_0 in enumerate([1.0, 1.0, 1.0, 0.0]):
+        x = at.coef_xt[place] * x + at.coef_x0[place] * x_0 + at.coef_before[place] * before
+        before = x_0
+        np.testing.assert_allclose(states[place + 1], [x], rtol=1e-5, atol=1e-7)
+    assert states[-1] == 0.0  # the last step ends at its clean sample
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("clip", [None, 0.4])
+def test_one_step_of_dpmpp2m_is_one_of_ddim(steps, clip):
+    """Of two as well: the first has no predecessor, and the last goes to the clean sample."""
+    denoiser, start = epsilon_denoiser(gaussian_epsilon(VP, 0.5), VP), jnp.array([0.3, -1.7])
+    first, second = (
+        chain(denoiser, rule(VP, steps=steps), without_noise(start), clip=clip) for rule in (ddim, dpmpp2m)
+    )
+    np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-6)
+    assert first.shape == (steps + 1, 2)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_ddim_with_all_noise_anew_is_the_ancestral_chain(steps):
+    """``eta = 1`` has the posterior's variance, whichever steps are taken."""
+    schedule = discrete_schedule("vp", 7)
+    noise = draw_chain_noise(jax.random.key(0), steps or 7, (4, 2))
+    denoiser = epsilon_denoiser(gaussian_epsilon(schedule, 0.5), schedule)
+    expected = chain(denoiser, ancestral(schedule, "posterior", steps), noise, clip=0.8)
+    np.testing.assert_allclose(chain(denoiser, ddim(schedule, 1.0, steps), noise, clip=0.8), expected, atol=2e-6)
+    halfway = chain(denoiser, ddim(schedule, 0.5, steps), noise, clip=0.8)
+    assert np.max(np.abs(halfway - expected)) > 0.05
+
+
+def test_a_rule_refuses_noise_that_it_does_not_add():
+    noise = draw_chain_noise(jax.random.key(0), 5, (2,))
+    with pytest.raises(AssertionError):
+        chain(lambda x, index: x, dpmpp2m(VP), noise, clip=None)
+
+
+FINE = discrete_schedule("vp", 4096)
+
+
+def log_odds_steps(count):
+    """``count`` levels of ``FINE`` at nearly equal distances of ``lambda``, from odds of 1/20 to 20, as a schedule.
+
+    Between levels so far from both ends no constant is all but 0 or 1, and 4096 levels leave the distances even.
+    """
+    half_log_snr = 0.5 * np.log(FINE.alpha_bar / (1.0 - FINE.alpha_bar.astype(np.float64)))
+    wanted = np.linspace(0.5 * math.log(20), -0.5 * math.log(20), count + 1)
+    place = np.argmin(np.abs(half_log_snr[:, None] - wanted), axis=0)
+    return by_alpha_bar(*FINE.alpha_bar[place])
+
+
+def measured_slope(errors, counts):
+    """The exponent of an error that falls as a power of the number of steps."""
+    return -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+
+
+@pytest.mark.parametrize(("rule", "order"), [(ddim, 1), (dpmpp2m, 2)])
+def test_chains_converge_to_the_gaussian_flow_with_their_order(rule, order):
+    """Between two levels of noise a Gaussian's flow scales with the deviation of its marginal.
+
+    The last step, to the clean sample, is left out: its length does not fall with the number of steps. In float32 an
+    error of 1e-6 is rounding, and those here are above 1e-4.
+    """
+    std, start, counts, errors = 0.25, 1.3, (16, 32), []
+    for count in counts:
+        schedule = log_odds_steps(count)
+        denoiser = epsilon_denoiser(gaussian_epsilon(schedule, std), schedule)
+        states = chain(denoiser, rule(schedule), without_noise(jnp.asarray(start)), clip=None)
+        early, late = np.sqrt(schedule.alpha_bar[[-1, 0]].astype(np.float64) * (std**2 - 1) + 1)
+        errors.append(abs(float(states[-2]) / (start * late / early) - 1))
+    assert errors[-1] > 1e-4
+    assert measured_slope(errors, counts) == pytest.approx(order, abs=0.2)
+
+
+@pytest.mark.parametrize(("rule", "rows"), [("ddim", 3), ("dpmpp2m", 0)])
+def test_gradients_flow_through_other_chains(rule, rows):
+    """By the weights of a network, by the start, the noise and eta, against central differences in float64."""
+    with jax.enable_x64(True):
+        generator = np.random.default_rng(0)
+        given = tuple(jnp.asarray(generator.normal(size=size)) for size in ((3, 2), 2, (rows, 2)))
+
+        def value(flat):
+            (weights, start, added), eta = unravel(flat)
+
+            def predict(x, index):
+                return gaussian_epsilon(VP, 0.5)(x, index) + 0.2 * jnp.tanh(jnp.append(x, 0.3 * index) @ weights)
+
+            steps = ddim(VP, eta, steps=3) if rule == "ddim" else dpmpp2m(VP, steps=4)
+            states = chain(epsilon_denoiser(predict, VP), steps, ChainNoise(start, added), clip=None)
+            return jnp.sum(jnp.sin(states[-1] * jnp.array([1.0, -2.0])))
+
+        flat, unravel = jax.flatten_util.ravel_pytree((given, jnp.asarray(0.6)))
+        value = jax.jit(value)
+        differences = [(value(flat + step) - value(flat - step)) / 2e-6 for step in 1e-6 * jnp.eye(len(flat))]
+        gradient = jax.grad(value)(flat)
+        np.testing.assert_allclose(gradient, differences, rtol=1e-5, atol=1e-7)
+        assert np.all(np.isfinite(gradient))
+        assert gradient[:8].all()
 
 
 def test_chain_uses_its_noise_in_order():
     """A denoiser that always says 0 leaves ``x <- ct_i x + std_i z``; the last noise is drawn but never added."""
     noise = draw_chain_noise(jax.random.key(0), 5, (2, 3))
-    chain = ancestral_chain(lambda x, index: jnp.zeros_like(x), VP, noise, variance="beta", clip=None)
-    assert chain.shape == (6, 2, 3)
+    states = ancestral_chain(lambda x, index: jnp.zeros_like(x), VP, noise, variance="beta", clip=None)
+    assert states.shape == (6, 2, 3)
     x = expected = noise.start
-    for state, i, z in zip(chain, [4, 3, 2, 1, 0], noise.steps, strict=False):
+    for state, i, z in zip(states, [4, 3, 2, 1, 0], noise.steps, strict=False):
         np.testing.assert_allclose(state, expected, atol=1e-6)
         x = expected
         expected = VP.posterior_coef_xt[i] * x + (math.sqrt(VP.beta[i]) if i else 0.0) * z
-    np.testing.assert_array_equal(chain[5], np.zeros((2, 3)))
+    np.testing.assert_array_equal(states[5], np.zeros((2, 3)))
 
 
 def test_chain_tells_the_denoiser_where_it_is():
@@ -319,19 +531,19 @@ def test_chain_tells_the_denoiser_where_it_is():
 def test_chain_clips_states_behind_their_noise_and_repeats_its_end():
     """A denoiser that says ``x + 1``: ``x <- clip(c0 (x + 1) + ct x + temperature std z)``; at index 0, ``c0`` is 1."""
     noise = draw_chain_noise(jax.random.key(0), 7, (50,))
-    chain = ancestral_chain(
+    states = ancestral_chain(
         lambda x, index: x + 1.0, VP, noise, variance="beta", clip=None, state_clip=1.5, temperature=0.5, repeats=2
     )
-    assert chain.shape == (8, 50)
+    assert states.shape == (8, 50)
     x = expected = np.asarray(noise.start)
-    for state, i, z in zip(chain, [4, 3, 2, 1, 0, 0, 0, None], [*noise.steps, None], strict=True):
+    for state, i, z in zip(states, [4, 3, 2, 1, 0, 0, 0, None], [*noise.steps, None], strict=True):
         np.testing.assert_allclose(state, expected, atol=1e-6)
         if i is not None:
             x, added = expected, 0.5 * math.sqrt(VP.beta[i]) if i else 0.0
             free = VP.posterior_coef_x0[i] * (x + 1) + VP.posterior_coef_xt[i] * x + added * np.asarray(z)
             expected = np.clip(free, -1.5, 1.5)
     assert np.max(np.abs(noise.start)) > 1.5  # the start is not clipped
-    assert np.any(np.abs(np.asarray(chain[1:5])) == 1.5)
+    assert np.any(np.abs(np.asarray(states[1:5])) == 1.5)
 
 
 def test_transitions_of_several_steps_are_those_of_several_samples():
@@ -451,8 +663,22 @@ def test_euler_steps_by_hand():
     velocity = lambda x, time: x + time  # noqa: E731
     path = euler_path(velocity, jnp.array([1.0, 2.0]), 2)
     np.testing.assert_allclose(path, [[1.0, 2.0], [1.5, 3.0], [2.5, 4.75]])
-    np.testing.assert_array_equal(euler_sample(velocity, jnp.array([1.0, 2.0]), 2), path[-1])
-    assert euler_sample(velocity, jnp.asarray(1.0), 2000) == pytest.approx(2 * math.e - 2, rel=1e-3)
+    assert euler_path(velocity, jnp.asarray(1.0), 2000)[-1] == pytest.approx(2 * math.e - 2, rel=1e-3)
+
+
+def test_heun_steps_by_hand():
+    """``dx/dt = x + t`` in two steps: the slopes 1 and, at Euler's point 1.5, 2; then Euler's ``x + (x + 0.5) / 2``."""
+    velocity = lambda x, time: x + time  # noqa: E731
+    np.testing.assert_allclose(heun_path(velocity, jnp.array([1.0]), 2)[:, 0], [1.0, 1.75, 2.875])
+    np.testing.assert_array_equal(heun_path(velocity, jnp.array([1.0]), 1), euler_path(velocity, jnp.array([1.0]), 1))
+
+
+@pytest.mark.parametrize(("path", "order", "counts"), [(euler_path, 1, (32, 64)), (heun_path, 2, (16, 32))])
+def test_flows_converge_with_their_order(path, order, counts):
+    """``dx/dt = x + t`` from 1 ends at ``2 e - 2``."""
+    errors = [abs(float(path(lambda x, t: x + t, jnp.asarray(1.0), n)[-1]) - 2 * math.e + 2) for n in counts]
+    assert errors[-1] > 1e-4
+    assert measured_slope(errors, counts) == pytest.approx(order, abs=0.15)
 
 
 def test_flow_of_a_gaussian_ends_in_it():
@@ -463,7 +689,7 @@ def test_flow_of_a_gaussian_ends_in_it():
         return x * (time * std**2 - (1 - time)) / ((1 - time) ** 2 + time**2 * std**2)
 
     start = jnp.linspace(-2.0, 2.0, 5)
-    np.testing.assert_allclose(jax.jit(lambda x: euler_sample(velocity, x, 4000))(start), std * start, atol=1e-3)
+    np.testing.assert_allclose(jax.jit(lambda x: euler_path(velocity, x, 4000)[-1])(start), std * start, atol=1e-3)
 
 
 @pytest.mark.parametrize("target", ["x0", "epsilon"])
@@ -621,6 +847,40 @@ def test_a_learned_variance_at_an_end_of_its_range_is_that_chain(mix, variance):
     )
 
 
+@pytest.mark.parametrize(("mix", "variance"), [(-1.0, "posterior"), (1.0, "beta")])
+def test_a_learned_variance_of_fewer_steps_is_that_of_their_schedule(mix, variance):
+    noise = draw_chain_noise(jax.random.key(0), 3, (4,))
+    denoiser = epsilon_denoiser(gaussian_epsilon(VP, 0.5), VP)
+
+    def learned(x, index):
+        return denoiser(x, index), learned_log_variance(VP, jnp.full_like(x, mix), index, steps=3)
+
+    found = chain(learned, ancestral(VP, "learned", steps=3), noise, clip=1.0)
+    expected = chain(denoiser, ancestral(VP, variance, steps=3), noise, clip=1.0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("stop", [0, 2, 3])
+def test_a_guide_of_fewer_steps_stops_at_the_trained_index(stop):
+    """Of 5 steps 4, 2 and 0 are taken; those below ``stop`` are not moved: values of a guide that counts its moves."""
+    noise = draw_chain_noise(jax.random.key(0), 3, (2,))
+    guide = Guide(lambda x, index: jnp.sum(x) * 0.0 + index, 1, 1.0, stop, "none")
+    denoiser = lambda x, index: 0.5 * x  # noqa: E731
+    states, values = guided_chain(denoiser, VP, noise, guide, clip=None, constrain=lambda x: x, steps=3)
+    np.testing.assert_allclose(values, [4.0, 2.0, 0.0])
+    np.testing.assert_allclose(
+        states, chain(denoiser, ancestral(VP, "posterior", steps=3), noise, clip=None), rtol=1e-5
+    )
+    pushing = guide._replace(value=lambda x, index: jnp.sum(x))
+    pushed, _ = guided_chain(denoiser, VP, noise, pushing, clip=None, constrain=lambda x: x, steps=3)
+    moved = [i >= stop for i in (4, 2, 0)]
+    at, x = ancestral(VP, "posterior", steps=3), np.asarray(noise.start)
+    for place, is_moved in enumerate(moved):
+        x = x + is_moved
+        x = (0.5 * at.coef_x0[place] + at.coef_xt[place]) * x + at.std[place] * noise.steps[place]
+        np.testing.assert_allclose(pushed[place + 1], x, rtol=1e-4, atol=1e-5)
+
+
 def test_gaussian_divergence_by_hand():
     # ln(2) + (1 + 1) / (2 * 4) - 1/2
     np.testing.assert_allclose(gaussian_kl(1.0, 0.0, 0.0, np.log(4.0)), np.log(2.0) + 0.25 - 0.5, rtol=1e-6)
@@ -721,6 +981,37 @@ def test_solver_converges_to_the_gaussian_flow_with_its_order(form, order):
         errors.append(float(jnp.abs(dpm_solver(gaussian_score(0.5), plan, start).sample - exact)[0]))
     assert errors[0] / errors[1] > 2**order * 0.7
     assert errors[0] < 0.1
+
+
+@pytest.mark.parametrize(("name", "order", "counts"), [("euler", 1, (32, 64)), ("heun", 2, (16, 32))])
+def test_solvers_of_the_ratio_converge_with_their_order(name, order, counts):
+    """Of ``sigma / alpha``, from 0.8 to 0.2 as above."""
+    scales_of = lambda t: np.exp(LINEAR_VP.log_alpha(t))  # noqa: E731
+    late, early = (np.sqrt(scales_of(t) ** 2 * (0.25 - 1) + 1) for t in (0.2, 0.8))
+    errors = []
+    for count in counts:
+        grid = np.linspace(0.8, 0.2, count + 1)
+        euler = dpm_solver_plan(LINEAR_VP, grid, (1,) * count, "noise")
+        plan = euler if name == "euler" else heun_plan(LINEAR_VP, grid)
+        assert len(plan.time) == (count if name == "euler" else 2 * count - 1)
+        sample = dpm_solver(gaussian_score(0.5), plan, jnp.array([1.3])).sample[0]
+        errors.append(abs(float(sample) / (1.3 * late / early) - 1))
+    assert errors[-1] > 1e-5
+    assert measured_slope(errors, counts) == pytest.approx(order, abs=0.2)
+
+
+def test_heun_step_by_hand():
+    """``epsilon = x``: ``(alpha_t / alpha_s) x + alpha_t (s_t - s_s) (e_0 + e_1) / 2`` with ``s = sigma / alpha``."""
+    grid = np.array([0.8, 0.5, 0.2])
+    alpha = np.exp(LINEAR_VP.log_alpha(grid))
+    ratio = np.sqrt(1 - alpha**2) / alpha
+    euler = alpha[1] / alpha[0] + alpha[1] * (ratio[1] - ratio[0])
+    heun = alpha[1] / alpha[0] + alpha[1] * (ratio[1] - ratio[0]) * (1 + euler) / 2
+    last = alpha[2] / alpha[1] + alpha[2] * (ratio[2] - ratio[1])
+    solution = dpm_solver(lambda x, time: x, heun_plan(LINEAR_VP, grid), jnp.array([1.0]))
+    np.testing.assert_allclose(solution.time, [0.8, 0.5, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(solution.x[:, 0], [1.0, euler, heun], rtol=1e-5)
+    np.testing.assert_allclose(solution.sample, [heun * last], rtol=1e-5)
 
 
 @pytest.mark.parametrize(("orders_of", "form"), [(third_orders, "noise"), (second_orders, "data")])

@@ -21,7 +21,7 @@ from golden_tools import (
 from diffjax import losses
 from diffjax.diffusion.denoisers import add_noise, at_index, epsilon_denoiser, x0_from_epsilon
 from diffjax.diffusion.objectives import DenoisingDraws
-from diffjax.diffusion.samplers import ChainNoise, ancestral_chain
+from diffjax.diffusion.samplers import ChainNoise, ancestral, chain, ddim
 from diffjax.diffusion.schedules import discrete_schedule
 from diffjax.methods import dac
 from diffjax.methods.candidates import selection_logits
@@ -146,15 +146,13 @@ def chain_parts(actor: Any, noise: ChainNoise, hyper: dac.Hyper, observation: ja
     def predict(x: jax.Array, index: jax.Array) -> jax.Array:
         return dac.predict_noise(actor, hyper, x, index, observation)
 
-    chain = ancestral_chain(
-        epsilon_denoiser(predict, schedule), schedule, noise, variance="beta", clip=hyper.max_action
-    )
+    states = chain(epsilon_denoiser(predict, schedule), ancestral(schedule, "beta"), noise, clip=hyper.max_action)
     index = jnp.arange(hyper.diffusion_steps)[::-1]
-    epsilon = jax.vmap(predict)(chain[:-1], index)
-    x_0 = jax.vmap(lambda x, i, e: x0_from_epsilon(schedule, x, i, e))(chain[:-1], index, epsilon)
+    epsilon = jax.vmap(predict)(states[:-1], index)
+    x_0 = jax.vmap(lambda x, i, e: x0_from_epsilon(schedule, x, i, e))(states[:-1], index, epsilon)
     return {
         "t": index + 1,
-        "chain": chain,
+        "chain": states,
         "eps": epsilon,
         "x0_hat_clipped": jnp.clip(x_0, -hyper.max_action, hyper.max_action),
         "action": dac.sample_actions(actor, noise, hyper, observation),
@@ -167,6 +165,19 @@ def check_sampler(golden: Golden) -> None:
         noise = golden.chain_noise(f"sampler/{name}/")
         for part, value in chain_parts(nets[name], noise, hyper, batch.observation).items():
             golden.close(f"sampler/{name}/{part}", value)
+
+
+def check_ddim_option(golden: Golden) -> None:
+    """The repository's deterministic sampler, which nothing there uses: it clips each new state and no ``x_0``."""
+    hyper, batch, nets = actor_hyper_of(golden), golden.batch("batch"), networks_of(state_of(golden))
+    schedule, start = (
+        discrete_schedule(hyper.schedule, hyper.diffusion_steps),
+        jnp.asarray(golden["sampler/ddim_option/x_T"]),
+    )
+    predict = lambda x, index: dac.predict_noise(nets["actor"], hyper, x, index, batch.observation)  # noqa: E731
+    noise, denoiser = ChainNoise(start, jnp.zeros((0, *start.shape))), epsilon_denoiser(predict, schedule)
+    states = chain(denoiser, ddim(schedule), noise, clip=None, state_clip=hyper.max_action)
+    golden.close("sampler/ddim_option/action", states[-1])
 
 
 critic_loss = jax.jit(dac.critic_loss)
@@ -395,6 +406,7 @@ CHECKS = (
     check_schedules,
     check_forward,
     check_sampler,
+    check_ddim_option,
     check_critic_loss,
     check_target_rules,
     check_actor_loss,

@@ -19,7 +19,7 @@ from golden_tools import Golden, account, assert_close, assert_trees, changed, l
 from diffjax import losses
 from diffjax.diffusion.denoisers import add_noise, at_index, epsilon_denoiser, x0_from_epsilon
 from diffjax.diffusion.objectives import DenoisingDraws
-from diffjax.diffusion.samplers import ChainNoise, ancestral_chain
+from diffjax.diffusion.samplers import ChainNoise, ancestral, chain
 from diffjax.diffusion.schedules import discrete_schedule
 from diffjax.methods import diffcps, diffpogan, dql
 from diffjax.methods import diffusion_policy as dp
@@ -435,11 +435,10 @@ def sample(actor: Tree, noise: Any, hyper: Any, observation: jax.Array) -> tuple
     schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
     network = dp.actor_network(hyper, noise.start.shape[-1])
     predict = lambda x, index: network.apply(actor, x, index, observation)  # noqa: E731
-    chain = ancestral_chain(
-        epsilon_denoiser(predict, schedule), schedule, noise, variance="posterior", clip=hyper.max_action
-    )
-    epsilon = jax.vmap(predict)(chain[:-1], jnp.arange(hyper.diffusion_steps)[::-1])
-    return chain, epsilon, dp.sample_actions(actor, noise, hyper, observation)
+    steps = ancestral(schedule, "posterior")
+    states = chain(epsilon_denoiser(predict, schedule), steps, noise, clip=hyper.max_action)
+    epsilon = jax.vmap(predict)(states[:-1], jnp.arange(hyper.diffusion_steps)[::-1])
+    return states, epsilon, dp.sample_actions(actor, noise, hyper, observation)
 
 
 def check_sampler(golden: Golden) -> None:

@@ -26,7 +26,7 @@ from golden_tools import Golden, changed, layers, noise_network, parametrized, p
 from diffjax.diffusion.denoisers import epsilon_denoiser
 from diffjax.diffusion.dpm_solver import third_orders
 from diffjax.diffusion.objectives import DenoisingDraws
-from diffjax.diffusion.samplers import ChainNoise, ancestral_chain, ddim_chain
+from diffjax.diffusion.samplers import ChainNoise, ancestral, chain, ddim
 from diffjax.diffusion.schedules import bound_weights, discrete_schedule, interpolated_vp, scales
 from diffjax.methods import edp, edp_core, edp_crr, edp_iql
 from diffjax.nn.learners import cosine_decay, learner, learners
@@ -63,6 +63,7 @@ class EDP(Recipe):
 
     def hyper(self, recorded: dict[str, Any]) -> dict[str, Any]:
         assert {name: recorded[name] for name in ALWAYS} == ALWAYS
+        sampler = recorded.get("sample_method", "dpm").replace("ddpm", "ancestral")
         return {
             "guidance_weight": recorded["guide_coef"],
             "discount": recorded["discount"],
@@ -74,8 +75,9 @@ class EDP(Recipe):
             "max_action": recorded["max_action"],
             "diffusion_steps": recorded["num_timesteps"],
             "schedule": schedule_name(recorded["schedule_name"]),
-            "sampler": recorded.get("sample_method", "dpm"),
-            "sampler_steps": recorded["dpm_steps"],
+            "target_sampler": sampler,
+            "target_steps": recorded["dpm_steps"],
+            "sampler": sampler,
             "end_time": recorded["dpm_t_end"],
             "candidates": recorded.get("num_samples_eval", 1),
             "hidden_dims": (recorded["hidden"],) * HIDDEN_LAYERS,
@@ -105,7 +107,7 @@ class EDP(Recipe):
     def denoising(self, golden: Golden, at: str) -> DenoisingDraws:
         return DenoisingDraws(*(jnp.asarray(golden[f"{at}/draws/{name}"]) for name in ("t", "noise")))
 
-    def next_action(self, golden: Golden, at: str) -> edp_core.Noise:
+    def next_action(self, golden: Golden, at: str) -> ChainNoise:
         """The noise of the critics' target."""
         return noise_of(golden, f"{at}/draws/target_")
 
@@ -307,10 +309,10 @@ def backup_hyper(recorded: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def noise_of(golden: Golden, prefix: str) -> edp_core.Noise:
+def noise_of(golden: Golden, prefix: str) -> ChainNoise:
     """Noise ``prefix + x_T``, and ``prefix + z`` where the sampler draws on its way."""
-    steps = f"{prefix}z"
-    return edp_core.Noise(jnp.asarray(golden[f"{prefix}x_T"]), jnp.asarray(golden[steps]) if steps in golden else None)
+    steps, start = f"{prefix}z", jnp.asarray(golden[f"{prefix}x_T"])
+    return ChainNoise(start, jnp.asarray(golden[steps]) if steps in golden else jnp.zeros((0, *start.shape)))
 
 
 def network(params: Tree, hyper: Any, observation: jax.Array) -> Any:
@@ -378,11 +380,11 @@ def recipe_time_dim(hyper: Any, action_dim: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnames="hyper")
-def solved(actor: Tree, noise: edp_core.Noise, hyper: Any, observation: jax.Array) -> Any:
+def solved(actor: Tree, noise: ChainNoise, hyper: Any, observation: jax.Array) -> Any:
     """DPM-Solver's way, and what the network said on it before anything was clipped."""
     predict = network(actor, hyper, observation)
     schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
-    solution = edp_core.solve(predict, noise, schedule, hyper)
+    solution = edp_core.solve(predict, noise.start, schedule, hyper)
     _, levels = edp_core.solver_plan(hyper)
     raw = jax.vmap(predict)(solution.x, levels.time)
     return solution, raw, edp_core.sample_actions(actor, noise, hyper, observation)
@@ -392,7 +394,7 @@ def check_solver(golden: Golden, at: str, actor: Tree, hyper: Any, observation: 
     """One solution: times, truncated steps, points, predictions, samples."""
     solution, raw, sample = solved(actor, noise_of(golden, f"{at}/"), hyper, observation)
     plan, levels = edp_core.solver_plan(hyper)
-    orders = third_orders(hyper.sampler_steps)
+    orders = third_orders(edp_core.evaluations(hyper))
     golden.equal(f"{at}/orders", orders)
     golden.close(f"{at}/t_continuous", plan.time)
     golden.close(f"{at}/t_model", levels.time)
@@ -446,26 +448,26 @@ def check_chains(recipe: EDP, golden: Golden) -> None:
     predict = network(actor, base, batch.observation)
     denoiser, bound = epsilon_denoiser(predict, schedule), base.max_action
 
-    def states(noise: edp_core.Noise) -> jax.Array:
-        if noise.steps is None:
-            return ddim_chain(denoiser, schedule, noise.start, clip=bound)
-        return ancestral_chain(denoiser, schedule, ChainNoise(*noise), variance="posterior", clip=bound)
-
-    for sampler in ("ddpm", "ddim"):
-        at, hyper = f"sampler/{sampler}", base.replace(sampler=sampler)
+    for name, sampler, steps in (
+        ("ddpm", "ancestral", ancestral(schedule, "posterior")),
+        ("ddim", "ddim", ddim(schedule)),
+    ):
+        at, hyper = f"sampler/{name}", base.replace(sampler=sampler, sampler_steps=0)
         noise = noise_of(golden, f"{at}/")
-        chain = jax.jit(states)(noise)
+        states = jax.jit(lambda noise, steps: chain(denoiser, steps, noise, clip=bound))(noise, steps)
         golden.equal(f"{at}/t", np.arange(base.diffusion_steps)[::-1])
         stored = golden[f"{at}/stored_steps"]
-        x, index = chain[stored], jnp.asarray(golden[f"{at}/t"][stored], jnp.int32)
+        x, index = states[stored], jnp.asarray(golden[f"{at}/t"][stored], jnp.int32)
         golden.close(f"{at}/x_before_step", x, CHAIN)
         golden.close(f"{at}/eps", jax.vmap(predict)(x, index), CHAIN)
         x_0 = jnp.clip(jax.vmap(denoiser)(x, index), -bound, bound)
         # Where t is largest the prediction is divided by sqrt(alpha_bar).
         golden.close(f"{at}/x0_hat_clipped", x_0, 3e-4)
-        golden.close(f"{at}/action", chain[-1], CHAIN)
+        golden.close(f"{at}/action", states[-1], CHAIN)
+        if sampler == "ddim":  # whose eta is an argument of the program
+            noise = noise._replace(steps=jnp.zeros((base.diffusion_steps, *noise.start.shape)))
         sample = jax.jit(edp_core.sample_actions)(actor, noise, hyper, batch.observation)
-        np.testing.assert_allclose(sample, chain[-1], atol=CHAIN)
+        np.testing.assert_allclose(sample, states[-1], atol=CHAIN)
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "part"))

@@ -50,6 +50,7 @@ class OfFlows(Recipe):
 
     step_bound = 3e-5
     gradient_bound = 3e-5
+    steps_field = "flow_steps"
 
     def hyper(self, recorded: dict[str, Any]) -> dict[str, Any]:
         assert recorded["actor_hidden_dims"] == recorded["value_hidden_dims"]
@@ -60,7 +61,7 @@ class OfFlows(Recipe):
             "hidden_dims": tuple(recorded["actor_hidden_dims"]),
             "actor_norm": recorded["actor_layer_norm"],
             "critic_norm": recorded["layer_norm"],
-            "flow_steps": recorded["flow_steps"],
+            self.steps_field: recorded["flow_steps"],
         }
 
     def forward(self, state: Any, hyper: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -157,6 +158,8 @@ class FQL(OfFlows):
 
 class IFQL(OfFlows):
     """Where the recordings of IFQL meet our functions."""
+
+    steps_field = "sampler_steps"
 
     method = ifql.METHOD
 
@@ -281,7 +284,7 @@ def decided(state: ifql.State, spec: Any, hyper: Any, noise: jax.Array, observat
     """IFQL's decisions for rows of observations, and what they are made of."""
 
     def one(noise: jax.Array, observation: jax.Array) -> dict[str, Any]:
-        candidates = fp.flow_actions(state.flow.params, noise, hyper, observation, hyper.flow_steps)
+        candidates = fp.flow_actions(state.flow.params, noise, hyper, observation, hyper.sampler_steps)
         worth = lambda critic: losses.ensemble_min(fp.q_values(critic, hyper, observation, candidates))  # noqa: E731
         action = ifql.act(noise, spec, state, hyper, observation)
         return {

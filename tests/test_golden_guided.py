@@ -82,6 +82,7 @@ class Guided(Recipe):
             "actor_lr": recorded["behaviour_lr"],
             "critic_lr": recorded["critic_lr"],
             "support_actions": recorded["M"],
+            "support_steps": recorded["steps_list"][0],
             "sampler_steps": recorded["steps_list"][0],
             "behavior_batch_size": recorded["batch"],
         }
@@ -333,7 +334,12 @@ def sampled(golden: Golden, at: str, repeats: int) -> tuple[jax.Array, jax.Array
 @functools.partial(jax.jit, static_argnames=("recipe", "golden_spec"))
 def behaved(recipe: Guided, golden_spec: Spec, state: Any, hyper: Any, start: jax.Array, observation: jax.Array) -> Any:
     """Samples of the behaviour model, with every evaluation."""
-    given = (state.behavior.params, state.frequency, recipe.module(hyper, golden_spec), recipe.plan(hyper))
+    given = (
+        state.behavior.params,
+        state.frequency,
+        recipe.module(hyper, golden_spec),
+        recipe.plan(hyper.support_steps),
+    )
     return score_policy.behavior_actions(*given, start, observation)
 
 
@@ -408,7 +414,10 @@ def check_qgpo_samples(recipe: QGPO, golden: Golden) -> None:
     policy = jax.jit(qgpo.sample)
     act = jax.jit(jax.vmap(qgpo.act, in_axes=(0, None, None, None, 0)), static_argnums=1)
     for number, steps in enumerate(golden.hyper["steps_list"]):
-        hyper, at = hyper_of(recipe, golden).replace(sampler_steps=steps), f"sampler/support_n{number}"
+        hyper, at = (
+            hyper_of(recipe, golden).replace(support_steps=steps, sampler_steps=steps),
+            f"sampler/support_n{number}",
+        )
         assert golden[f"{at}/guidance_scale"] == 0
         repeats = golden[f"{at}/action"].shape[1]
         check_samples(golden, at, behaved(recipe, spec, state, hyper, *sampled(golden, at, repeats)), repeats)
@@ -576,7 +585,10 @@ def check_sfbc_samples(recipe: SfBC, golden: Golden) -> None:
     """Samples of the behaviour model with every evaluation, and the critic at them."""
     state, spec = fresh_state(recipe, golden.tree("params")), spec_of(golden)
     for number, steps in enumerate(golden.hyper["steps_list"]):
-        hyper, at = hyper_of(recipe, golden).replace(sampler_steps=steps), f"sampler/score_n{number}"
+        hyper, at = (
+            hyper_of(recipe, golden).replace(support_steps=steps, sampler_steps=steps),
+            f"sampler/score_n{number}",
+        )
         action = jnp.asarray(golden[f"{at}/action"])
         start, observation = sampled(golden, at, action.shape[1])
         check_samples(golden, at, behaved(recipe, spec, state, hyper, start, observation), action.shape[1])

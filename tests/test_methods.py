@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import sys
 from typing import Any, NamedTuple
 
@@ -248,6 +249,89 @@ def test_actions(name, variant):
     assert cost.candidates >= 1
     assert cost.network_evaluations >= 1
     assert cost.selection
+
+
+def samplers_of(hyper: Any) -> tuple[str, ...]:
+    """The choices of the field ``sampler``, where there is one."""
+    return tuple(
+        choice for field in dataclasses.fields(hyper) if field.name == "sampler" for choice in field.metadata["choices"]
+    )
+
+
+SAMPLED = {name: samplers_of(tiny(name, variant)[1]) for name, variant in reversed(ALL)}  # the first variant is last
+FEW = ("dac", "dql", "idql", "edp", "sfbc", "ifql")  # the others act by the same functions, or by more of them
+
+
+def test_who_is_sampled_how():
+    """Every method that samples a noise model or a flow when acting lets the sampler be chosen."""
+    chains = ("ancestral", "ddim", "dpmpp2m")
+    expected = dict.fromkeys(("dac", "dql", "diffcps", "diffpogan", "diffusion_bc", "idql"), chains)
+    expected |= {"edp": ("dpm", *chains), "ifql": ("euler", "heun")}
+    expected |= dict.fromkeys(("qgpo", "sfbc"), ("dpm", "euler", "heun"))
+    assert {name: choices for name, choices in SAMPLED.items() if choices} == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name, choices in SAMPLED.items() if choices],
+)
+def test_every_sampler_acts(name):
+    """Two steps of each: finite actions within their bounds, and other ones by each where no bound is near."""
+    method, hyper, _, state = started(name, next(variant for one, variant in ALL if one == name))
+    ways = {choice: hyper.replace(sampler=choice, sampler_steps=2) for choice in SAMPLED[name]}
+    keys = jax.random.split(jax.random.key(5), 3)
+    observation = jax.random.normal(jax.random.key(3), (3, SPEC.observation_dim))
+
+    def act(key, observed, bound):
+        bounded = [way.replace(max_action=bound) for way in ways.values()]
+        return [method.sample_action(key, SPEC, one(state), way, observed) for way in bounded]
+
+    quickly = {"xla_backend_optimization_level": 0}
+    actions = jax.jit(jax.vmap(act, in_axes=(0, 0, None)), compiler_options=quickly)
+    for action in actions(keys, observation, 1.0):
+        assert np.all(np.abs(np.asarray(action)) <= 1.0)  # finite, too
+    found = dict(zip(ways, actions(keys, observation, 1e4), strict=True))
+    # Two steps of DPM-Solver++(2M) are two of DDIM; two evaluations of a solver that ends in order 1 are Euler's.
+    alike = {("ddim", "dpmpp2m"), ("dpm", "euler")}
+    for first, second in set(itertools.combinations(ways, 2)) - alike:
+        assert largest_difference(found[first], found[second]) > 1e-4, (first, second)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "evaluations", "selection"),
+    [
+        ("dac", {}, 5, "argmax of mean target Q over 16"),
+        ("dac", {"sampler_steps": 5}, 5, "argmax of mean target Q over 16"),
+        ("dac", {"sampler_steps": 3}, 3, "argmax of mean target Q over 16, ancestral in 3 steps"),
+        ("dql", {"sampler": "ddim"}, 5, "softmax of min target Q over 16, ddim in 5 steps"),
+        (
+            "dql",
+            {"sampler": "ddim", "sampler_steps": 1, "ddim_eta": 0.5},
+            1,
+            "softmax of min target Q over 16, ddim (eta 0.5) in 1 step",
+        ),
+        ("diffusion_bc", {"sampler": "dpmpp2m", "sampler_steps": 2}, 2, "single sample, dpmpp2m in 2 steps"),
+        ("idql", {"sampler": "dpmpp2m", "extra_steps": 1}, 6, "largest min target Q of 16, dpmpp2m in 5 steps"),
+        ("edp", {}, 15, "softmax of min Q over 16"),
+        ("edp", {"sampler_steps": 10}, 10, "softmax of min Q over 16, dpm in 10 steps"),
+        ("edp", {"sampler": "ddim"}, 1000, "softmax of min Q over 16, ddim in 1000 steps"),
+        ("qgpo", {}, 15, "single guided sample"),
+        ("qgpo", {"sampler": "heun", "sampler_steps": 8}, 15, "single guided sample, heun in 8 steps"),
+        ("sfbc", {"sampler": "euler"}, 15, "mean of 4 by softmax of Q over 16, euler in 15 steps"),
+        ("ifql", {"sampler_steps": 4}, 4, "largest min Q of 16"),
+        ("ifql", {"sampler": "heun"}, 19, "largest min Q of 16, heun in 10 steps"),
+        ("diffuser", {"sampler_steps": 5}, 15, "largest value of 16 guided plans, ancestral in 5 steps"),
+    ],
+)
+def test_a_rule_of_evaluation_names_the_sampler_that_is_not_published(name, changes, evaluations, selection):
+    method, hyper = tiny(name, next(variant for one, variant in ALL if one == name), **changes)
+    cost = method.cost(hyper)
+    assert (cost.network_evaluations, cost.selection) == (evaluations, selection)
+
+
+def test_what_the_program_of_edp_does_is_published():
+    method, hyper = tiny("edp", "code")
+    assert method.cost(hyper)[1:] == (100, "softmax of min Q over 16")
 
 
 @every_method

@@ -397,6 +397,27 @@ def test_a_setting_is_matched_with_the_latency_of_its_own_cost(tmp_path: Path) -
     )
 
 
+def test_a_latency_of_another_sampler_is_not_that_of_a_score(tmp_path: Path) -> None:
+    """Two samplers of as many network evaluations are told apart by the rule, where a file has it."""
+    rules = {"sampler=ancestral": "argmax of Q", "sampler=ddim": "argmax of Q, ddim in 5 steps"}
+    for (setting, rule), score in zip(rules.items(), (10.0, 20.0), strict=True):
+        write(tmp_path / setting, {(0, setting): [score]}, selections=(rule,))
+    file, page = tmp_path / "l.csv", page_of(*(tmp_path / setting for setting in rules))
+    head = LATENCIES.replace("candidates", "selection,candidates")
+    ancestral, ddim = "dac,default,argmax of Q,1,5,1,4.0\n", 'dac,default,"argmax of Q, ddim in 5 steps",1,5,1,2.0\n'
+    file.write_text(head + ddim + ancestral)
+    found = trade_off(page, read_latencies(file))
+    assert [point[1:] for point in found.points] == [(4.0, 10.0, False, True), (2.0, 20.0, True, True)]
+    assert found.remarks == ()
+    file.write_text(head + ancestral)
+    found = trade_off(page, read_latencies(file))
+    assert [(point.latency_ms, point.is_alike) for point in found.points] == [(4.0, True), (4.0, False)]
+    assert found.remarks == (
+        "≠ dac (sampler=ddim): latency with 1 candidate of 5 network evaluations (argmax of Q), scores with 1 "
+        "candidate of 5 network evaluations (argmax of Q, ddim in 5 steps).",
+    )
+
+
 def test_names_of_points_do_not_overlap(tmp_path: Path) -> None:
     methods = [f"method-{index}" for index in range(6)]
     paths = [

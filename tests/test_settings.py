@@ -126,8 +126,8 @@ def test_a_variant_with_rows_of_its_own_reads_those_alone():
         ("crr", "kitchen-partial-v0", ("dpm", 1000, 10, 10.0), ("limits", 1_000_000)),
         ("iql", "hopper-medium-v2", ("dpm", 1000, 10, 5.0), ("dac_iql_locomotion", 2_000_000)),
         ("iql", "antmaze-large-play-v0", ("dpm", 1000, 10, 10.0), ("iql_antmaze", 1_000_000)),
-        ("code", "hopper-medium-v2", ("ddpm", 100, 50, 9.0), ("raw", 2_000_000)),
-        ("code", "pen-human-v1", ("ddpm", 100, 50, 7.0), ("limits", 2_000_000)),
+        ("code", "hopper-medium-v2", ("ancestral", 100, 50, 9.0), ("raw", 2_000_000)),
+        ("code", "pen-human-v1", ("ancestral", 100, 50, 7.0), ("limits", 2_000_000)),
     ],
 )
 def test_sections_of_a_variant_stand_in_the_place_of_the_methods(variant, task, hyper, protocol):

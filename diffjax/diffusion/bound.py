@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.diffusion.denoisers import at_index
-from diffjax.diffusion.schedules import DiscreteSchedule
+from diffjax.diffusion.schedules import DiscreteSchedule, respaced, steps_taken
 
 
 def log_variance_range(schedule: DiscreteSchedule) -> tuple[np.ndarray, np.ndarray]:
@@ -24,9 +24,14 @@ def log_variance_range(schedule: DiscreteSchedule) -> tuple[np.ndarray, np.ndarr
     return np.concatenate([first, low[1:]]), high
 
 
-def learned_log_variance(schedule: DiscreteSchedule, mix: jax.Array, index: jax.Array) -> jax.Array:
-    """``v log beta + (1 - v) log posterior variance``, ``v = (mix + 1) / 2``; shape of ``mix``, a network's output."""
-    low, high = (at_index(bound, index, mix.ndim) for bound in log_variance_range(schedule))
+def learned_log_variance(schedule: DiscreteSchedule, mix: jax.Array, index: jax.Array, steps: int = 0) -> jax.Array:
+    """``v log beta + (1 - v) log posterior variance``, ``v = (mix + 1) / 2``; shape of ``mix``, a network's output.
+
+    ``index`` is that of a trained step; of a chain that takes ``steps`` of them the range is its own.
+    """
+    places = np.searchsorted(steps_taken(schedule.num_steps, steps), np.arange(schedule.num_steps))
+    bounds = (bound[places] for bound in log_variance_range(respaced(schedule, steps)))
+    low, high = (at_index(bound, index, mix.ndim) for bound in bounds)
     share = (mix + 1.0) / 2.0
     return share * high + (1.0 - share) * low
 

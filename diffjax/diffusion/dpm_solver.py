@@ -21,6 +21,7 @@ So every next point is a sum of ``x`` and the step's ``M_j`` with constant coeff
 Sources: Lu et al. 2022, arXiv 2206.00927 (noise form), arXiv 2211.01095 (data form).
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -107,6 +108,31 @@ def dpm_solver_plan(schedule: ContinuousSchedule, grid: np.ndarray, orders: Sequ
             of_start = np.exp(log_c[following] - log_c[start])
             rows.append((grid[here] if call == 0 else time[here], *model, call, of_start, of_model, call == order - 1))
         start = end
+    return _plan_of(rows)
+
+
+def heun_plan(schedule: ContinuousSchedule, grid: np.ndarray) -> Plan:
+    """The plan of Heun's method over ``grid``, falling times, a step between each two of them; ``2 n - 1`` evaluations.
+
+    Of ``dx / ds = epsilon`` for ``x / alpha`` and ``s = sigma / alpha``, the ODE in which Euler's method is the noise
+    form of order 1, which is DDIM: ``x_t = (alpha_t / alpha_s) x_s + alpha_t (s_t - s_s) (M_0 + M_1) / 2``, where
+    ``M_1`` is taken at Euler's point. The last step is Euler's.
+    Source: Karras et al. 2022, arXiv 2206.00364, algorithm 1.
+    """
+    log_alpha = np.asarray(schedule.log_alpha(grid))
+    ratio = np.sqrt(np.expm1(-2.0 * log_alpha))
+    rows: list[tuple[Any, ...]] = []
+    for start, end in itertools.pairwise(range(len(grid))):
+        of_start = np.exp(log_alpha[end] - log_alpha[start])
+        slope = np.exp(log_alpha[end]) * (ratio[end] - ratio[start])
+        is_last = end == len(grid) - 1
+        rows.append((grid[start], 0.0, 1.0, 0, of_start, np.array([slope, 0.0]), is_last))
+        if not is_last:
+            rows.append((grid[end], 0.0, 1.0, 1, of_start, np.array([slope, slope]) / 2.0, True))
+    return _plan_of(rows)
+
+
+def _plan_of(rows: Sequence[tuple[Any, ...]]) -> Plan:
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     return Plan(*(x.astype(np.float32) if x.dtype.kind == "f" else x for x in columns))
 

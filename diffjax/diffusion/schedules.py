@@ -96,8 +96,43 @@ def discrete_schedule(name: str, num_steps: int) -> DiscreteSchedule:
     if num_steps < 1:
         raise ValueError(f"a schedule needs at least one step, not {num_steps}")
     beta = BETAS[name](num_steps).astype(np.float32)
+    return _derived(beta, np.cumprod(np.float32(1.0) - beta, dtype=np.float32))
+
+
+def steps_taken(num_steps: int, steps: int = 0) -> np.ndarray:
+    """Which of ``num_steps`` trained steps a chain of ``steps`` takes, rising ``(steps,)``; all of them for 0.
+
+    Evenly spaced from the first to the last, ``i (T - 1) / (steps - 1)`` rounded, halves upwards; a single step is the
+    noisiest. Of 5: ``4``, ``0 4``, ``0 2 4``, ``0 1 3 4``, all.
+
+    Raises:
+      ValueError: for more steps than were trained, or a negative number.
+    """
+    if not 0 <= steps <= num_steps:
+        raise ValueError(f"{steps} steps of {num_steps} that were trained; 1 to {num_steps} can be taken, 0 takes all")
+    steps = steps or num_steps
+    if steps == 1:
+        return np.array([num_steps - 1], np.int32)
+    return ((2 * np.arange(steps) * (num_steps - 1) + steps - 1) // (2 * (steps - 1))).astype(np.int32)
+
+
+def respaced(schedule: DiscreteSchedule, steps: int) -> DiscreteSchedule:
+    """The schedule that has :func:`steps_taken` alone: its ``alpha_bar`` are theirs, the rest follows from them.
+
+    ``beta = 1 - alpha_bar / alpha_bar_prev``, where ``alpha_bar_prev`` is that of the step below among those taken.
+    Source: Nichol & Dhariwal 2021, arXiv 2102.09672, section 4.
+    """
+    taken = steps_taken(schedule.num_steps, steps)
+    if len(taken) == schedule.num_steps:
+        return schedule
+    alpha_bar = schedule.alpha_bar[taken]
+    ratio = alpha_bar.astype(np.float64) / np.append(1.0, alpha_bar[:-1])
+    return _derived((1.0 - ratio).astype(np.float32), alpha_bar)
+
+
+def _derived(beta: np.ndarray, alpha_bar: np.ndarray) -> DiscreteSchedule:
+    """What follows from both, in float32."""
     one = np.float32(1.0)
-    alpha_bar = np.cumprod(one - beta, dtype=np.float32)
     alpha_bar_prev = np.concatenate([np.ones(1, np.float32), alpha_bar[:-1]])
     posterior_variance = beta * (one - alpha_bar_prev) / (one - alpha_bar)
     return DiscreteSchedule(

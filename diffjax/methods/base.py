@@ -194,6 +194,11 @@ class ActingCost(NamedTuple):
     selection: str
 
 
+def sampled_by(selection: str, sampler: str, steps: int) -> str:
+    """A rule of evaluation whose sampler is not the published one: it is named, ``..., ddim in 3 steps``."""
+    return f"{selection}, {sampler} in {steps} step{'s' if steps > 1 else ''}"
+
+
 def one_pass(hyper: Any) -> ActingCost:
     """The cost of a deterministic policy of one network."""
     return ActingCost(1, 1, "deterministic")

@@ -28,9 +28,9 @@ import jax.numpy as jnp
 from diffjax import losses
 from diffjax.diffusion.denoisers import add_noise, at_index, epsilon_denoiser
 from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising
-from diffjax.diffusion.samplers import ChainNoise, ancestral_sample, draw_chain_noise
-from diffjax.diffusion.schedules import BETAS, discrete_schedule
-from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, traced, weigh
+from diffjax.diffusion.samplers import ChainNoise, chain, draw_chain_noise
+from diffjax.methods import chain_policy
+from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, traced, weigh, without_acting
 from diffjax.methods.candidates import tempered_choice
 from diffjax.nn.learners import Learner, copies, cosine_decay, ema_rate, learn, learner, polyak
 from diffjax.nn.networks import GLOROT, MLP, Ensemble, NoiseNetwork, Params, mish
@@ -38,7 +38,7 @@ from diffjax.types import Batch, Spec
 
 
 @flax.struct.dataclass
-class Hyper:
+class Hyper(chain_policy.ChainHyper):
     """Hyper-parameters of DAC; plain fields are traced, ``static`` ones are not."""
 
     discount: float = traced(0.99, at_least=0.0, at_most=1.0)
@@ -63,8 +63,6 @@ class Hyper:
     num_critics: int = static(10, at_least=1)
     target_samples: int = static(10, at_least=1)
     candidates: int = static(10, at_least=1, acting=True)
-    diffusion_steps: int = static(5, at_least=1)
-    schedule: str = static("vp", BETAS)
     hidden_dims: tuple[int, ...] = static((256, 256, 256), at_least=1)
     batch_size: int = static(256, at_least=1)
 
@@ -133,16 +131,19 @@ def predict_noise(actor: Params, hyper: Hyper, x: jax.Array, index: jax.Array, o
 
 
 def sample_actions(actor: Params, noise: ChainNoise, hyper: Hyper, observation: jax.Array) -> jax.Array:
-    """Actions from the full reverse chain with variance ``beta_t`` and clipped ``x_0``; shape of ``noise.start``."""
-    schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
+    """Actions of the reverse chain, the ancestral one with variance ``beta_t``, and clipped ``x_0``.
+
+    Shape of ``noise.start``.
+    """
+    schedule = chain_policy.schedule_of(hyper)
     denoiser = epsilon_denoiser(lambda x, i: predict_noise(actor, hyper, x, i, observation), schedule)
-    return ancestral_sample(denoiser, schedule, noise, variance="beta", clip=hyper.max_action)
+    return chain(denoiser, chain_policy.chain_of(hyper, "beta"), noise, clip=hyper.max_action)[-1]
 
 
 def critic_target(draws: Draws, state: State, hyper: Hyper, batch: Batch) -> jax.Array:
     """``y = r + discount * not_done * V(s')``, ``(batch,)``, shared by all members."""
     observation = batch.next_observation[:, None]
-    next_action = sample_actions(state.target_actor, draws.next_action, hyper, observation)
+    next_action = sample_actions(state.target_actor, draws.next_action, without_acting(hyper), observation)
     samples = q_values(state.target_critic, hyper, observation, next_action)
     values = losses.SAMPLE_REDUCTIONS[hyper.sample_target](samples)
     next_value = losses.ENSEMBLE_REDUCTIONS[hyper.ensemble_target](values, hyper.rho, draws.mixing)
@@ -167,10 +168,10 @@ def guide(
     value = lambda action: q_values(target_critic, hyper, batch.observation, action)  # noqa: E731
     guidance = losses.q_guidance(value, x, value(batch.action))
     if draws.chain is not None:
-        action = sample_actions(actor, draws.chain, hyper, batch.observation)
+        action = sample_actions(actor, draws.chain, without_acting(hyper), batch.observation)
         loss = -jnp.mean(value(action)) / (guidance.scale + 1e-6)
     else:
-        alpha_bar = discrete_schedule(hyper.schedule, hyper.diffusion_steps).alpha_bar
+        alpha_bar = chain_policy.schedule_of(hyper).alpha_bar
         soft = jnp.sqrt(1.0 - at_index(alpha_bar, draws.denoising.time_index, x.ndim))
         weight = {"soft": soft, "hard": jnp.ones_like(soft)}[hyper.guidance]
         loss = losses.guidance_loss(guidance.gradient, epsilon, weight)
@@ -186,7 +187,7 @@ def actor_loss(
 ) -> tuple[jax.Array, Scalars]:
     """``eta * L_BC + guidance``."""
     chex.assert_equal_shape([batch.action, draws.denoising.noise])
-    schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
+    schedule = chain_policy.schedule_of(hyper)
     index, noise = draws.denoising
     x = add_noise(schedule, batch.action, index, noise)
     epsilon = predict_noise(actor, hyper, x, index, batch.observation)
@@ -239,8 +240,8 @@ class ActionDraws(NamedTuple):
 def draw_action(key: jax.Array, spec: Spec, hyper: Hyper) -> ActionDraws:
     """Draws of one decision."""
     chain_key, gumbel_key = jax.random.split(key)
-    chain = draw_chain_noise(chain_key, hyper.diffusion_steps, (hyper.candidates, spec.action_dim))
-    return ActionDraws(chain, jax.random.gumbel(gumbel_key, (hyper.candidates,)))
+    noise = chain_policy.draw_chain(chain_key, hyper, (hyper.candidates, spec.action_dim))
+    return ActionDraws(noise, jax.random.gumbel(gumbel_key, (hyper.candidates,)))
 
 
 def act(draws: ActionDraws, spec: Spec, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
@@ -253,8 +254,8 @@ def act(draws: ActionDraws, spec: Spec, state: State, hyper: Hyper, observation:
 
 def cost(hyper: Hyper) -> ActingCost:
     """Cost of one decision."""
-    rule = f"argmax of mean target Q over {hyper.candidates}"
-    return ActingCost(hyper.candidates, hyper.diffusion_steps, rule)
+    rule = chain_policy.chain_selection(f"argmax of mean target Q over {hyper.candidates}", hyper)
+    return ActingCost(hyper.candidates, chain_policy.chain_steps(hyper), rule)
 
 
 METHOD = Method(Hyper, init, (Phase("main", update, draw),), act, draw_action, cost)

@@ -36,7 +36,20 @@ from diffjax.diffusion.denoisers import Denoiser, epsilon_denoiser
 from diffjax.diffusion.objectives import TARGETS, DenoisingDraws, constrained_error, constrained_noise, draw_denoising
 from diffjax.diffusion.samplers import STRENGTHS, ChainNoise, Guide, draw_chain_noise, guided_chain
 from diffjax.diffusion.schedules import DiscreteSchedule, discrete_schedule
-from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Relabel, Rows, Scalars, View, static, traced, weigh
+from diffjax.methods.base import (
+    ActingCost,
+    Method,
+    Metrics,
+    Phase,
+    Relabel,
+    Rows,
+    Scalars,
+    View,
+    sampled_by,
+    static,
+    traced,
+    weigh,
+)
 from diffjax.methods.candidates import chosen
 from diffjax.nn.learners import Learner, copies, ema_rate, learn, learner, polyak
 from diffjax.nn.networks import Params
@@ -72,6 +85,7 @@ class Hyper:
     error: str = static("l2", ERRORS)
     clip_denoised: bool = static(False)  # to +-1, the range of data between limits
     candidates: int = static(64, at_least=1, acting=True)
+    sampler_steps: int = static(0, at_least=0, at_most="diffusion_steps", acting=True)  # of the chain; 0: all
     guide_steps: int = static(2, at_least=0, acting=True)
     guide_scale: float = traced(0.1, at_least=0.0, acting=True)
     guide_stop: int = static(2, at_least=0, acting=True)
@@ -211,7 +225,7 @@ def denoiser_of(planner: Params, hyper: Hyper) -> Denoiser:
 def make_plans(
     planner: Params, value: Params, noise: ChainNoise, hyper: Hyper, known: Mapping[int, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """All states ``(T + 1, *plans)`` of chains that agree with the known observations, and values ``(T, ...)``."""
+    """All states ``(steps + 1, *plans)`` of chains that agree with the known observations, values ``(steps, ...)``."""
     guide = Guide(
         functools.partial(value_network(hyper).apply, value),
         hyper.guide_steps,
@@ -226,13 +240,19 @@ def make_plans(
         guide,
         clip=1.0 if hyper.clip_denoised else None,
         constrain=lambda x: inpaint(x, known),
+        steps=hyper.sampler_steps,
     )
+
+
+def acting_steps(hyper: Hyper) -> int:
+    """How many denoising steps make a plan."""
+    return hyper.sampler_steps or hyper.diffusion_steps
 
 
 def draw_action(key: jax.Array, spec: Spec, hyper: Hyper) -> ChainNoise:
     """Draws of one decision."""
     shape = (hyper.candidates, hyper.horizon, spec.action_dim + spec.observation_dim)
-    return draw_chain_noise(key, hyper.diffusion_steps, shape)
+    return draw_chain_noise(key, acting_steps(hyper), shape)
 
 
 def first_action(plans: jax.Array, value: jax.Array, spec: Spec, hyper: Hyper) -> jax.Array:
@@ -251,7 +271,10 @@ def act(draws: ChainNoise, spec: Spec, state: State, hyper: Hyper, observation: 
 def cost(hyper: Hyper) -> ActingCost:
     """Cost of one decision; a guide's gradient counts as an evaluation."""
     rule = f"largest value of {hyper.candidates} guided plans"
-    return ActingCost(hyper.candidates, hyper.diffusion_steps * (1 + hyper.guide_steps), rule)
+    steps = acting_steps(hyper)
+    if steps != hyper.diffusion_steps:
+        rule = sampled_by(rule, "ancestral", steps)
+    return ActingCost(hyper.candidates, steps * (1 + hyper.guide_steps), rule)
 
 
 VIEW = View(horizon="horizon", padded="max_path_length", observation="gaussian", action="gaussian")

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising
-from diffjax.diffusion.samplers import ChainNoise, draw_chain_noise
+from diffjax.diffusion.samplers import ChainNoise
+from diffjax.methods import chain_policy
 from diffjax.methods import diffusion_policy as dp
 from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, weigh
 from diffjax.nn.learners import Learner, learn, learner
@@ -52,7 +53,7 @@ def update(
 
 def draw_action(key: jax.Array, spec: Spec, hyper: Hyper) -> ChainNoise:
     """Draws of one decision."""
-    return draw_chain_noise(key, hyper.diffusion_steps, (spec.action_dim,))
+    return chain_policy.draw_chain(key, hyper, (spec.action_dim,))
 
 
 def act(draws: ChainNoise, spec: Spec, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
@@ -62,7 +63,8 @@ def act(draws: ChainNoise, spec: Spec, state: State, hyper: Hyper, observation: 
 
 def cost(hyper: Hyper) -> ActingCost:
     """Cost of one decision."""
-    return ActingCost(1, hyper.diffusion_steps, "single sample")
+    rule = chain_policy.chain_selection("single sample", hyper)
+    return ActingCost(1, chain_policy.chain_steps(hyper), rule)
 
 
 METHOD = Method(Hyper, init, (Phase("main", update, draw),), act, draw_action, cost)

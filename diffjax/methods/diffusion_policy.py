@@ -16,9 +16,9 @@ from diffjax import losses
 from diffjax.diffusion.bound import learned_log_variance, step_terms
 from diffjax.diffusion.denoisers import add_noise, epsilon_denoiser, x0_from_epsilon
 from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising, noise_matching
-from diffjax.diffusion.samplers import ChainNoise, ancestral_sample, draw_chain_noise
-from diffjax.diffusion.schedules import BETAS, discrete_schedule
-from diffjax.methods.base import ActingCost, Metrics, Scalars, static, traced
+from diffjax.diffusion.samplers import ChainNoise, chain, draw_chain_noise
+from diffjax.methods import chain_policy
+from diffjax.methods.base import ActingCost, Metrics, Scalars, static, traced, without_acting
 from diffjax.methods.candidates import ActionDraws, softmax_choice, softmax_cost
 from diffjax.nn.learners import Learner, copies, ema_rate, learn, learner, polyak
 from diffjax.nn.networks import MLP, TORCH, Ensemble, NoiseNetwork, Params, mish
@@ -30,13 +30,11 @@ BOUND_WEIGHT = 1e-3
 
 
 @flax.struct.dataclass
-class ActorHyper:
+class ActorHyper(chain_policy.ChainHyper):
     """Hyper-parameters of the diffusion policy alone; plain fields are traced, ``static`` ones are not."""
 
     actor_lr: float = traced(3e-4, above=0.0)
     max_action: float = traced(1.0, above=0.0)
-    diffusion_steps: int = static(5, at_least=1)
-    schedule: str = static("vp", BETAS)
     covariance: str = static("fixed", ("fixed", "learned"))  # of the reverse steps; the published programs fix it
     hidden_dims: tuple[int, ...] = static((256, 256, 256), at_least=1)
     time_dim: int = static(16, at_least=4, multiple_of=2)  # features of the time step
@@ -112,26 +110,30 @@ def predict(actor: Params, hyper: ActorHyper, x: jax.Array, index: jax.Array, ob
 
 
 def denoise_and_vary(
-    actor: Params, hyper: ActorHyper, x: jax.Array, index: jax.Array, observation: jax.Array
+    actor: Params, hyper: ActorHyper, x: jax.Array, index: jax.Array, observation: jax.Array, steps: int = 0
 ) -> tuple[jax.Array, jax.Array]:
-    """``x_0`` and the learned logarithm of the reverse step's variance, each of the shape of ``x``."""
-    schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
+    """``x_0`` and the learned logarithm of the variance of a reverse step, each of the shape of ``x``.
+
+    ``steps`` are those that the chain takes, 0 for all.
+    """
+    schedule = chain_policy.schedule_of(hyper)
     epsilon, mix = jnp.split(actor_network(hyper, x.shape[-1]).apply(actor, x, index, observation), 2, axis=-1)
-    return x0_from_epsilon(schedule, x, index, epsilon), learned_log_variance(schedule, mix, index)
+    return x0_from_epsilon(schedule, x, index, epsilon), learned_log_variance(schedule, mix, index, steps)
 
 
 def sample_actions(actor: Params, noise: ChainNoise, hyper: ActorHyper, observation: jax.Array) -> jax.Array:
-    """Actions from the full reverse chain with posterior variance and clipped ``x_0``; shape of ``noise.start``.
+    """Actions of the reverse chain, the ancestral one with posterior variance, and clipped ``x_0``.
 
-    ``observation`` broadcasts against the actions: ``(batch, 1, observation_dim)`` for several samples per state.
+    Shape of ``noise.start``, against which ``observation`` broadcasts: ``(batch, 1, observation_dim)`` for several
+    samples per state. A learned covariance is that of ancestral chains; others use the denoised mean alone.
     """
-    schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
-    if hyper.covariance == "learned":
-        learned = lambda x, index: denoise_and_vary(actor, hyper, x, index, observation)  # noqa: E731
-        action = ancestral_sample(learned, schedule, noise, variance="learned", clip=hyper.max_action)
+    if hyper.covariance == "learned" and hyper.sampler == "ancestral":
+        learned = lambda x, index: denoise_and_vary(actor, hyper, x, index, observation, hyper.sampler_steps)  # noqa: E731
+        action = chain(learned, chain_policy.chain_of(hyper, "learned"), noise, clip=hyper.max_action)[-1]
     else:
-        denoiser = epsilon_denoiser(lambda x, index: predict(actor, hyper, x, index, observation), schedule)
-        action = ancestral_sample(denoiser, schedule, noise, variance="posterior", clip=hyper.max_action)
+        predicted = lambda x, index: predict(actor, hyper, x, index, observation)  # noqa: E731
+        denoiser = epsilon_denoiser(predicted, chain_policy.schedule_of(hyper))
+        action = chain(denoiser, chain_policy.chain_of(hyper, "posterior"), noise, clip=hyper.max_action)[-1]
     return jnp.clip(action, -hyper.max_action, hyper.max_action)
 
 
@@ -140,7 +142,7 @@ def denoising_loss(actor: Params, draws: DenoisingDraws, hyper: ActorHyper, batc
 
     With a learned covariance a thousandth of the variational bound is added, whose gradient reaches the variance alone.
     """
-    schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
+    schedule = chain_policy.schedule_of(hyper)
     simple = noise_matching(
         lambda x, index: predict(actor, hyper, x, index, batch.observation), schedule, batch.action, draws
     )
@@ -163,7 +165,7 @@ def sample_next_actions(actor: Params, noise: ChainNoise, hyper: Hyper, observat
     """One action per state ``(batch, action_dim)``, or ``(batch, target_samples, action_dim)``, as the noise asks."""
     if noise.start.ndim == 3:
         observation = observation[:, None]
-    return sample_actions(actor, noise, hyper, observation)
+    return sample_actions(actor, noise, without_acting(hyper), observation)
 
 
 def critic_target(target_critic: Params, next_action: jax.Array, hyper: Hyper, batch: Batch) -> jax.Array:
@@ -258,7 +260,7 @@ def q_term(
     actor: Params, critic: Params, draws: PolicyDraws, hyper: Hyper, batch: Batch
 ) -> tuple[jax.Array, jax.Array]:
     """``L_q`` at one fresh action per state, with its gradient through the whole chain, and those actions."""
-    action = sample_actions(actor, draws.chain, hyper, batch.observation)
+    action = sample_actions(actor, draws.chain, without_acting(hyper), batch.observation)
     return losses.normalized_q_loss(q_values(critic, hyper, batch.observation, action), draws.coin), action
 
 
@@ -283,8 +285,8 @@ def with_backup(update_towards: Callable[..., tuple[Any, Metrics]]) -> Callable[
 def draw_action(key: jax.Array, spec: Spec, hyper: Hyper) -> ActionDraws:
     """Draws of one decision: ``noise`` is that of the candidates' chains."""
     chain_key, uniform_key = jax.random.split(key)
-    chain = draw_chain_noise(chain_key, hyper.diffusion_steps, (hyper.candidates, spec.action_dim))
-    return ActionDraws(chain, jax.random.uniform(uniform_key))
+    noise = chain_policy.draw_chain(chain_key, hyper, (hyper.candidates, spec.action_dim))
+    return ActionDraws(noise, jax.random.uniform(uniform_key))
 
 
 def act(draws: ActionDraws, spec: Spec, state: Any, hyper: Hyper, observation: jax.Array) -> jax.Array:
@@ -298,4 +300,5 @@ def act(draws: ActionDraws, spec: Spec, state: Any, hyper: Hyper, observation: j
 
 def cost(hyper: Hyper) -> ActingCost:
     """Cost of one decision."""
-    return softmax_cost(hyper.candidates, hyper.diffusion_steps)
+    cost = softmax_cost(hyper.candidates, chain_policy.chain_steps(hyper))
+    return cost._replace(selection=chain_policy.chain_selection(cost.selection, hyper))

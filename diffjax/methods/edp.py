@@ -30,6 +30,7 @@ import jax.numpy as jnp
 
 from diffjax import losses
 from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising
+from diffjax.diffusion.samplers import ChainNoise
 from diffjax.methods import edp_core as core
 from diffjax.methods.base import Method, Metrics, Phase, Scalars, static, traced, weigh
 from diffjax.nn.learners import cosine_decay, learn
@@ -62,7 +63,7 @@ class State(NamedTuple):
 class Draws(NamedTuple):
     """Random numbers of one update; ``coin`` picks the critic that guides."""
 
-    next_action: core.Noise
+    next_action: ChainNoise
     denoising: DenoisingDraws
     coin: jax.Array
 
@@ -72,10 +73,10 @@ def init(key: jax.Array, spec: Spec, hyper: Hyper) -> State:
     return State(core.init_core(key, spec, hyper))
 
 
-def draw_next_action(key: jax.Array, spec: Spec, hyper: BackupHyper) -> core.Noise:
+def draw_next_action(key: jax.Array, spec: Spec, hyper: BackupHyper) -> ChainNoise:
     """Noise for the critics' target: one action per state, or ``target_samples`` under ``max_q_backup``."""
     samples = (hyper.target_samples,) if hyper.max_q_backup else ()
-    return core.draw_sampling(key, hyper, (hyper.batch_size, *samples, spec.action_dim))
+    return core.draw_sampling(key, core.as_trained(hyper), (hyper.batch_size, *samples, spec.action_dim))
 
 
 def draw(key: jax.Array, spec: Spec, hyper: Hyper) -> Draws:
@@ -85,11 +86,12 @@ def draw(key: jax.Array, spec: Spec, hyper: Hyper) -> Draws:
     return Draws(draw_next_action(next_key, spec, hyper), denoising, jax.random.uniform(coin_key))
 
 
-def next_actions(target_actor: Params, noise: core.Noise, hyper: BackupHyper, batch: Batch) -> jax.Array:
+def next_actions(target_actor: Params, noise: ChainNoise, hyper: BackupHyper, batch: Batch) -> jax.Array:
     """Samples of the target policy, as ``noise`` asks for; several per state are clipped, a single one is not."""
+    trained = core.as_trained(hyper)
     if noise.start.ndim == 2:
-        return core.sample_actions(target_actor, noise, hyper, batch.next_observation)
-    action = core.sample_actions(target_actor, noise, hyper, batch.next_observation[:, None])
+        return core.sample_actions(target_actor, noise, trained, batch.next_observation)
+    action = core.sample_actions(target_actor, noise, trained, batch.next_observation[:, None])
     return jnp.clip(action, -hyper.max_action, hyper.max_action)
 
 

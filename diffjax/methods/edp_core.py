@@ -16,9 +16,10 @@ from diffjax import losses
 from diffjax.diffusion.denoisers import add_noise, epsilon_denoiser, epsilon_from_x0, x0_from_epsilon
 from diffjax.diffusion.dpm_solver import Plan, Solution, dpm_solver, dpm_solver_plan, third_orders
 from diffjax.diffusion.objectives import DenoisingDraws
-from diffjax.diffusion.samplers import ChainNoise, ancestral_sample, ddim_chain, draw_chain_noise
-from diffjax.diffusion.schedules import BETAS, DiscreteSchedule, discrete_schedule, interpolated_vp
+from diffjax.diffusion.samplers import ChainNoise, chain, draw_chain_noise
+from diffjax.diffusion.schedules import BETAS, DiscreteSchedule, interpolated_vp
 from diffjax.errors import UserError
+from diffjax.methods import chain_policy
 from diffjax.methods.base import ActingCost, Scalars, static, traced
 from diffjax.methods.candidates import gumbel_choice, softmax_cost
 from diffjax.nn.learners import Learner, copies, ema_rate, learn_each, learner, learners, polyak
@@ -28,8 +29,11 @@ from diffjax.types import Batch, Spec
 NUM_CRITICS = 2
 
 
+SAMPLERS = ("dpm", *chain_policy.SAMPLERS)
+
+
 @flax.struct.dataclass
-class Hyper:
+class Hyper(chain_policy.ChainHyper):
     """Hyper-parameters that EDP's learners share; plain fields are traced, ``static`` ones are not."""
 
     guidance_weight: float = traced(1.0, at_least=0.0)  # of the guiding loss beside behaviour cloning
@@ -44,8 +48,9 @@ class Hyper:
     max_action: float = traced(1.0, above=0.0)
     diffusion_steps: int = static(1000, at_least=2)
     schedule: str = static("scaled_linear", BETAS)
-    sampler: str = static("dpm", ("dpm", "ddpm", "ddim"))
-    sampler_steps: int = static(15, at_least=1)  # evaluations of the network by dpm; the others take diffusion_steps
+    target_sampler: str = static("dpm", SAMPLERS)  # of the next actions of the critics' targets
+    target_steps: int = static(15, at_least=1)  # evaluations of the network by dpm; the others take diffusion_steps
+    sampler: str = static("dpm", SAMPLERS, acting=True)  # sampler_steps=0: target_steps of dpm, all of others
     end_time: float = static(1e-3, above=0.0, below=1.0)  # at which dpm stops, in units of all diffusion steps
     candidates: int = static(10, at_least=1, acting=True)
     hidden_dims: tuple[int, ...] = static((256, 256, 256), at_least=1)
@@ -116,19 +121,12 @@ def denoise(actor: Params, draws: DenoisingDraws, hyper: Hyper, batch: Batch) ->
     flow where the clip does not saturate.
     """
     chex.assert_equal_shape([batch.action, draws.noise])
-    schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
+    schedule = chain_policy.schedule_of(hyper)
     x = add_noise(schedule, batch.action, draws.time_index, draws.noise)
     epsilon = actor_network(hyper, x.shape[-1]).apply(actor, x, draws.time_index, batch.observation)
     action = x0_from_epsilon(schedule, x, draws.time_index, epsilon)
     error = jnp.mean((epsilon - draws.noise) ** 2, axis=-1)
     return Denoised(epsilon, error, jnp.clip(action, -hyper.max_action, hyper.max_action))
-
-
-class Noise(NamedTuple):
-    """Random numbers of a sample: its start, and ``(diffusion_steps, *start)`` on its way for the ancestral chain."""
-
-    start: jax.Array
-    steps: jax.Array | None = None
 
 
 def solver_times(start: float, end: float, orders: tuple[int, ...]) -> np.ndarray:
@@ -149,10 +147,21 @@ def solver_times(start: float, end: float, orders: tuple[int, ...]) -> np.ndarra
 
 
 class Levels(NamedTuple):
-    """What the predictor gets at each evaluation of the solver, ``(sampler_steps,)``."""
+    """What the predictor gets at each evaluation of the solver, ``(evaluations,)``."""
 
     time: jax.Array  # of the network, in steps, no whole number
     step: jax.Array  # the time truncated: the step whose coefficients bound the clean action
+
+
+def as_trained(hyper: Hyper) -> Hyper:
+    """The same with the sampler of the targets in the place of that of acting."""
+    steps = hyper.target_steps if hyper.target_sampler == "dpm" else 0
+    return hyper.replace(sampler=hyper.target_sampler, sampler_steps=steps, ddim_eta=0.0)  # type: ignore[attr-defined]
+
+
+def evaluations(hyper: Hyper) -> int:
+    """How often the network is evaluated for a sample."""
+    return hyper.sampler_steps or (hyper.target_steps if hyper.sampler == "dpm" else hyper.diffusion_steps)
 
 
 def solver_plan(hyper: Hyper) -> tuple[Plan, Levels]:
@@ -163,17 +172,17 @@ def solver_plan(hyper: Hyper) -> tuple[Plan, Levels]:
     """
     if hyper.end_time * hyper.diffusion_steps < 1.0 - 1e-6:
         raise UserError(f"sampler=dpm ends at {hyper.end_time}; diffusion_steps must be at least {1 / hyper.end_time}")
-    orders = third_orders(hyper.sampler_steps)
+    orders = third_orders(evaluations(hyper))
     times = solver_times(1.0, hyper.end_time, orders)
     steps = np.float32(hyper.diffusion_steps)
     time = (times[:-1] - np.float32(1.0) / steps) * steps
-    schedule = interpolated_vp(discrete_schedule(hyper.schedule, hyper.diffusion_steps))
+    schedule = interpolated_vp(chain_policy.schedule_of(hyper))
     plan = dpm_solver_plan(schedule, times.astype(np.float64), orders, "noise")
     return plan, Levels(jnp.asarray(time), jnp.asarray(time.astype(np.int32)))
 
 
-def solve(predict: Callable[..., jax.Array], noise: Noise, schedule: DiscreteSchedule, hyper: Hyper) -> Solution:
-    """DPM-Solver's way from ``noise.start``; every prediction is clipped to one whose clean action is within bounds.
+def solve(predict: Callable[..., jax.Array], start: jax.Array, schedule: DiscreteSchedule, hyper: Hyper) -> Solution:
+    """DPM-Solver's way from ``start``; every prediction is clipped to one whose clean action is within bounds.
 
     The sample itself is clipped by nothing.
     """
@@ -183,31 +192,26 @@ def solve(predict: Callable[..., jax.Array], noise: Noise, schedule: DiscreteSch
         return epsilon_from_x0(schedule, x, at.step, jnp.clip(x_0, -hyper.max_action, hyper.max_action))
 
     plan, levels = solver_plan(hyper)
-    return dpm_solver(bounded, plan, noise.start, levels)
+    return dpm_solver(bounded, plan, start, levels)
 
 
-def sample_actions(actor: Params, noise: Noise, hyper: Hyper, observation: jax.Array) -> jax.Array:
+def sample_actions(actor: Params, noise: ChainNoise, hyper: Hyper, observation: jax.Array) -> jax.Array:
     """Actions by the configured sampler, of the shape of ``noise.start``; those of ``dpm`` may leave the bounds.
 
     ``observation`` broadcasts against the actions: ``(batch, 1, observation_dim)`` for several samples per state.
     """
-    schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
+    schedule = chain_policy.schedule_of(hyper)
     network = actor_network(hyper, noise.start.shape[-1])
     predict = lambda x, time: network.apply(actor, x, time, observation)  # noqa: E731
     if hyper.sampler == "dpm":
-        return solve(predict, noise, schedule, hyper).sample
+        return solve(predict, noise.start, schedule, hyper).sample
     denoiser = epsilon_denoiser(predict, schedule)
-    if noise.steps is None:
-        return ddim_chain(denoiser, schedule, noise.start, clip=hyper.max_action)[-1]
-    chain = ChainNoise(noise.start, noise.steps)
-    return ancestral_sample(denoiser, schedule, chain, variance="posterior", clip=hyper.max_action)
+    return chain(denoiser, chain_policy.chain_of(hyper, "posterior"), noise, clip=hyper.max_action)[-1]
 
 
-def draw_sampling(key: jax.Array, hyper: Hyper, shape: tuple[int, ...]) -> Noise:
-    """Random numbers of the configured sampler."""
-    if hyper.sampler == "ddpm":
-        return Noise(*draw_chain_noise(key, hyper.diffusion_steps, shape))
-    return Noise(jax.random.normal(key, shape))
+def draw_sampling(key: jax.Array, hyper: Hyper, shape: tuple[int, ...]) -> ChainNoise:
+    """Random numbers of the configured sampler; of ``dpm`` the start alone."""
+    return draw_chain_noise(key, 0, shape) if hyper.sampler == "dpm" else chain_policy.draw_chain(key, hyper, shape)
 
 
 def critic_loss(critic: Params, target: jax.Array, hyper: Hyper, batch: Batch) -> tuple[jax.Array, Scalars]:
@@ -235,7 +239,7 @@ def update_targets(core: Core, step: jax.Array, hyper: Hyper) -> Core:
 class ActionDraws(NamedTuple):
     """Random numbers of one decision: of the candidates' samples, and ``(candidates,)`` that choose."""
 
-    sampling: Noise
+    sampling: ChainNoise
     gumbel: jax.Array
 
 
@@ -259,5 +263,7 @@ def act(draws: ActionDraws, spec: Spec, state: Any, hyper: Hyper, observation: j
 
 def cost(hyper: Hyper) -> ActingCost:
     """Cost of one decision."""
-    passes = hyper.sampler_steps if hyper.sampler == "dpm" else hyper.diffusion_steps
-    return softmax_cost(hyper.candidates, passes, "min Q")
+    cost, trained = softmax_cost(hyper.candidates, evaluations(hyper), "min Q"), as_trained(hyper)
+    if (hyper.sampler, evaluations(hyper)) == (trained.sampler, evaluations(trained)):
+        return cost
+    return cost._replace(selection=chain_policy.named_sampler(cost.selection, hyper, evaluations(hyper)))

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from diffjax import losses
 from diffjax.diffusion.denoisers import at_index
 from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising
+from diffjax.diffusion.samplers import ChainNoise
 from diffjax.diffusion.schedules import bound_weights, discrete_schedule
 from diffjax.methods import edp, edp_core
 from diffjax.methods.base import Method, Metrics, Phase, Scalars, static, traced, weigh
@@ -65,7 +66,7 @@ class State(NamedTuple):
 class Draws(NamedTuple):
     """Random numbers of one update."""
 
-    next_action: edp_core.Noise
+    next_action: ChainNoise
     denoising: DenoisingDraws
     value: jax.Array  # (value_samples, batch, action_dim)
     likelihood: jax.Array | None  # (batch, action_dim), for mse

@@ -11,7 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from diffjax.diffusion.flow import FlowDraws, Velocity, euler_sample, flow_matching
+from diffjax.diffusion.flow import PATHS, FlowDraws, Velocity, flow_matching
 from diffjax.methods.base import Scalars, static, traced
 from diffjax.nn.networks import FLAX_NORM_EPSILON, GLOROT, MLP, Ensemble, Params
 from diffjax.types import Batch
@@ -81,10 +81,12 @@ def flow_loss(flow: Params, draws: FlowDraws, hyper: Hyper, batch: Batch) -> tup
     return loss, {"actor/bc": loss}
 
 
-def flow_actions(flow: Params, noise: jax.Array, hyper: Hyper, observation: jax.Array, flow_steps: int) -> jax.Array:
-    """Actions of the flow policy by Euler's method, clipped at the end; shape of ``noise``.
+def flow_actions(
+    flow: Params, noise: jax.Array, hyper: Hyper, observation: jax.Array, flow_steps: int, sampler: str = "euler"
+) -> jax.Array:
+    """Actions of the flow policy by a solver of ``PATHS``, clipped at the end; shape of ``noise``.
 
     ``observation`` broadcasts against ``noise``.
     """
-    action = euler_sample(velocity(flow, hyper, observation, noise.shape[-1]), noise, flow_steps)
+    action = PATHS[sampler](velocity(flow, hyper, observation, noise.shape[-1]), noise, flow_steps)[-1]
     return jnp.clip(action, -hyper.max_action, hyper.max_action)

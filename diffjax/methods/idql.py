@@ -35,8 +35,8 @@ import jax.numpy as jnp
 from diffjax import losses
 from diffjax.diffusion.denoisers import epsilon_denoiser
 from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising, noise_matching
-from diffjax.diffusion.samplers import ChainNoise, ancestral_chain, draw_chain_noise
-from diffjax.diffusion.schedules import BETAS, discrete_schedule
+from diffjax.diffusion.samplers import ChainNoise, chain
+from diffjax.methods import chain_policy
 from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, traced, weigh
 from diffjax.methods.candidates import ActionDraws, chosen
 from diffjax.nn.learners import Learner, copies, cosine_decay, learn, learner, polyak
@@ -56,7 +56,7 @@ VALUE_OBJECTIVES: dict[str, Callable[..., jax.Array]] = {
 
 
 @flax.struct.dataclass
-class Hyper:
+class Hyper(chain_policy.ChainHyper):
     """Hyper-parameters of IDQL; plain fields are traced, ``static`` ones are not."""
 
     expectile: float = traced(0.7, above=0.0, below=1.0)  # or the quantile
@@ -80,8 +80,6 @@ class Hyper:
     activation: str = static("silu", ACTIVATIONS)  # of the actor
     time_dim: int = static(128, at_least=2, multiple_of=2)  # learnt features of the time step
     condition_dims: tuple[int, ...] = static((256, 256), at_least=1)  # the two layers on them
-    diffusion_steps: int = static(5, at_least=1)
-    schedule: str = static("vp", BETAS)
     value_objective: str = static("expectile", VALUE_OBJECTIVES)
     actor_objective: str = static("bc", ("bc", "soft_adv", "hard_adv", "exp_adv"))
     alpha: float = traced(1.0, above=0.0)  # of the exponential value objective
@@ -89,7 +87,7 @@ class Hyper:
     max_weight: float = traced(100.0, above=0.0)  # of exp_adv
     candidates: int = static(64, at_least=1, acting=True)
     choice: str = static("best", ("best", "implicit"), acting=True)
-    clip_sampler: bool = static(True, acting=True)  # else only the chain's end is clipped
+    clip_sampler: bool = static(True, acting=True)  # states of the ancestral chain, x_0 of others; else only its end
     extra_steps: int = static(0, at_least=0, acting=True)  # the chain's last step is taken so often again
     sampler_temperature: float = traced(1.0, at_least=0.0, acting=True)  # scales the noise of the chain's steps
 
@@ -188,7 +186,7 @@ def actor_loss(
     actor: Params, advantage: jax.Array, draws: Draws, hyper: Hyper, batch: Batch
 ) -> tuple[jax.Array, Scalars]:
     """``mean_b w sum_d (epsilon - noise)^2``, with dropout."""
-    schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
+    schedule = chain_policy.schedule_of(hyper)
     action_dim = batch.action.shape[-1]
     network, factors = actor_network(hyper, action_dim), tuple(draws.keep / (1.0 - hyper.dropout))
     predict = lambda x, index: network.apply(actor, x, index, batch.observation, factors)  # noqa: E731
@@ -240,17 +238,17 @@ def update(
 
 def action_chain(actor: Params, noise: ChainNoise, hyper: Hyper, observation: jax.Array) -> jax.Array:
     """All states of the reverse chain, ``(steps + 1, *actions)``; ``observation`` broadcasts against the actions."""
-    schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
+    schedule = chain_policy.schedule_of(hyper)
     network = actor_network(hyper, noise.start.shape[-1])
-    return ancestral_chain(
+    bound = hyper.max_action if hyper.clip_sampler else None
+    is_ancestral = hyper.sampler == "ancestral"
+    return chain(
         epsilon_denoiser(lambda x, index: network.apply(actor, x, index, observation), schedule),
-        schedule,
+        chain_policy.chain_of(hyper, "beta", hyper.extra_steps),
         noise,
-        variance="beta",
-        clip=None,
-        state_clip=hyper.max_action if hyper.clip_sampler else None,
+        clip=None if is_ancestral else bound,
+        state_clip=bound if is_ancestral else None,
         temperature=hyper.sampler_temperature,
-        repeats=hyper.extra_steps,
     )
 
 
@@ -277,9 +275,9 @@ def implicit_weight(advantage: jax.Array, hyper: Hyper) -> jax.Array:
 def draw_action(key: jax.Array, spec: Spec, hyper: Hyper) -> ActionDraws:
     """Draws of one decision: ``noise`` is that of the candidates' chains."""
     chain_key, uniform_key = jax.random.split(key)
-    steps = hyper.diffusion_steps + hyper.extra_steps
-    chain = draw_chain_noise(chain_key, steps, (hyper.candidates, spec.action_dim))
-    return ActionDraws(chain, jax.random.uniform(uniform_key))
+    shape = (hyper.candidates, spec.action_dim)
+    noise = chain_policy.draw_chain(chain_key, hyper, shape, hyper.extra_steps)
+    return ActionDraws(noise, jax.random.uniform(uniform_key))
 
 
 def select(
@@ -303,8 +301,8 @@ def act(draws: ActionDraws, spec: Spec, state: State, hyper: Hyper, observation:
 def cost(hyper: Hyper) -> ActingCost:
     """Cost of one decision."""
     rules = {"best": "largest min target Q", "implicit": f"weight of the {hyper.value_objective}"}
-    rule = f"{rules[hyper.choice]} of {hyper.candidates}"
-    return ActingCost(hyper.candidates, hyper.diffusion_steps + hyper.extra_steps, rule)
+    rule = chain_policy.chain_selection(f"{rules[hyper.choice]} of {hyper.candidates}", hyper)
+    return ActingCost(hyper.candidates, chain_policy.chain_steps(hyper) + hyper.extra_steps, rule)
 
 
 METHOD = Method(Hyper, init, (Phase("main", update, draw),), act, draw_action, cost)

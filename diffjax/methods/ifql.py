@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import losses
-from diffjax.diffusion.flow import FlowDraws, draw_flow
+from diffjax.diffusion.flow import PATHS, FlowDraws, draw_flow
 from diffjax.methods import flow_policy as fp
-from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, traced, weigh
+from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, sampled_by, static, traced, weigh
 from diffjax.methods.candidates import chosen
 from diffjax.nn.learners import Learner, copies, learn, learner, polyak
 from diffjax.nn.networks import MLP, Params
@@ -38,7 +38,8 @@ class Hyper(fp.Hyper):
     expectile: float = traced(0.9, above=0.0, below=1.0)
     value_lr: float = traced(3e-4, above=0.0)
     candidates: int = static(32, at_least=1, acting=True)
-    flow_steps: int = static(10, at_least=1, acting=True)  # of Euler's method
+    sampler: str = static("euler", PATHS, acting=True)
+    sampler_steps: int = static(10, at_least=1, acting=True)
 
 
 class State(NamedTuple):
@@ -118,14 +119,17 @@ def draw_action(key: jax.Array, spec: Spec, hyper: Hyper) -> jax.Array:
 def act(draws: jax.Array, spec: Spec, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
     """The candidate of the flow policy with the largest ``min_j Q_j``."""
     chex.assert_shape(observation, (spec.observation_dim,))
-    action = fp.flow_actions(state.flow.params, draws, hyper, observation, hyper.flow_steps)
+    action = fp.flow_actions(state.flow.params, draws, hyper, observation, hyper.sampler_steps, hyper.sampler)
     value = losses.ensemble_min(fp.q_values(state.critic.params, hyper, observation, action))
     return chosen(action, jnp.argmax(value))
 
 
 def cost(hyper: Hyper) -> ActingCost:
     """Cost of one decision."""
-    return ActingCost(hyper.candidates, hyper.flow_steps, f"largest min Q of {hyper.candidates}")
+    rule, steps = f"largest min Q of {hyper.candidates}", hyper.sampler_steps
+    if hyper.sampler == "heun":
+        return ActingCost(hyper.candidates, 2 * steps - 1, sampled_by(rule, "heun", steps))
+    return ActingCost(hyper.candidates, steps, rule)
 
 
 METHOD = Method(Hyper, init, (Phase("main", update, draw),), act, draw_action, cost)

@@ -31,7 +31,6 @@ from diffjax.diffusion.objectives import TimeDraws, draw_times, noised
 from diffjax.diffusion.schedules import scales
 from diffjax.methods import score_policy
 from diffjax.methods.base import (
-    ActingCost,
     Method,
     Metrics,
     Phase,
@@ -87,9 +86,9 @@ class Support(NamedTuple):
     next_action: jax.Array
 
 
-def plan(hyper: Hyper) -> Plan:
-    """The solver of all samples: second order, data form."""
-    return score_policy.solver_plan(second_orders(hyper.sampler_steps), "data")
+def plan(evaluations: int) -> Plan:
+    """The published solver: second order, data form."""
+    return score_policy.solver_plan(second_orders(evaluations), "data")
 
 
 def critics(hyper: Hyper) -> Ensemble:
@@ -125,7 +124,7 @@ def draw_support(key: jax.Array, spec: Spec, hyper: Hyper, rows: int) -> Support
 def support(draws: Support, spec: Spec, state: State, hyper: Hyper, batch: Batch, rows: Rows) -> Support:
     """Support actions of all states and of all next states."""
     network = score_policy.network(hyper, spec.action_dim)
-    given = (state.behavior.params, state.frequency, network, plan(hyper))
+    given = (state.behavior.params, state.frequency, network, plan(hyper.support_steps))
     return Support(
         support_actions(*given, draws.action, batch.observation),
         support_actions(*given, draws.next_action, batch.next_observation),
@@ -234,7 +233,8 @@ def guided_noise(state: State, hyper: Hyper, action: jax.Array, time: jax.Array,
 
 def sample(start: jax.Array, state: State, hyper: Hyper, observation: jax.Array) -> Solution:
     """Actions of the policy, like the standard normal ``start``; not clipped."""
-    return dpm_solver(lambda x, t: guided_noise(state, hyper, x, t, observation), plan(hyper), start)
+    guided = lambda x, t: guided_noise(state, hyper, x, t, observation)  # noqa: E731
+    return dpm_solver(guided, score_policy.acting_plan(hyper, plan), start)
 
 
 def draw_action(key: jax.Array, spec: Spec, hyper: Hyper) -> jax.Array:
@@ -256,5 +256,5 @@ METHOD = Method(
     ),
     act,
     draw_action,
-    lambda hyper: ActingCost(1, hyper.sampler_steps, "single guided sample"),
+    lambda hyper: score_policy.acting_cost(hyper, 1, "single guided sample"),
 )

@@ -4,6 +4,7 @@ The behaviour model is trained in a phase of its own and never again. Then actio
 the data, once: the *support actions*, over which both methods take their expectations.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -12,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.diffusion.dpm_solver import Form, Plan, Solution, dpm_solver, dpm_solver_plan
+from diffjax.diffusion.dpm_solver import Form, Plan, Solution, dpm_solver, dpm_solver_plan, heun_plan
 from diffjax.diffusion.objectives import TimeDraws, draw_times, score_matching
 from diffjax.diffusion.schedules import linear_vp
-from diffjax.methods.base import Metrics, Phase, Scalars, static, traced, weigh
+from diffjax.methods.base import ActingCost, Metrics, Phase, Scalars, sampled_by, static, traced, weigh
 from diffjax.nn.learners import learn
 from diffjax.nn.networks import Params
 from diffjax.nn.score import FEATURES, ScoreNetwork, fourier_features
@@ -23,6 +24,7 @@ from diffjax.types import Batch, Spec
 
 SCHEDULE = linear_vp()
 TIME_END = 1e-3  # where the solver stops, which is returned as the sample
+SAMPLERS = ("dpm", "euler", "heun")  # dpm is that of the method, with which the support actions are made
 STATES_AT_ONCE = 1024  # whose support actions are sampled together
 
 
@@ -35,7 +37,9 @@ class ScoreHyper:
     time_min: float = traced(1e-3, above=0.0, below=1.0)  # least time of its training
     max_action: float = traced(1.0, above=0.0)
     support_actions: int = static(16, at_least=1)  # of the behaviour model, per state of the data
-    sampler_steps: int = static(15, at_least=1)  # evaluations of the behaviour model per sample
+    support_steps: int = static(15, at_least=1)  # evaluations of the behaviour model per support action
+    sampler: str = static("dpm", SAMPLERS, acting=True)
+    sampler_steps: int = static(15, at_least=1, acting=True)  # of dpm evaluations
     behavior_hidden_dims: tuple[int, ...] = static((512, 256, 128), at_least=1)
     behavior_batch_size: int = static(4096, at_least=1)
 
@@ -45,9 +49,30 @@ def network(hyper: ScoreHyper, action_dim: int) -> nn.Module:
     return ScoreNetwork(action_dim, hyper.behavior_hidden_dims)
 
 
+def solver_grid(intervals: int) -> np.ndarray:
+    """Falling times between which a solver evaluates: they are linear."""
+    return np.linspace(1.0, TIME_END, intervals + 1)
+
+
 def solver_plan(orders: tuple[int, ...], form: Form) -> Plan:
-    """The solver's constants on a grid that is linear in time."""
-    return dpm_solver_plan(SCHEDULE, np.linspace(1.0, TIME_END, sum(orders) + 1), orders, form)
+    """The constants of DPM-Solver."""
+    return dpm_solver_plan(SCHEDULE, solver_grid(sum(orders)), orders, form)
+
+
+def acting_plan(hyper: ScoreHyper, published: Callable[[int], Plan]) -> Plan:
+    """The solver of actions, on the same grid; ``published`` makes the method's own of so many evaluations."""
+    steps = hyper.sampler_steps
+    if hyper.sampler == "euler":
+        return solver_plan((1,) * steps, "noise")
+    return heun_plan(SCHEDULE, solver_grid(steps)) if hyper.sampler == "heun" else published(steps)
+
+
+def acting_cost(hyper: ScoreHyper, candidates: int, rule: str) -> ActingCost:
+    """The cost of a decision by ``rule``, which is said with the sampler where that is not the method's own."""
+    steps = hyper.sampler_steps
+    if hyper.sampler != "dpm":
+        rule = sampled_by(rule, hyper.sampler, steps)
+    return ActingCost(candidates, 2 * steps - 1 if hyper.sampler == "heun" else steps, rule)
 
 
 def init_behavior(key: jax.Array, module: nn.Module, spec: Spec) -> Params:

@@ -86,9 +86,9 @@ def network(hyper: Hyper, action_dim: int) -> nn.Module:
     return score_policy.network(hyper, action_dim)
 
 
-def plan(hyper: Hyper) -> Plan:
-    """The solver of all samples: third order, noise form."""
-    return score_policy.solver_plan(third_orders(hyper.sampler_steps), "noise")
+def plan(evaluations: int) -> Plan:
+    """The published solver: third order, noise form."""
+    return score_policy.solver_plan(third_orders(evaluations), "noise")
 
 
 def critic_network(hyper: Hyper) -> MLP:
@@ -135,7 +135,7 @@ def labelled(support: jax.Array, returns: jax.Array, rows: Rows) -> Labels:
 def labels(draws: jax.Array, spec: Spec, state: State, hyper: Hyper, batch: Batch, rows: Rows) -> Labels:
     """Support actions and returns to go at first, then planned returns."""
     if batch.labels is None:
-        given = (state.behavior.params, state.frequency, network(hyper, spec.action_dim), plan(hyper))
+        given = (state.behavior.params, state.frequency, network(hyper, spec.action_dim), plan(hyper.support_steps))
         support = support_actions(*given, draws, batch.observation)
         return labelled(support, losses.return_to_go(batch.reward, rows.end, hyper.discount), rows)
     support, _, mean, std = batch.labels
@@ -172,7 +172,8 @@ def update(
 
 def sample(start: jax.Array, state: State, hyper: Hyper, observation: jax.Array) -> jax.Array:
     """Actions of the behaviour model, like the standard normal ``start``; not clipped."""
-    given = (state.behavior.params, state.frequency, network(hyper, start.shape[-1]), plan(hyper))
+    solver = score_policy.acting_plan(hyper, plan)
+    given = (state.behavior.params, state.frequency, network(hyper, start.shape[-1]), solver)
     return behavior_actions(*given, start, observation).sample
 
 
@@ -215,7 +216,7 @@ def act(draws: ActionDraws, spec: Spec, state: State, hyper: Hyper, observation:
 def cost(hyper: Hyper) -> ActingCost:
     """The cost of one decision."""
     rule = f"mean of {hyper.averaged} by softmax of Q over {hyper.candidates}"
-    return ActingCost(hyper.candidates, hyper.sampler_steps, rule)
+    return score_policy.acting_cost(hyper, hyper.candidates, rule)
 
 
 METHOD = Method(

@@ -115,7 +115,7 @@ def _latency(where: str, line: Mapping[str, str | None]) -> Latency | None:
     if not (math.isfinite(latency) and latency > 0):
         raise UserError(f"{where}: p50_ms is {latency:g}, not a positive time")
     batch, candidates, network_evaluations = numbers
-    cost = ActionCost(candidates, network_evaluations)
+    cost = ActionCost(candidates, network_evaluations, line.get("selection") or "")
     return Latency(line["method"] or "", line["variant"] or "", cost, latency) if batch == 1 else None
 
 
@@ -179,7 +179,8 @@ def _latency_of(table: Table, column: Column, latencies: Latencies) -> Latency |
     """The latency of a column's method at the cost that its actions had, else at another cost."""
     found = [row for row in latencies.rows if (row.method, row.variant) == (column.method, column.variant)]
     costs = {cost for row in table.rows if (row, column) in table.cells for cost in table.cells[row, column].costs}
-    return next(iter([*(row for row in found if row.cost in costs), *found]), None)
+    alike = (row for row in found if any(row.cost.is_alike(cost) for cost in costs))
+    return next(iter([*alike, *found]), None)
 
 
 def _unlike(table: Table, column: Column, rows: Iterable[Row], latency: Latency, preset: str) -> Iterator[str]:
@@ -187,8 +188,14 @@ def _unlike(table: Table, column: Column, rows: Iterable[Row], latency: Latency,
     if preset and column.preset != preset:
         yield f"latency of the networks of preset {preset}, scores of those of preset {column.preset}"
     costs = {cost for row in rows for cost in table.cells[row, column].costs}
-    if other := sorted(costs - {latency.cost}):
-        yield f"latency with {_cost_text(latency.cost)}, scores with {' / '.join(map(_cost_text, other))}"
+    if other := sorted(cost for cost in costs if not latency.cost.is_alike(cost)):
+        tell = _rule_text if any(cost[:2] == latency.cost[:2] for cost in other) else _cost_text
+        yield f"latency with {tell(latency.cost)}, scores with {' / '.join(dict.fromkeys(map(tell, other)))}"
+
+
+def _rule_text(cost: ActionCost) -> str:
+    """Of costs that the rule tells apart."""
+    return f"{_cost_text(cost)} ({cost.selection})"
 
 
 def _cost_text(cost: ActionCost) -> str:

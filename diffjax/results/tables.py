@@ -52,10 +52,16 @@ class Failure(NamedTuple):
 
 
 class ActionCost(NamedTuple):
-    """What one action takes."""
+    """What one action takes, and by which rule it is chosen; empty where that is not known."""
 
     candidates: int
     network_evaluations: int
+    selection: str = ""
+
+    def is_alike(self, other: "ActionCost") -> bool:
+        """Whether both are the same as far as it is known: samplers of as many evaluations differ in the rule alone."""
+        rules = self.selection, other.selection
+        return self[:2] == other[:2] and (rules[0] == rules[1] or not all(rules))
 
 
 @dataclass(frozen=True)
@@ -269,7 +275,7 @@ def _run_cell(
     """What one run adds to its cell; one whose last evaluation is missing counts as failed, though it be complete."""
     known = Cell(
         tunings=frozenset(item.tuning for item in evaluations),
-        costs=frozenset(ActionCost(item.candidates, item.network_evaluations) for item in evaluations),
+        costs=frozenset(ActionCost(item.candidates, item.network_evaluations, item.selection) for item in evaluations),
     )
     if (reason := _failure(status, config.steps if config.again is None else None, evaluations)) is not None:
         return replace(known, failures=(Failure(status.run.seed, reason),))
