@@ -309,10 +309,11 @@ def backup_hyper(recorded: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def noise_of(golden: Golden, prefix: str) -> ChainNoise:
-    """Noise ``prefix + x_T``, and ``prefix + z`` where the sampler draws on its way."""
+def noise_of(golden: Golden, prefix: str, batch_dims: int = 0) -> ChainNoise:
+    """Noise ``prefix + x_T``, and ``prefix + z`` where the sampler draws on its way; steps follow the batch's axes."""
     steps, start = f"{prefix}z", jnp.asarray(golden[f"{prefix}x_T"])
-    return ChainNoise(start, jnp.asarray(golden[steps]) if steps in golden else jnp.zeros((0, *start.shape)))
+    none = jnp.zeros((*start.shape[:batch_dims], 0, *start.shape[batch_dims:]))
+    return ChainNoise(start, jnp.asarray(golden[steps]) if steps in golden else none)
 
 
 def network(params: Tree, hyper: Any, observation: jax.Array) -> Any:
@@ -534,7 +535,7 @@ def check_evaluation(recipe: EDP, golden: Golden) -> None:
     """Candidates, their values and the choice among them, of one state at a time."""
     state, hyper, spec = fresh_state(recipe, golden.tree("params")), hyper_of(recipe, golden), spec_of(golden)
     observation, gumbel = jnp.asarray(golden["evaluation/obs"]), jnp.asarray(golden["evaluation/gumbel"])
-    draws = edp_core.ActionDraws(noise_of(golden, "evaluation/"), gumbel)
+    draws = edp_core.ActionDraws(noise_of(golden, "evaluation/", batch_dims=1), gumbel)
     own = functools.partial(edp_core.draw_action, spec=spec, hyper=hyper)
     expected = jax.eval_shape(jax.vmap(own), jax.random.split(jax.random.key(0), len(gumbel)))
     chex.assert_trees_all_equal_shapes_and_dtypes(draws, expected)
