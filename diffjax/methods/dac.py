@@ -33,7 +33,7 @@ from diffjax.diffusion.schedules import BETAS, discrete_schedule
 from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, traced, weigh
 from diffjax.methods.candidates import tempered_choice
 from diffjax.nn.learners import Learner, copies, cosine_decay, ema_rate, learn, learner, polyak
-from diffjax.nn.networks import GLOROT, MLP, Ensemble, NoiseNetwork, Params, mish
+from diffjax.nn.networks import GLOROT, MLP, Ensemble, NoiseNetwork, Params, chain_predictor, mish
 from diffjax.types import Batch, Spec
 
 
@@ -135,7 +135,8 @@ def predict_noise(actor: Params, hyper: Hyper, x: jax.Array, index: jax.Array, o
 def sample_actions(actor: Params, noise: ChainNoise, hyper: Hyper, observation: jax.Array) -> jax.Array:
     """Actions from the full reverse chain with variance ``beta_t`` and clipped ``x_0``; shape of ``noise.start``."""
     schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
-    denoiser = epsilon_denoiser(lambda x, i: predict_noise(actor, hyper, x, i, observation), schedule)
+    network, time = actor_network(hyper, noise.start.shape[-1]), jnp.arange(1, hyper.diffusion_steps + 1)
+    denoiser = epsilon_denoiser(chain_predictor(network, actor, time, observation), schedule)
     return ancestral_sample(denoiser, schedule, noise, variance="beta", clip=hyper.max_action)
 
 

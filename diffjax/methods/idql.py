@@ -40,7 +40,7 @@ from diffjax.diffusion.schedules import BETAS, discrete_schedule
 from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, traced, weigh
 from diffjax.methods.candidates import ActionDraws, chosen
 from diffjax.nn.learners import Learner, copies, cosine_decay, learn, learner, polyak
-from diffjax.nn.networks import FLAX_NORM_EPSILON, GLOROT, MLP, Ensemble, Params, mish
+from diffjax.nn.networks import FLAX_NORM_EPSILON, GLOROT, MLP, Ensemble, Params, chain_predictor, mish
 from diffjax.nn.residual import ResidualNetwork, WaveConditioned
 from diffjax.types import Batch, Spec
 
@@ -241,9 +241,9 @@ def update(
 def action_chain(actor: Params, noise: ChainNoise, hyper: Hyper, observation: jax.Array) -> jax.Array:
     """All states of the reverse chain, ``(steps + 1, *actions)``; ``observation`` broadcasts against the actions."""
     schedule = discrete_schedule(hyper.schedule, hyper.diffusion_steps)
-    network = actor_network(hyper, noise.start.shape[-1])
+    network, time = actor_network(hyper, noise.start.shape[-1]), jnp.arange(hyper.diffusion_steps)
     return ancestral_chain(
-        epsilon_denoiser(lambda x, index: network.apply(actor, x, index, observation), schedule),
+        epsilon_denoiser(chain_predictor(network, actor, time, observation), schedule),
         schedule,
         noise,
         variance="beta",
