@@ -1,13 +1,16 @@
 """What numbers depend on beside the code, whatever the shell or a job script says: JAX's switches, keys, platforms."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.backend import clear_backends
+from jax.extend.random import define_prng_impl
 
 from diffjax.errors import UserError
 
@@ -65,9 +68,62 @@ def pinned() -> Iterator[None]:
         yield
 
 
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = 0x1BD11BDA
+
+
+@jax.jit
+def _threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Threefry-2x32 of 20 rounds: two words per counter ``(high, low)``, of any shape, for a key ``(2,)``.
+
+    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+    """
+    words = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))
+    x, y = high + words[0], low + words[1]
+    for group in range(5):
+        for rotation in _ROTATIONS[group % 2]:
+            x = x + y
+            y = (y << rotation | y >> (32 - rotation)) ^ x
+        x, y = x + words[(group + 1) % 3], y + words[(group + 2) % 3] + jnp.uint32(group + 1)
+    return x, y
+
+
+def _counted(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """The words of counters ``0, 1, ...`` in a shape."""
+    low = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+    return _threefry(key, jnp.zeros_like(low), low)
+
+
+def _seed(seed: int | jax.Array) -> jax.Array:
+    return jax.random.key_data(jax.random.key(seed, impl=PRNG))
+
+
+def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.stack(_counted(key, shape), axis=-1)
+
+
+def _fold_in(key: jax.Array, data: int | jax.Array) -> jax.Array:
+    low = jnp.asarray(data, jnp.uint32)
+    return jnp.stack(_threefry(key, jnp.zeros_like(low), low))
+
+
+def _random_bits(key: jax.Array, width: int, shape: tuple[int, ...]) -> jax.Array:
+    if width != 32:
+        raise NotImplementedError(f"random bits of width {width}; this program draws 32")
+    high, low = _counted(key, shape)
+    return high ^ low
+
+
+# The numbers of JAX's own keys (partitionable threefry2x32), to the bit. On a CPU JAX makes them in a loop of five
+# turns, of many small operations each: it takes three times as long to run, and longer to compile.
+UNROLLED = define_prng_impl(
+    key_shape=(2,), seed=_seed, split=_split, random_bits=_random_bits, fold_in=_fold_in, name="unrolled", tag="unr"
+)
+
+
 def random_key(seed: int | jax.Array) -> jax.Array:
-    """The key of a seed, of one implementation whatever JAX's default is."""
-    return jax.random.key(seed, impl=PRNG)
+    """The key of a seed, of one implementation whatever JAX's default is; its numbers are those of ``PRNG``."""
+    return jax.random.wrap_key_data(_seed(seed), impl=UNROLLED)
 
 
 def jax_options() -> dict[str, Any]:

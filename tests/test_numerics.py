@@ -15,7 +15,7 @@ from data_tools import timeless
 from launcher_tools import REPOSITORY, data_file, launch, refused
 
 from diffjax import numerics
-from diffjax.numerics import jax_options, pinned, random_key
+from diffjax.numerics import PRNG, jax_options, pinned, random_key
 
 BITS_OF_SEVEN = [2895194379, 4185947648, 1300703658]  # threefry2x32, partitionable
 SWITCHES = {
@@ -53,7 +53,7 @@ def test_pinned_switches_are_at_their_places_and_come_back(options):
         assert (jnp.ones((2, 3)) * jnp.ones(3)).shape == (2, 3)
     assert jnp.asarray(np.arange(3.0)).dtype == jnp.float64
     assert str(jax.random.key_impl(jax.random.key(7))) == "rbg"
-    assert str(jax.random.key_impl(random_key(7))) == "threefry2x32"
+    assert jax.random.bits(random_key(7), (3,), "uint32").tolist() == BITS_OF_SEVEN
     with pytest.raises(ValueError, match="rank_promotion"):
         jnp.ones((2, 3)) * jnp.ones(3)
 
@@ -155,3 +155,24 @@ def test_a_platform_that_jax_does_not_know_is_one_line(tmp_path):
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     refused(run, "JAX_PLATFORMS=nonsense", "not in the list of known backends", "set JAX_PLATFORMS=")
     assert not (tmp_path / "out").exists()
+
+
+def test_keys_have_the_numbers_of_jax_to_the_bit():
+    """Seeds, derived keys and draws; also of an empty shape, a large seed, a negative number, several keys at once."""
+
+    @jax.jit
+    def numbers(key):
+        data, keys = jax.random.key_data, jax.random.split(key, (2, 3))
+        derived = [data(keys), data(jax.random.fold_in(key, jnp.int32(-1)))]
+        several = jax.vmap(lambda one: jax.random.normal(one, (5,)))(keys[0])
+        draws = [jax.random.uniform(key, (3, 4)), jax.random.randint(key, (7,), 0, 13), jax.random.normal(key, (0, 3))]
+        return [data(key), *derived, several, *draws, jax.random.gumbel(key)]
+
+    for seed in (0, 2**32 - 1):
+        for ours, theirs in zip(numbers(random_key(seed)), numbers(jax.random.key(seed, impl=PRNG)), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_other_bits_than_32_are_refused():
+    with pytest.raises(NotImplementedError, match="width 8"):
+        jax.random.bits(random_key(0), (2,), "uint8")
