@@ -128,6 +128,18 @@ def test_flops_of_delayed_updates() -> None:
     assert flops_of("diffcps", policy_interval="1") == [full] * 6
 
 
+# GFLOP of the matrix products of one update at the published sizes, observation 17, action 6, batch 256.
+AT_MOST = {"dac": 14.69, "dtql": 1.725, "diffcps": 1.694, "diffpogan": 5.064, "dql": 2.476, "iql": 0.573}
+
+
+@pytest.mark.parametrize("name", AT_MOST)
+def test_an_update_does_no_more_than_it_did(name: str) -> None:
+    method = get_method(name)[0]
+    hyper = resolve(name, "halfcheetah-medium-v2").hyper
+    flops = update_flops(method, len(method.phases) - 1, Spec(17, 6), hyper, 6)
+    assert 0.98 * AT_MOST[name] < 1e-9 * sum(flops) / 6 <= AT_MOST[name]  # where it does less, lower the bound
+
+
 def chosen(*arguments: str, aspect: Any) -> list[str]:
     values = flags.FlagValues()
     benchmark.define_flags(values)

@@ -24,6 +24,7 @@ from diffjax.nn.networks import (
     GaussianPolicy,
     NICEFlow,
     NoiseNetwork,
+    chain_predictor,
     count_params,
     leaky_relu,
     mish,
@@ -379,6 +380,26 @@ def test_time_frequencies_without_the_endpoint():
 
 def noise_network(**changes):
     return NoiseNetwork(3, (8, 8), TORCH, ("action", "time", "observation"), **changes)
+
+
+def test_a_chain_makes_its_time_features_once():
+    """The same predictions, and no time layer is left in a step."""
+    network, times = noise_network(), jnp.array([3, 1, 2])
+    action, observation = jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), jnp.arange(5.0)
+    params = init(network, action, times[0], observation)
+
+    @jax.jit
+    def chain(params):
+        step = lambda x, index: (predict(x, index), predict(action, index))  # noqa: E731
+        predict = chain_predictor(network, params, times, observation)
+        return jax.lax.scan(step, action, jnp.arange(3))[1]
+
+    for found, time in zip(chain(params), times, strict=True):
+        np.testing.assert_allclose(found, network.apply(params, action, time, observation), rtol=1e-5, atol=1e-6)
+    (loop,) = [
+        one for one in jax.make_jaxpr(chain)(params).jaxpr.eqns[0].params["jaxpr"].eqns if "scan" in str(one.primitive)
+    ]
+    assert "sin" not in str(loop.params["jaxpr"])
 
 
 def test_noise_network_orders_its_inputs_as_told():

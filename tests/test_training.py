@@ -30,6 +30,7 @@ from diffjax.training import program as program_module
 from diffjax.training.batches import prepare
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.evaluation import episode_keys, episode_seeds, evaluate, play, policy_of
+from diffjax.training.memory import size_of
 from diffjax.training.program import (
     NEVER,
     Program,
@@ -81,19 +82,38 @@ def test_pieces_do_not_matter():
 
 
 def test_a_run_is_the_same_whatever_runs_beside_it():
+    """One by one, as on a CPU, and side by side, as elsewhere; delayed updates among them."""
     method, hyper = tiny("td3_bc", "default")
-    program = Program(method, SPEC, "shuffled")
-    other = dataclasses.replace(hyper, alpha=3.0)
-    alone, _ = train(program, stack_runs([setup_of(hyper, 4)]), 10)
-    beside, _ = train(program, stack_runs([setup_of(other, 1), setup_of(hyper, 4)]), 10)
-    assert largest_difference(jax.tree.map(lambda x: x[1:], beside), alone) < 1e-5
+    setups = [setup_of(dataclasses.replace(hyper, alpha=3.0), 1), setup_of(hyper, 4)]
+    alone, sums = train(Program(method, SPEC, "shuffled"), stack_runs(setups[1:]), 10)
+    for one_by_one in (True, False):
+        program = Program(method, SPEC, "shuffled", one_by_one=one_by_one)
+        beside, beside_sums = train(program, stack_runs(setups), 10)
+        assert largest_difference(jax.tree.map(lambda x: x[1:], beside), alone) < 1e-5
+        assert largest_difference(jax.tree.map(lambda x: x[1:], beside_sums), sums) < 1e-4
 
 
-def test_a_bad_run_is_found_and_the_others_go_on():
+def test_runs_one_by_one_need_the_memory_of_one_beside_their_states():
+    method, hyper = tiny("bc", "default")
+    data = random_data()
+
+    def temporaries(one_by_one, runs):
+        setup = stack_runs([setup_of(hyper, seed) for seed in range(runs)])
+        compiled = Program(method, SPEC, "uniform", one_by_one=one_by_one).compiled(0, runs, setup, data)
+        found = compiled.memory_analysis()
+        assert found.alias_size_in_bytes > 0.9 * size_of(Program(method, SPEC, "uniform").init(setup, data).method)
+        return found.temp_size_in_bytes
+
+    assert temporaries(True, 32) < 1.5 * temporaries(True, 2)
+    assert temporaries(False, 32) > 8 * temporaries(False, 2)
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_a_bad_run_is_found_and_the_others_go_on(one_by_one):
     method, hyper = tiny("td3_bc", "default")
     bad = dataclasses.replace(hyper, alpha=float("inf"))
     setup = stack_runs([setup_of(hyper, 0), setup_of(bad, 1), setup_of(hyper, 2)])
-    program = Program(method, SPEC, "uniform")
+    program = Program(method, SPEC, "uniform", one_by_one=one_by_one)
     state, sums = train(program, setup, 6)
     assert np.asarray(state.first_bad_step).tolist() == [NEVER, 1, NEVER]  # the policy moves on every second step
     assert np.isfinite(mean_metrics(sums)["critic/loss"][[0, 2]]).all()
@@ -158,12 +178,12 @@ assert len(DEVICES) == 8
 def on(count):
     jax.local_devices = lambda: DEVICES[:count]
 
-for name, devices, runs in (("bc", 8, 9),):
+for name, devices, runs, one_by_one in (("bc", 8, 9, True), ("bc", 3, 5, False)):
     on(devices)
     method, hyper = tiny(name, "default")
     setup = stack_runs([setup_of(hyper, seed) for seed in range(runs)])
     whole, whole_sums = train(Program(method, SPEC, "uniform"), setup, 50)
-    program = Program(method, SPEC, "uniform", run_sharding(runs))
+    program = Program(method, SPEC, "uniform", run_sharding(runs), one_by_one)
     assert program.sharding.mesh.size == devices
     split, sums = train(program, program.place(setup), 50)
     kernels = [leaf for leaf in jax.tree.leaves(split.method) if leaf.ndim > 1]

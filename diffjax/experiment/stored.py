@@ -173,7 +173,8 @@ def hyper_of(method: Method[Any, Any], values: Mapping[str, Any], where: str) ->
     fields = {field.name: field.default for field in dataclasses.fields(method.hyper)}
     if unknown := values.keys() - fields.keys():
         raise UserError(
-            f"{where}: {method.hyper.__module__} has no hyper-parameter {min(unknown)}; read it with the version that wrote it"
+            f"{where}: {method.hyper.__module__} has no hyper-parameter {min(unknown)}; read it with the version of "
+            "diffjax that wrote it"
         )
     kinds: dict[str, Any] = {name: type(default) for name, default in fields.items()}
     # JSON has lists, and texts for floats that are not finite.

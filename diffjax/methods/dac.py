@@ -33,7 +33,7 @@ from diffjax.methods import chain_policy
 from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, traced, weigh, without_acting
 from diffjax.methods.candidates import tempered_choice
 from diffjax.nn.learners import Learner, copies, cosine_decay, ema_rate, learn, learner, polyak
-from diffjax.nn.networks import GLOROT, MLP, Ensemble, NoiseNetwork, Params, mish
+from diffjax.nn.networks import GLOROT, MLP, Ensemble, NoiseNetwork, Params, chain_predictor, mish
 from diffjax.types import Batch, Spec
 
 
@@ -135,8 +135,9 @@ def sample_actions(actor: Params, noise: ChainNoise, hyper: Hyper, observation: 
 
     Shape of ``noise.start``.
     """
-    schedule = chain_policy.schedule_of(hyper)
-    denoiser = epsilon_denoiser(lambda x, i: predict_noise(actor, hyper, x, i, observation), schedule)
+    network, time = actor_network(hyper, noise.start.shape[-1]), jnp.arange(1, hyper.diffusion_steps + 1)
+    predicted = chain_predictor(network, actor, time, observation)
+    denoiser = epsilon_denoiser(predicted, chain_policy.schedule_of(hyper))
     return chain(denoiser, chain_policy.chain_of(hyper, "beta"), noise, clip=hyper.max_action)[-1]
 
 

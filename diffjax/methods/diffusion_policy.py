@@ -14,14 +14,14 @@ import jax.numpy as jnp
 
 from diffjax import losses
 from diffjax.diffusion.bound import learned_log_variance, step_terms
-from diffjax.diffusion.denoisers import add_noise, epsilon_denoiser, x0_from_epsilon
+from diffjax.diffusion.denoisers import Predictor, add_noise, epsilon_denoiser, x0_from_epsilon
 from diffjax.diffusion.objectives import DenoisingDraws, draw_denoising, noise_matching
 from diffjax.diffusion.samplers import ChainNoise, chain, draw_chain_noise
 from diffjax.methods import chain_policy
 from diffjax.methods.base import ActingCost, Metrics, Scalars, static, traced, without_acting
 from diffjax.methods.candidates import ActionDraws, softmax_choice, softmax_cost
 from diffjax.nn.learners import Learner, copies, ema_rate, learn, learner, polyak
-from diffjax.nn.networks import MLP, TORCH, Ensemble, NoiseNetwork, Params, mish
+from diffjax.nn.networks import MLP, TORCH, Ensemble, NoiseNetwork, Params, chain_predictor, mish
 from diffjax.types import Batch, Spec
 
 NUM_CRITICS = 2
@@ -110,14 +110,14 @@ def predict(actor: Params, hyper: ActorHyper, x: jax.Array, index: jax.Array, ob
 
 
 def denoise_and_vary(
-    actor: Params, hyper: ActorHyper, x: jax.Array, index: jax.Array, observation: jax.Array, steps: int = 0
+    network: Predictor, hyper: ActorHyper, x: jax.Array, index: jax.Array, steps: int = 0
 ) -> tuple[jax.Array, jax.Array]:
     """``x_0`` and the learned logarithm of the variance of a reverse step, each of the shape of ``x``.
 
-    ``steps`` are those that the chain takes, 0 for all.
+    ``network`` puts out both halves; ``steps`` are those that the chain takes, 0 for all.
     """
     schedule = chain_policy.schedule_of(hyper)
-    epsilon, mix = jnp.split(actor_network(hyper, x.shape[-1]).apply(actor, x, index, observation), 2, axis=-1)
+    epsilon, mix = jnp.split(network(x, index), 2, axis=-1)
     return x0_from_epsilon(schedule, x, index, epsilon), learned_log_variance(schedule, mix, index, steps)
 
 
@@ -127,11 +127,13 @@ def sample_actions(actor: Params, noise: ChainNoise, hyper: ActorHyper, observat
     Shape of ``noise.start``, against which ``observation`` broadcasts: ``(batch, 1, observation_dim)`` for several
     samples per state. A learned covariance is that of ancestral chains; others use the denoised mean alone.
     """
+    network, time = actor_network(hyper, noise.start.shape[-1]), jnp.arange(hyper.diffusion_steps)
+    outputs = chain_predictor(network, actor, time, observation)
     if hyper.covariance == "learned" and hyper.sampler == "ancestral":
-        learned = lambda x, index: denoise_and_vary(actor, hyper, x, index, observation, hyper.sampler_steps)  # noqa: E731
+        learned = lambda x, index: denoise_and_vary(outputs, hyper, x, index, hyper.sampler_steps)  # noqa: E731
         action = chain(learned, chain_policy.chain_of(hyper, "learned"), noise, clip=hyper.max_action)[-1]
     else:
-        predicted = lambda x, index: predict(actor, hyper, x, index, observation)  # noqa: E731
+        predicted = lambda x, index: outputs(x, index)[..., : x.shape[-1]]  # noqa: E731
         denoiser = epsilon_denoiser(predicted, chain_policy.schedule_of(hyper))
         action = chain(denoiser, chain_policy.chain_of(hyper, "posterior"), noise, clip=hyper.max_action)[-1]
     return jnp.clip(action, -hyper.max_action, hyper.max_action)
@@ -149,7 +151,9 @@ def denoising_loss(actor: Params, draws: DenoisingDraws, hyper: ActorHyper, batc
     if hyper.covariance == "fixed":
         return simple
     x = add_noise(schedule, batch.action, draws.time_index, draws.noise)
-    x_0, log_variance = denoise_and_vary(actor, hyper, x, draws.time_index, batch.observation)
+    network = actor_network(hyper, x.shape[-1])
+    both = lambda x, index: network.apply(actor, x, index, batch.observation)  # noqa: E731
+    x_0, log_variance = denoise_and_vary(both, hyper, x, draws.time_index)
     clipped = jax.lax.stop_gradient(jnp.clip(x_0, -hyper.max_action, hyper.max_action))
     terms = step_terms(schedule, batch.action, x, draws.time_index, clipped, log_variance)
     return simple + BOUND_WEIGHT * schedule.num_steps * jnp.mean(terms, axis=-1)

@@ -40,7 +40,7 @@ from diffjax.methods import chain_policy
 from diffjax.methods.base import ActingCost, Method, Metrics, Phase, Scalars, static, traced, weigh
 from diffjax.methods.candidates import ActionDraws, chosen
 from diffjax.nn.learners import Learner, copies, cosine_decay, learn, learner, polyak
-from diffjax.nn.networks import FLAX_NORM_EPSILON, GLOROT, MLP, Ensemble, Params, mish
+from diffjax.nn.networks import FLAX_NORM_EPSILON, GLOROT, MLP, Ensemble, Params, chain_predictor, mish
 from diffjax.nn.residual import ResidualNetwork, WaveConditioned
 from diffjax.types import Batch, Spec
 
@@ -238,12 +238,11 @@ def update(
 
 def action_chain(actor: Params, noise: ChainNoise, hyper: Hyper, observation: jax.Array) -> jax.Array:
     """All states of the reverse chain, ``(steps + 1, *actions)``; ``observation`` broadcasts against the actions."""
-    schedule = chain_policy.schedule_of(hyper)
-    network = actor_network(hyper, noise.start.shape[-1])
+    network, time = actor_network(hyper, noise.start.shape[-1]), jnp.arange(hyper.diffusion_steps)
     bound = hyper.max_action if hyper.clip_sampler else None
     is_ancestral = hyper.sampler == "ancestral"
     return chain(
-        epsilon_denoiser(lambda x, index: network.apply(actor, x, index, observation), schedule),
+        epsilon_denoiser(chain_predictor(network, actor, time, observation), chain_policy.schedule_of(hyper)),
         chain_policy.chain_of(hyper, "beta", hyper.extra_steps),
         noise,
         clip=None if is_ancestral else bound,

@@ -284,8 +284,28 @@ class NoiseNetwork(nn.Module):
         return self.time_1(mish(self.time_0(features)))
 
     def __call__(self, action: jax.Array, time: jax.Array, observation: jax.Array) -> jax.Array:
-        inputs = {"action": action, "time": self.embed_time(time), "observation": observation}
+        return self.given_features(action, self.embed_time(time), observation)
+
+    def given_features(self, action: jax.Array, features: jax.Array, observation: jax.Array) -> jax.Array:
+        """The output for time features that :meth:`embed_time` made."""
+        inputs = {"action": action, "time": features, "observation": observation}
         return self.trunk(*(inputs[name] for name in self.input_order))
+
+
+def chain_predictor(
+    network: nn.Module, params: Params, time: jax.Array, observation: jax.Array
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """``(action, index) -> network(action, time[index], observation)`` for the steps of a chain, ``time (T,)``.
+
+    The features of all times are made in one call, so that a step is left with the trunk. ``network`` has the methods
+    ``embed_time`` and ``given_features`` of :class:`NoiseNetwork`.
+    """
+    features = network.apply(params, time, method="embed_time")
+
+    def predict(action: jax.Array, index: jax.Array) -> jax.Array:
+        return network.apply(params, action, features[index], observation, method="given_features")
+
+    return predict
 
 
 class GaussianPolicy(nn.Module):

@@ -80,4 +80,10 @@ class WaveConditioned(nn.Module):
     def __call__(
         self, action: jax.Array, time: jax.Array, observation: jax.Array, factors: Sequence[jax.Array] = ()
     ) -> jax.Array:
-        return self.trunk(action, observation, self.embed_time(time), factors=factors)
+        return self.given_features(action, self.embed_time(time), observation, factors)
+
+    def given_features(
+        self, action: jax.Array, features: jax.Array, observation: jax.Array, factors: Sequence[jax.Array] = ()
+    ) -> jax.Array:
+        """The output for a condition that :meth:`embed_time` made."""
+        return self.trunk(action, observation, features, factors=factors)

@@ -90,16 +90,19 @@ def fit(
 ) -> MemoryUse:
     """The memory for ``runs`` runs at once, or where they do not fit for as many as do; one at least.
 
-    Of fewer than all as few as make as many turns, since every turn is padded to the longest.
+    Of fewer than all as few as make as many turns, since every turn is padded to the longest. Temporaries are of one
+    run, whatever their number, where a device takes them one by one.
     """
     total = setup.data.offset.shape[0]
     while True:
         runs = -(-total // -(-total // runs))
-        use = memory_use(program_for(runs), runs, phases, setup, data, limit)
+        program = program_for(runs)
+        use = memory_use(program, runs, phases, setup, data, limit)
         if use.total <= limit or runs == 1:
             return use
-        room = (limit - use.data) / (use.total - use.data)
-        runs = max(1, min(runs - 1, int(runs * room)))
+        fixed = use.data + (use.temporaries if program.takes_one_by_one else 0)
+        room = (limit - fixed) / (use.total - fixed)
+        runs = max(1, min(runs - 1, round(runs * room)))
 
 
 def size_of(tree: Any) -> int:

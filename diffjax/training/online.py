@@ -29,7 +29,7 @@ from diffjax.training.program import (
     Program,
     RunSetup,
     finite_metrics,
-    finite_runs,
+    is_finite,
     phase_key,
     update_run,
 )
@@ -278,7 +278,7 @@ def learn_online(
     _, shapes = jax.eval_shape(update_runs, jnp.int32(0), *given)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     after, sums = jax.lax.fori_loop(0, jnp.max(due), body, (state, zeros))
-    new_bad = (after.first_bad_step == NEVER) & ~finite_runs(after.method)
+    new_bad = (after.first_bad_step == NEVER) & ~jax.vmap(is_finite)(after.method)
     return after._replace(first_bad_step=jnp.where(new_bad, after.updates - 1, after.first_bad_step)), sums
 
 

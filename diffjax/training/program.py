@@ -1,4 +1,4 @@
-"""The training program: one jitted loop over update steps, mapped over runs, split over devices.
+"""The training program: one jitted loop over update steps, for every run, split over devices.
 
 A run is one seed of one setting of one task. All arrays of a run's state and setup have the leading axis ``runs``; the
 data are an argument, held once whatever the number of runs. Every random number is a function of (seed, phase, step):
@@ -7,7 +7,7 @@ no key is carried, so that a run may stop and go on anywhere.
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -102,13 +102,21 @@ class Program(NamedTuple):
     """One method on tasks of one size, ready for any number of runs that share the static hyper-parameters.
 
     Split over devices, the run axis is as long as the next multiple of their number: what is placed is padded with
-    copies of its last run, which train along and whose results nobody reads.
+    copies of its last run, which train along and whose results nobody reads. A device trains its runs one by one, each
+    through all steps of a call, or all of them side by side in every step; ``one_by_one`` None chooses by the platform.
+    The results differ in rounding.
     """
 
     method: Method[Any, Any]
     spec: Spec
     sampling: str
     sharding: NamedSharding | None = None
+    one_by_one: bool | None = None
+
+    @property
+    def takes_one_by_one(self) -> bool:
+        """Whether a device trains its runs one by one: on CPUs, in whose caches the arrays of one run then stay."""
+        return jax.default_backend() == "cpu" if self.one_by_one is None else self.one_by_one
 
     def place(self, tree: Any) -> Any:
         """Arrays with the run axis, padded and split over the devices."""
@@ -304,6 +312,20 @@ def update_run(
     return program.method.phases[phase].update(draws, step, state, run.hyper, batches)
 
 
+class _Moving(NamedTuple):
+    """What updates change: of all runs, or of one."""
+
+    method: Any
+    first_bad_step: jax.Array
+
+
+class _Held(NamedTuple):
+    """What updates read of a run beside its data and leave as it is: of all runs, or of one."""
+
+    setup: RunSetup
+    labels: Any
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def _advance(
     program: Program,
@@ -313,45 +335,80 @@ def _advance(
     setup: RunSetup,
     data: Transitions,
 ) -> tuple[TrainState, Metrics]:
-    # The step stays a scalar under the map over runs, so that delayed updates remain branches.
-    update_runs = jax.vmap(functools.partial(_update_run, program, phase, data), in_axes=(None, 0, 0, 0, 0))
+    def advance_runs(moving: _Moving, held: _Held, bounds: jax.Array, data: Transitions) -> tuple[_Moving, Metrics]:
+        advance_run = functools.partial(_advance_run, program, phase, bounds, data)
+        over_runs = _one_by_one if program.takes_one_by_one else jax.vmap
+        return over_runs(advance_run)(moving, held)
+
+    moving = _Moving(state.method, state.first_bad_step)
+    held = _Held(setup, _current_labels(program, phase, state.labels))
+    if program.sharding is not None:  # every device by itself: a loop over a split axis would gather it
+        own, whole = program.sharding.spec, PartitionSpec()
+        advance_runs = jax.shard_map(
+            advance_runs,
+            mesh=program.sharding.mesh,
+            in_specs=(own, own, whole, whole),
+            out_specs=own,
+            check_vma=False,
+        )
+    moving, sums = advance_runs(moving, held, bounds, data)
+    return state._replace(**moving._asdict()), sums
+
+
+def _one_by_one(advance_run: Callable[[Tree, Any], tuple[Tree, Any]]) -> Callable[[Tree, Any], tuple[Tree, Any]]:
+    """``vmap(advance_run)`` as a loop over the leading axis; what moves stays in the memory that it has."""
+
+    def advance_runs(moving: Tree, held: Any) -> tuple[Tree, Any]:
+        def body(moving: Tree, inputs: tuple[jax.Array, Any]) -> tuple[Tree, Any]:
+            run, own = inputs
+            before = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, run, keepdims=False), moving)
+            after, found = advance_run(before, own)
+            put = lambda leaf, new: jax.lax.dynamic_update_index_in_dim(leaf, new, run, 0)  # noqa: E731
+            return jax.tree.map(put, moving, after), found
+
+        runs = jax.tree.leaves(moving)[0].shape[0]
+        return jax.lax.scan(body, moving, (jnp.arange(runs), held))
+
+    return advance_runs
+
+
+def _advance_run(
+    program: Program, phase: int, bounds: jax.Array, data: Transitions, moving: _Moving, held: _Held
+) -> tuple[_Moving, Metrics]:
+    """Steps of one run. The step is the same for all, so that under a map over runs delayed updates stay branches."""
     start, stop = bounds
-    labels = _current_labels(program, phase, state.labels)
     returns = None
     if program.method.view.return_to_go:
-        end = jnp.asarray(data.end)
-        returns = jax.vmap(lambda run: return_to_go(whole_data(data, run.data).reward, end, run.hyper.discount))(setup)
+        reward = whole_data(data, held.setup.data).reward
+        returns = return_to_go(reward, jnp.asarray(data.end), held.setup.hyper.discount)
 
     @jax.jit  # traced once for both of its uses below
     def update(step: jax.Array, state: Any) -> tuple[Any, Metrics]:
-        return update_runs(step, state, setup, returns, labels)
+        return _update_run(program, phase, data, step, state, held.setup, returns, held.labels)
 
-    def body(step: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+    def body(step: jax.Array, carry: tuple[_Moving, Metrics]) -> tuple[_Moving, Metrics]:
         before, sums = carry
         after, metrics = update(step, before.method)
         new_bad = (before.first_bad_step == NEVER) & ~finite_metrics(metrics)
         first_bad_step = jnp.where(new_bad, step, before.first_bad_step)
-        return before._replace(method=after, first_bad_step=first_bad_step), jax.tree.map(jnp.add, sums, metrics)
+        return _Moving(after, first_bad_step), jax.tree.map(jnp.add, sums, metrics)
 
-    _, shapes = jax.eval_shape(update, start, state.method)
+    _, shapes = jax.eval_shape(update, start, moving.method)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    after, sums = jax.lax.fori_loop(start, stop, body, (state, zeros))
-    new_bad = (after.first_bad_step == NEVER) & ~finite_runs(after.method)
+    after, sums = jax.lax.fori_loop(start, stop, body, (moving, zeros))
+    new_bad = (after.first_bad_step == NEVER) & ~is_finite(after.method)
     return after._replace(first_bad_step=jnp.where(new_bad, stop - 1, after.first_bad_step)), sums
 
 
 def finite_metrics(metrics: Metrics) -> jax.Array:
-    """Whether all metrics of an update are finite, of each run."""
+    """Whether all metrics of an update are finite."""
     return functools.reduce(jnp.logical_and, [jnp.isfinite(metric.total) for metric in metrics.values()])
 
 
-def finite_runs(tree: Any) -> jax.Array:
-    """Whether all floats of a run are finite, ``(runs,)``."""
-    largest = [
-        jnp.max(jnp.abs(leaf), axis=tuple(range(1, leaf.ndim)))  # NaN where there is one
-        for leaf in jax.tree.leaves(tree)
-        if jnp.issubdtype(leaf.dtype, jnp.floating)
-    ]
+def is_finite(tree: Any) -> jax.Array:
+    """Whether all floats of a run are finite."""
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    largest = [jnp.max(jnp.abs(leaf)) for leaf in floats]  # NaN where there is one
     return jnp.isfinite(functools.reduce(jnp.maximum, largest))
 
 
