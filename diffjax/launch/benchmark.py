@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from diffjax.errors import UserError
+from diffjax.errors import UserError, unknown_name
 from diffjax.experiment.provenance import versions
-from diffjax.experiment.settings import PRESETS, Protocol, check_overrides, resolve
+from diffjax.experiment.settings import PRESETS, Protocol, check_overrides, parse_setting, resolve, setting_names
 from diffjax.files import csv_text, writable, write_json, write_text
 from diffjax.launch import cli
 from diffjax.launch.flags import define_matmul_precision
@@ -31,7 +31,7 @@ from diffjax.launch.plugins import define_plugin, load_plugins
 from diffjax.methods.base import Method
 from diffjax.methods.registry import METHODS, get_method
 from diffjax.numerics import check_platform
-from diffjax.tasks.registry import get_task
+from diffjax.tasks.registry import Task, get_task
 from diffjax.types import Spec
 
 Item = TypeVar("Item")
@@ -39,18 +39,22 @@ Compiled = TypeVar("Compiled")
 
 
 class Case(NamedTuple):
-    """A method as it is measured."""
+    """A method as it is measured, with one setting of ``--grid`` and the sizes of one task."""
 
     name: str
     variant: str
     method: Method[Any, Any]
     hyper: Any
     protocol: Protocol
+    spec: Spec
+    setting: str = ""
+    task: str = ""  # empty where only one is measured
 
     @property
     def label(self) -> str:
-        """``name``, or ``name:variant`` for any but the default variant."""
-        return self.name if self.variant == next(iter(METHODS[self.name])) else f"{self.name}:{self.variant}"
+        """``name``, or ``name:variant`` for any but the default variant; setting and task where there are several."""
+        name = self.name if self.variant == next(iter(METHODS[self.name])) else f"{self.name}:{self.variant}"
+        return " ".join(part for part in (name, self.setting, self.task) if part)
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -65,7 +69,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "task",
         "halfcheetah-medium-v2",
-        "ID: Task whose sizes and published hyper-parameters are used; nothing is simulated.",
+        "ID,...: Tasks whose sizes and published hyper-parameters are used; nothing is simulated.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -81,6 +85,12 @@ def define_flags(values: flags.FlagValues) -> None:
         "set",
         None,
         "NAME=VALUE: Another value for one hyper-parameter, of all methods measured; repeatable.",
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "grid",
+        None,
+        "NAME=V1,V2: Several values of one, each measured with every method that has it (others once); repeatable.",
         flag_values=values,
     )
     define_plugin(values)
@@ -102,12 +112,6 @@ def define_haste_flags(values: flags.FlagValues) -> None:
     )
 
 
-def task_spec(args: flags.FlagValues) -> Spec:
-    """The sizes that the flags ask for."""
-    task = get_task(args.task)
-    return Spec(args.observation_dim or task.observation_dim, args.action_dim or task.action_dim)
-
-
 def parse_numbers(flag: str, text: str, example: str) -> list[int]:
     """The positive integers of a list.
 
@@ -123,33 +127,47 @@ def parse_numbers(flag: str, text: str, example: str) -> list[int]:
 
 
 def chosen_cases(args: flags.FlagValues, aspect: Callable[[Case], Any]) -> list[Case]:
-    """The methods that ``--methods`` names; without it all, with the variants that have an ``aspect`` of their own.
+    """The methods that ``--methods`` names, with every setting of the grid and on every task.
+
+    Without ``--methods`` all, with the variants that have an ``aspect`` of their own.
 
     Raises:
-      UserError: for an unknown method, variant, preset, task or setting.
+      UserError: for an unknown method, variant, preset, task or setting, or one of the grid that no method has.
     """
     load_plugins(args)
     overrides = cli.parse_settings(args.set)
+    grid = cli.parse_grid(args.grid, fixed=overrides)
+    tasks = [get_task(name) for name in cli.parse_list("task", args.task)]
 
-    def case(name: str, variant: str) -> Case:
+    def case(name: str, variant: str, task: Task, setting: str = "") -> Case:
         method, variant = get_method(name, variant)
-        settings = resolve(
-            name, get_task(args.task).id, args.preset, variant, check_overrides(name, variant, overrides)
-        )
-        return Case(name, variant, method, settings.hyper, settings.protocol)
+        values = check_overrides(name, variant, overrides | parse_setting(setting))
+        settings = resolve(name, task.id, args.preset, variant, values)
+        spec = Spec(args.observation_dim or task.observation_dim, args.action_dim or task.action_dim)
+        place = task.id if len(tasks) > 1 else ""
+        return Case(name, variant, method, settings.hyper, settings.protocol, spec, setting, place)
 
+    chosen: list[tuple[str, str]] = []
     if args.methods is not None:
-        names = [item.partition(":") for item in cli.parse_list("methods", args.methods)]
-        return [case(name, variant) for name, _, variant in names]
-    found = []
-    for name, variants in METHODS.items():
-        aspects: list[Any] = []
-        for variant in variants:
-            candidate = case(name, variant)
-            if aspect(candidate) not in aspects:
-                aspects.append(aspect(candidate))
-                found.append(candidate)
-    return found
+        named = [item.partition(":") for item in cli.parse_list("methods", args.methods)]
+        chosen = [(name, variant) for name, _, variant in named]
+    else:
+        for name, variants in METHODS.items():
+            aspects: list[Any] = []
+            for variant in variants:
+                if (found := aspect(case(name, variant, tasks[0]))) not in aspects:
+                    aspects.append(found)
+                    chosen.append((name, variant))
+    known = {(name, variant): setting_names(name, variant) for name, variant in chosen}
+    for name in grid:
+        if not any(name in names for names in known.values()):
+            raise unknown_name("setting in --grid:", name, sorted(set().union(*known.values())))
+    return [
+        case(*one, task, setting)
+        for task in tasks
+        for one in chosen
+        for setting in cli.grid_settings({name: values for name, values in grid.items() if name in known[one]})
+    ]
 
 
 def prepare(args: flags.FlagValues, name: str) -> Path:
