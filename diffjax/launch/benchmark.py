@@ -126,6 +126,19 @@ def parse_numbers(flag: str, text: str, example: str) -> list[int]:
     return numbers
 
 
+def make_case(args: flags.FlagValues, name: str, variant: str, task: Task, setting: str = "", place: str = "") -> Case:
+    """A method with one setting beside what ``--set`` says, of a task's sizes.
+
+    Raises:
+      UserError: for anything unknown or out of range.
+    """
+    method, variant = get_method(name, variant)
+    values = check_overrides(name, variant, cli.parse_settings(args.set) | parse_setting(setting))
+    settings = resolve(name, task.id, args.preset, variant, values)
+    spec = Spec(args.observation_dim or task.observation_dim, args.action_dim or task.action_dim)
+    return Case(name, variant, method, settings.hyper, settings.protocol, spec, setting, place)
+
+
 def chosen_cases(args: flags.FlagValues, aspect: Callable[[Case], Any]) -> list[Case]:
     """The methods that ``--methods`` names, with every setting of the grid and on every task.
 
@@ -135,18 +148,8 @@ def chosen_cases(args: flags.FlagValues, aspect: Callable[[Case], Any]) -> list[
       UserError: for an unknown method, variant, preset, task or setting, or one of the grid that no method has.
     """
     load_plugins(args)
-    overrides = cli.parse_settings(args.set)
-    grid = cli.parse_grid(args.grid, fixed=overrides)
+    grid = cli.parse_grid(args.grid, fixed=cli.parse_settings(args.set))
     tasks = [get_task(name) for name in cli.parse_list("task", args.task)]
-
-    def case(name: str, variant: str, task: Task, setting: str = "") -> Case:
-        method, variant = get_method(name, variant)
-        values = check_overrides(name, variant, overrides | parse_setting(setting))
-        settings = resolve(name, task.id, args.preset, variant, values)
-        spec = Spec(args.observation_dim or task.observation_dim, args.action_dim or task.action_dim)
-        place = task.id if len(tasks) > 1 else ""
-        return Case(name, variant, method, settings.hyper, settings.protocol, spec, setting, place)
-
     chosen: list[tuple[str, str]] = []
     if args.methods is not None:
         named = [item.partition(":") for item in cli.parse_list("methods", args.methods)]
@@ -155,7 +158,7 @@ def chosen_cases(args: flags.FlagValues, aspect: Callable[[Case], Any]) -> list[
         for name, variants in METHODS.items():
             aspects: list[Any] = []
             for variant in variants:
-                if (found := aspect(case(name, variant, tasks[0]))) not in aspects:
+                if (found := aspect(make_case(args, name, variant, tasks[0]))) not in aspects:
                     aspects.append(found)
                     chosen.append((name, variant))
     known = {(name, variant): setting_names(name, variant) for name, variant in chosen}
@@ -163,7 +166,7 @@ def chosen_cases(args: flags.FlagValues, aspect: Callable[[Case], Any]) -> list[
         if not any(name in names for names in known.values()):
             raise unknown_name("setting in --grid:", name, sorted(set().union(*known.values())))
     return [
-        case(*one, task, setting)
+        make_case(args, *one, task, setting, task.id if len(tasks) > 1 else "")
         for task in tasks
         for one in chosen
         for setting in cli.grid_settings({name: values for name, values in grid.items() if name in known[one]})

@@ -26,7 +26,6 @@ from diffjax.policy import Policy, policy_of
 from diffjax.records.folder import find_folders, read_config, read_status
 from diffjax.training.flops import dot_bytes, dot_flops
 from diffjax.training.program import Acting
-from diffjax.types import Spec
 
 # States times candidates. Wider batches are mapped over slices: memory is bounded, and on a CPU activations stay in
 # its caches.
@@ -138,9 +137,7 @@ def _of_folder(
             first = acting[0]
             name = join_setting(parse_setting(own) | values)
             hyper = first.acting.hyper
-            case = Case(
-                config.method, config.variant, stored.method, hyper, Protocol(), first.spec, name, config.task
-            )
+            case = Case(config.method, config.variant, stored.method, hyper, Protocol(), first.spec, name, config.task)
             yield Subject(case, jax.tree.map(jnp.asarray, first.acting), str(folder), acting)
 
 
@@ -172,9 +169,7 @@ def act_program(case: Case, batch: int, at_once: int) -> Callable[..., jax.Array
     def act(acting: Acting, key: jax.Array, number: jax.Array, observation: jax.Array) -> jax.Array:
         def decide(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
             seen = acting.observation(inputs[1])
-            return acting.as_recorded(
-                case.method.sample_action(inputs[0], case.spec, acting.state, acting.hyper, seen)
-            )
+            return acting.as_recorded(case.method.sample_action(inputs[0], case.spec, acting.state, acting.hyper, seen))
 
         key = jax.random.fold_in(key, number)
         if batch == 1:

@@ -24,6 +24,18 @@ Count = Callable[[JaxprEqn], int]  # what one matrix product counts
 
 def update_flops(method: Method[Any, Any], phase: int, spec: Spec, hyper: Any, steps: int) -> list[int]:
     """FLOPs of the matrix products of one run's update, at each of the steps ``0 .. steps - 1`` of a phase."""
+    program = _update_program(method, phase, spec, hyper)
+    return [dot_flops(program, np.int32(step)) for step in range(steps)]
+
+
+def update_bytes(method: Method[Any, Any], phase: int, spec: Spec, hyper: Any, steps: int) -> list[int]:
+    """Bytes that the operands and results of these products hold; see :func:`dot_bytes`."""
+    program = _update_program(method, phase, spec, hyper)
+    return [dot_bytes(program, np.int32(step)) for step in range(steps)]
+
+
+def _update_program(method: Method[Any, Any], phase: int, spec: Spec, hyper: Any) -> ClosedJaxpr:
+    """One run's update as ``(step, draws, state, batches) -> (state, metrics)``."""
     part = method.phases[phase]
 
     def arguments() -> tuple[Any, ...]:
@@ -35,8 +47,7 @@ def update_flops(method: Method[Any, Any], phase: int, spec: Spec, hyper: Any, s
     def updated(step: jax.Array, draws: Any, state: Any, batches: tuple[Batch, ...]) -> Any:
         return part.update(draws, step, state, hyper, batches)
 
-    program = jax.make_jaxpr(updated)(*jax.eval_shape(arguments))
-    return [dot_flops(program, np.int32(step)) for step in range(steps)]
+    return jax.make_jaxpr(updated)(*jax.eval_shape(arguments))
 
 
 def period(values: Sequence[int]) -> int:
