@@ -41,6 +41,7 @@ from diffjax.measure import acting, card, ceilings, training
 from diffjax.measure.acting import Actor, Latency, Subject
 from diffjax.measure.ceilings import Ceilings
 from diffjax.measure.training import Cost, Trainer
+from diffjax.numerics import matmul_precision
 from diffjax.tasks.registry import Task, get_task, make_simulator, suite_tasks
 
 METHODS_TRAINED = "dac,dtql,diffcps,diffpogan,iql,fql"
@@ -219,7 +220,7 @@ def device_stage(session: Session) -> Stage:
     rows = []
     with Progress(session.clock, "device", len(session.precisions)) as measuring:
         for precision in session.precisions:
-            with jax.default_matmul_precision(precision):
+            with matmul_precision(precision):
                 best = ceilings.measure(measuring)
             session.ceilings[precision] = best
             rows.append(Device(precision, best.gflop_per_s, best.copy_gb_per_s))
@@ -277,11 +278,19 @@ def _golden(file: Path, variables: dict[str, str], limit_s: float) -> Golden:
         process.terminate()
         text, _ = process.communicate()
     seconds = time.perf_counter() - begin
-    counts = {word: len(re.findall(rf"\b{word}\b.*(?:::|%)|::.* {word}\b", text)) for word in ("PASSED", "SKIPPED")}
-    failures = sorted(set(re.findall(r"::(\S+) (?:FAILED|ERROR)|(?:FAILED|ERROR) \S+::(\S+)", text)))
-    names = sorted({first or second for first, second in failures})
+    found = outcomes(text)
+    counted = [list(found.values()).count(word) for word in ("PASSED", "FAILED", "ERROR", "SKIPPED")]
+    names = [name for name, word in found.items() if word in ("FAILED", "ERROR")]
     is_finished = process.returncode in (0, 1)
-    return Golden(file.name, counts["PASSED"], len(names), counts["SKIPPED"], is_finished, seconds, " ".join(names))
+    passed, failed, errors, skipped = counted
+    return Golden(file.name, passed, failed + errors, skipped, is_finished, seconds, " ".join(names))
+
+
+def outcomes(text: str) -> dict[str, str]:
+    """Of each test what became of it, by the lines that pytest prints with -v, in one process or several."""
+    alone = re.findall(r"^\S+?::(.+?) (PASSED|FAILED|ERROR|SKIPPED)\b", text, re.MULTILINE)
+    by_workers = re.findall(r"^\[gw\d+\] \[ *\d+%\] (PASSED|FAILED|ERROR|SKIPPED) \S+?::(.+?) *$", text, re.MULTILINE)
+    return dict(alone) | {name: word for word, name in by_workers}
 
 
 def training_stage(session: Session) -> Stage:
@@ -301,14 +310,14 @@ def training_stage(session: Session) -> Stage:
     def trainers_of(one: tuple[Case, int, str]) -> list[Trainer]:
         case, phase, precision = one
         is_started = session.jobs == 1  # what starts drops other programs from memory
-        with jax.default_matmul_precision(precision):
+        with matmul_precision(precision):
             return [Trainer(case, phase, data[case.spec], runs, False, is_started) for runs in counts]
 
     rows: list[Cost] = []
     with Progress(session.clock, "training", len(asked)) as measuring:
         for label, trainers in benchmark.compiled_ahead(trainers_of, asked, session.jobs, measuring):
             case, phase, precision = asked[label]
-            with jax.default_matmul_precision(precision):
+            with matmul_precision(precision):
                 if label == first and session.jobs > 1:  # how long a start takes is told of one
                     trainers[0] = Trainer(case, phase, data[case.spec], counts[0], False, True)
                 best = session.ceilings[precision]
@@ -349,13 +358,13 @@ def inference_stage(session: Session) -> Stage:
     rows_at_once = acting.rows_at_once(None)
 
     def actor_of(one: tuple[Subject, int]) -> Actor:
-        with jax.default_matmul_precision(session.precision):
+        with matmul_precision(session.precision):
             return Actor(*one, rows_at_once, as_published=True, is_started=session.jobs == 1)
 
     rows: list[Latency] = []
     best = session.ceilings[session.precision]
     with (
-        jax.default_matmul_precision(session.precision),
+        matmul_precision(session.precision),
         Progress(session.clock, "inference", len(asked)) as measuring,
     ):
         for label, actor in benchmark.compiled_ahead(actor_of, asked, session.jobs, measuring):
@@ -497,7 +506,7 @@ def grid_stage(session: Session) -> Stage:
     total = sum(row.hours for row in first)
     note = (
         f"{' + '.join(row.method for row in first)} at {session.precision}: {total:.2f} h, of a night of "
-        f"{NIGHT_HOURS} h; updates as those of the sizes that were timed; evaluating, compiling and saving are not counted"
+        f"{NIGHT_HOURS} h; updates as those of the sizes that were timed; evaluating, compiling, saving not counted"
     )
     return Stage(rows, notes=[note])
 

@@ -91,7 +91,8 @@ def subjects(args: flags.FlagValues) -> list[Subject]:
     load_plugins(args)
     fixed = cli.parse_settings(args.set)
     grid = {name: [value] for name, value in fixed.items()} | cli.parse_grid(args.grid, fixed=fixed)
-    return acting.trained(cli.parse_paths("runs", args.runs), cli.grid_settings(grid), args.seed, args.setting)
+    paths, settings = cli.parse_paths("runs", args.runs), cli.grid_settings(grid)
+    return acting.trained(paths, settings, args.seed, args.setting, args.matmul_precision)
 
 
 def print_tables(rows: Sequence[Latency], notes: Sequence[str]) -> None:

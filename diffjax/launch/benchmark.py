@@ -30,7 +30,7 @@ from diffjax.launch.flags import define_matmul_precision
 from diffjax.launch.plugins import define_plugin, load_plugins
 from diffjax.methods.base import Method
 from diffjax.methods.registry import METHODS, get_method
-from diffjax.numerics import check_platform
+from diffjax.numerics import check_platform, jax_precision
 from diffjax.tasks.registry import Task, get_task
 from diffjax.types import Spec
 
@@ -179,7 +179,7 @@ def prepare(args: flags.FlagValues, name: str) -> Path:
     folder = results_folder(args.out, (f"{name}.csv", f"{name}.json"))
     # A program taken from the cache would be reported as compiled in no time.
     jax.config.update("jax_enable_compilation_cache", False)
-    jax.config.update("jax_default_matmul_precision", args.matmul_precision)
+    jax.config.update("jax_default_matmul_precision", jax_precision(args.matmul_precision))
     return folder
 
 

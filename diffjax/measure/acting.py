@@ -4,6 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,17 +104,22 @@ def fresh(case: Case) -> Subject:
 
 
 def trained(
-    roots: Iterable[str], settings: Sequence[str], seeds: Sequence[int] | None, chosen: Sequence[str] | None
+    roots: Iterable[str],
+    settings: Sequence[str],
+    seeds: Sequence[int] | None = None,
+    chosen: Sequence[str] | None = None,
+    precision: str = "highest",
 ) -> list[Subject]:
     """The finished runs in some folders, seeds together, acting by every one of ``settings`` (``"candidates=4"``).
 
-    ``seeds`` and ``chosen``, settings of the training, are those taken; None: all.
+    ``seeds`` and ``chosen``, settings of the training, are those taken; None: all. They act, and are scored, with
+    matrix products of ``precision``, whatever they were trained with.
 
     Raises:
       UserError: a folder holds no runs or none that finished, or training reads what a setting changes.
     """
     folders = [folder for folder in find_folders(roots) if read_config(folder).again is None]
-    found = [one for folder in folders for one in _of_folder(folder, settings, seeds, chosen)]
+    found = [one for folder in folders for one in _of_folder(folder, settings, seeds, chosen, precision)]
     labels = [one.case.label for one in found]
     if len(set(labels)) < len(labels):
         found = [one._replace(case=one.case._replace(task=one.source)) for one in found]
@@ -121,14 +127,19 @@ def trained(
 
 
 def _of_folder(
-    folder: Path, settings: Sequence[str], seeds: Sequence[int] | None, chosen: Sequence[str] | None
+    folder: Path,
+    settings: Sequence[str],
+    seeds: Sequence[int] | None,
+    chosen: Sequence[str] | None,
+    precision: str,
 ) -> Iterator[Subject]:
     stored = StoredRuns(folder)
     config = stored.config
     failed = {one.run for one in read_status(folder) if one.state == "failed"}
     for own in stored.subset("setting", None if chosen is None else tuple(chosen)):
         runs = [config.run(seed, own) for seed in stored.subset("seed", None if seeds is None else tuple(seeds))]
-        policies = [policy_of(stored, run) for run in runs if run not in failed]
+        found = [policy_of(stored, run) for run in runs if run not in failed]
+        policies = [replace(one, about=replace(one.about, matmul_precision=precision)) for one in found]
         if not policies:
             raise UserError(f"{folder} has no run of setting {own!r} that did not fail; leave it out")
         for setting in settings:
