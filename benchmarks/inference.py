@@ -17,7 +17,7 @@ examples:
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -43,6 +43,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Define this benchmark's flags."""
     benchmark.define_flags(values)
     benchmark.define_haste_flags(values)
+    benchmark.define_resume(values)
     define_choice_of_runs(values, "runs")
     flags.DEFINE_integer(
         "episodes", 10, "Episodes per trained run that score a setting; 0: no simulator.", 0, flag_values=values
@@ -211,11 +212,17 @@ def main(args: flags.FlagValues) -> None:
     folder = benchmark.prepare(args, NAME)
     rows_at_once = acting.rows_at_once(args.rows)
     cases = [subject.case for subject in chosen]
-    facts = {"matmul_precision": args.matmul_precision}
+    facts: dict[str, Any] = {"matmul_precision": args.matmul_precision}
     facts |= {"preset": args.preset, "task": args.task} if args.runs is None else {"runs": args.runs}
-    rows: list[Latency] = []
+    rows = benchmark.kept(args, folder, NAME, Latency, facts)
+    there = {(row.label, row.batch) for row in rows}
     scores: dict[str, Scored] = {}
-    asked = {f"{subject.case.label}, batch {batch}": (subject, batch) for subject in chosen for batch in batches}
+    asked = {
+        f"{subject.case.label}, batch {batch}": (subject, batch)
+        for subject in chosen
+        for batch in batches
+        if (subject.case.label, batch) not in there
+    }
 
     def actor_of(one: tuple[Subject, int]) -> Actor:
         subject, batch = one

@@ -18,7 +18,7 @@ examples:
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -42,6 +42,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Define this benchmark's flags."""
     benchmark.define_flags(values)
     benchmark.define_haste_flags(values)
+    benchmark.define_resume(values)
     flags.DEFINE_string("runs", "1,4", "N,N,...: Runs side by side, each compared with the first.", flag_values=values)
     flags.DEFINE_integer(
         "tasks", 1, "Data sets, held by one program, that the runs learn from in turn.", 1, flag_values=values
@@ -179,14 +180,15 @@ def main(args: flags.FlagValues) -> None:
     data = {
         spec: [training.synthetic_data(spec, args.transitions, seed) for seed in range(args.tasks)] for spec in specs
     }
-    phases = training.phases_of(cases)
-    facts = {
+    facts: dict[str, Any] = {
         "preset": args.preset,
         "task": args.task,
         "matmul_precision": args.matmul_precision,
         "transitions": args.transitions,
     }
-    rows: list[Cost] = []
+    rows = benchmark.kept(args, folder, NAME, Cost, facts)
+    there = {row.label for row in rows}
+    phases = {label: chosen for label, chosen in training.phases_of(cases).items() if label not in there}
 
     def trainers_of(chosen: tuple[Case, int]) -> list[Trainer]:
         case, phase = chosen

@@ -24,7 +24,7 @@ from rich.table import Table
 from diffjax.errors import UserError, unknown_name
 from diffjax.experiment.provenance import versions
 from diffjax.experiment.settings import PRESETS, Protocol, check_overrides, parse_setting, resolve, setting_names
-from diffjax.files import csv_text, writable, write_json, write_text
+from diffjax.files import csv_text, read_json, writable, write_json, write_text
 from diffjax.launch import cli
 from diffjax.launch.flags import define_matmul_precision
 from diffjax.launch.plugins import define_plugin, load_plugins
@@ -36,6 +36,7 @@ from diffjax.types import Spec
 
 Item = TypeVar("Item")
 Compiled = TypeVar("Compiled")
+Row = TypeVar("Row", bound=NamedTuple)
 
 
 class Case(NamedTuple):
@@ -112,6 +113,16 @@ def define_haste_flags(values: flags.FlagValues) -> None:
     )
 
 
+def define_resume(values: flags.FlagValues) -> None:
+    """The flag that :func:`prepare` and :func:`kept` read."""
+    flags.DEFINE_bool(
+        "resume",
+        False,
+        "Go on in a folder --out of this machine: what was measured there is kept and not measured again.",
+        flag_values=values,
+    )
+
+
 def parse_numbers(flag: str, text: str, example: str) -> list[int]:
     """The positive integers of a list.
 
@@ -176,7 +187,8 @@ def chosen_cases(args: flags.FlagValues, aspect: Callable[[Case], Any]) -> list[
 def prepare(args: flags.FlagValues, name: str) -> Path:
     """Settings of the process, and the folder that results go to; see :func:`results_folder`."""
     check_platform()
-    folder = results_folder(args.out, (f"{name}.csv", f"{name}.json"))
+    is_new = "resume" not in args or not args.resume
+    folder = results_folder(args.out, (f"{name}.csv", f"{name}.json") if is_new else ())
     # A program taken from the cache would be reported as compiled in no time.
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_default_matmul_precision", jax_precision(args.matmul_precision))
@@ -198,6 +210,27 @@ def results_folder(out: str, names: Iterable[str]) -> Path:
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def kept(args: flags.FlagValues, folder: Path, name: str, kind: type[Row], facts: Mapping[str, Any]) -> list[Row]:
+    """With ``--resume`` the rows that a folder has already, else none.
+
+    Raises:
+      UserError: they are of another machine, or ``facts`` of theirs differ.
+    """
+    file = folder / f"{name}.json"
+    if not args.resume or not file.is_file():
+        return []
+    content = read_json(file)
+    here = {fact: value for fact, value in machine().items() if fact != "revision"}
+    for fact, value in [*here.items(), *facts.items()]:
+        before = content["machine"].get(fact) if fact in here else content.get(fact)
+        if before != value:
+            raise UserError(f"{file} was measured with {fact} {before!r}, not {value!r}; choose another --out")
+    try:
+        return [kind(**row) for row in content["measurements"]]
+    except TypeError:
+        raise UserError(f"{file} has other columns than this version writes; choose another --out") from None
 
 
 def compile_program(program: Any, *arguments: Any) -> tuple[Any, float]:

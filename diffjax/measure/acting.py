@@ -88,6 +88,8 @@ class Latency(NamedTuple):
     xla_mib: float | None
     product_share: float  # of the best matrix product
     copy_share: float  # of the copy's bandwidth, were everything moved that the products read and write
+    gflop_per_s: float  # of the best product in the same process
+    copy_gb_per_s: float
     peak_mib: float
     peak_source: str
     score: float | None
@@ -295,6 +297,8 @@ def measure(actor: Actor, ceilings: Ceilings, calls: int, budget_s: float, preci
         xla_mib=said.mib,
         product_share=actor.gflop / median / ceilings.gflop_per_s,
         copy_share=1e-9 * programs.MIB * actor.dot_mib / median / ceilings.copy_gb_per_s,
+        gflop_per_s=ceilings.gflop_per_s,
+        copy_gb_per_s=ceilings.copy_gb_per_s,
         **programs.peak(actor.peak_before, said)._asdict(),
         **scored._asdict(),
     )

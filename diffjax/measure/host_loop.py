@@ -115,6 +115,11 @@ class Plan(NamedTuple):
         """Calls of compiled programs."""
         return sum(step.dispatches for step in self.steps)
 
+    @property
+    def outputs(self) -> list[Var]:
+        """The variables among its outputs."""
+        return [atom for atom in self.program.jaxpr.outvars if isinstance(atom, Var)]
+
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         """The outputs for some inputs."""
         program, constants = self.program.jaxpr, self.program.consts
@@ -135,18 +140,20 @@ class HostLoop:
         self._tree = jax.tree.structure(shapes)
         self._plan = _plan(program)
         self._finish = jax.jit(lambda outputs: [_value(output) for output in outputs])
-        self._is_whole = isinstance(self._plan.steps[-1], Segment)
-        self.dispatches = self._plan.dispatches + (not self._is_whole)
+        ends_in_parts = not _in_parts(self._plan).isdisjoint(self._plan.outputs)
+        self.dispatches = self._plan.dispatches + ends_in_parts
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns."""
         outputs = self._plan.run(jax.tree.leaves(arguments))
-        return jax.tree.unflatten(self._tree, outputs if self._is_whole else self._finish(outputs))
+        if any(isinstance(output, Row | Stack) for output in outputs):
+            outputs = self._finish(outputs)
+        return jax.tree.unflatten(self._tree, outputs)
 
 
 def _plan(program: ClosedJaxpr) -> Plan:
     """Cuts a program at its loops; operations that nothing reads are left out."""
-    needed = {atom for atom in program.jaxpr.outvars if isinstance(atom, Var)}
+    needed = set(Plan(program, ()).outputs)
     steps: list[Step] = []
     for piece in reversed(_pieces(program.jaxpr.eqns)):
         made = _variables(variable for equation in piece for variable in equation.outvars)
@@ -157,6 +164,19 @@ def _plan(program: ClosedJaxpr) -> Plan:
         needed |= set(reads)
         steps.append(_step(program.jaxpr, piece, reads, writes))
     return Plan(program, tuple(reversed(steps)))
+
+
+def _in_parts(plan: Plan) -> set[Var]:
+    """The variables of a plan that are arrays of several iterations, not yet stacked."""
+    found: set[Var] = set()
+    for step in plan.steps:
+        if isinstance(step, Loop):
+            found |= set(step.equation.outvars[step.equation.params["num_carry"] :])
+        elif isinstance(step, Inner):
+            inner = _in_parts(step.body)
+            pairs = zip(step.equation.outvars, step.body.program.jaxpr.outvars, strict=True)
+            found |= {variable for variable, own in pairs if isinstance(own, Var) and own in inner}
+    return found
 
 
 def _pieces(equations: Iterable[JaxprEqn]) -> list[list[JaxprEqn]]:

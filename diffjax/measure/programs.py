@@ -42,7 +42,7 @@ def started(start: Callable[[], Result]) -> tuple[Result, Starts]:
 @contextlib.contextmanager
 def _own_cache() -> Iterator[None]:
     """An empty cache of compiled programs, which holds even the smallest; the one before is in use again after it."""
-    options = {
+    options: dict[str, Any] = {
         "jax_enable_compilation_cache": True,
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffjax.data.transitions import Transitions
@@ -59,6 +60,8 @@ class Cost(NamedTuple):
     xla_mib: float | None
     ceiling_share: float
     copy_share: float
+    gflop_per_s: float  # of the best product in the same process
+    copy_gb_per_s: float
     data_mib: float
     arguments_mib: float
     temporary_mib: float
@@ -188,7 +191,7 @@ class HostTrainer:
         if self.view.return_to_go:
             whole = whole._replace(return_to_go=return_to_go(whole.reward, trainer.data.end, self.run.hyper.discount))
         if self.view.next_action:
-            whole = whole._replace(next_action=np.roll(np.asarray(whole.action), -1, axis=0))
+            whole = whole._replace(next_action=jnp.roll(whole.action, -1, axis=0))
         self.whole: Batch = jax.device_get(whole)
         self.rows = np.asarray(trainer.data.row)[: int(self.run.data.size)]
         self.rng = np.random.default_rng(0)
@@ -285,6 +288,8 @@ def measure(
                 xla_mib=said.mib,
                 ceiling_share=gflop * rate / (ceilings.gflop_per_s * trainer.program.devices),
                 copy_share=gb * rate / (ceilings.copy_gb_per_s * trainer.program.devices),
+                gflop_per_s=ceilings.gflop_per_s,
+                copy_gb_per_s=ceilings.copy_gb_per_s,
                 data_mib=num_bytes(trainer.data) / programs.MIB,
                 arguments_mib=said.arguments_mib,
                 temporary_mib=said.temporary_mib,
