@@ -529,6 +529,7 @@ def main(args: flags.FlagValues) -> None:
     if args.methods is None:
         args.methods = METHODS_TRAINED
     benchmark.chosen_cases(args, lambda case: case.name)
+    precisions = args.precisions and cli.parse_list("precisions", args.precisions, MATMUL_PRECISIONS)
     for flag, example in (("runs", RUNS), ("batch", BATCHES)):
         benchmark.parse_numbers(flag, args[flag].value, example)
     clock = Clock(args.budget_s)
@@ -536,9 +537,7 @@ def main(args: flags.FlagValues) -> None:
         folder = benchmark.prepare(args, "device")
         benchmark.results_folder(args.out, [f"{name}.json" for name in stages])
         is_cpu = jax.default_backend() == "cpu"
-        if args.precisions is not None:
-            precisions = cli.parse_list("precisions", args.precisions, MATMUL_PRECISIONS)
-        else:
+        if not precisions:
             others = () if is_cpu else MATMUL_PRECISIONS
             precisions = tuple(dict.fromkeys((args.matmul_precision, *others)))
         if not args["compile_jobs"].present and not is_cpu:

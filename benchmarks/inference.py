@@ -206,9 +206,9 @@ def pareto_figure(points: Mapping[str, Latency]) -> "Figure":
 def main(args: flags.FlagValues) -> None:
     """Check everything, measure every method at every batch size, print, write."""
     batches = benchmark.parse_numbers("batch", args.batch, BATCHES)
-    chosen = subjects(args)
     if args.plot is not None:
         check_plot(args.plot)
+    chosen = subjects(args)
     folder = benchmark.prepare(args, NAME)
     rows_at_once = acting.rows_at_once(args.rows)
     cases = [subject.case for subject in chosen]

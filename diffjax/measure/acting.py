@@ -1,5 +1,6 @@
 """What one action costs: latency, throughput, work and memory of a policy, and the score that it reaches for that."""
 
+import functools
 import math
 import statistics
 import time
@@ -46,10 +47,10 @@ class Scored(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """A policy that is measured; ``source`` names the folder of a trained one."""
+    """A policy that is measured; ``source`` names the folder of a trained one, ``acting`` makes or has parameters."""
 
     case: Case
-    acting: Acting
+    acting: Callable[[], Acting]
     source: str = FRESH
     policies: tuple[Policy, ...] = ()  # of all seeds of a trained one, the measured one first
 
@@ -99,10 +100,15 @@ class Latency(NamedTuple):
 
 
 def fresh(case: Case) -> Subject:
-    """A method with freshly initialised parameters, whose observations pass as they are."""
-    hyper, dim = jax.tree.map(jnp.asarray, case.hyper), case.spec.observation_dim
-    raw = ObservationTransform(jnp.zeros(dim), jnp.ones(dim))
-    return Subject(case, Acting(case.method.init(random_key(0), case.spec, hyper), hyper, raw))
+    """A method with parameters that are initialised when they are first asked for; observations pass as they are."""
+
+    @functools.cache
+    def acting() -> Acting:
+        hyper, dim = jax.tree.map(jnp.asarray, case.hyper), case.spec.observation_dim
+        raw = ObservationTransform(jnp.zeros(dim), jnp.ones(dim))
+        return Acting(case.method.init(random_key(0), case.spec, hyper), hyper, raw)
+
+    return Subject(case, acting)
 
 
 def trained(
@@ -151,7 +157,7 @@ def _of_folder(
             name = join_setting(parse_setting(own) | values)
             hyper = first.acting.hyper
             case = Case(config.method, config.variant, stored.method, hyper, Protocol(), first.spec, name, config.task)
-            yield Subject(case, jax.tree.map(jnp.asarray, first.acting), str(folder), acting)
+            yield Subject(case, functools.partial(jax.tree.map, jnp.asarray, first.acting), str(folder), acting)
 
 
 def score(subject: Subject, episodes: int) -> Scored:
@@ -201,7 +207,7 @@ class Actor:
         case = subject.case
         self.cost = case.method.cost(case.hyper)
         self.at_once = states_at_once(batch, self.cost.candidates, rows)
-        self.arguments = subject.acting, random_key(1)
+        self.arguments = subject.acting(), random_key(1)
         self.observation = np.random.default_rng(0).normal(size=(batch, case.spec.observation_dim)).astype(np.float32)
         self.peak_before = programs.device_peak()
         act = act_program(case, batch, self.at_once)
