@@ -559,8 +559,7 @@ def run_stage(session: Session, name: str) -> None:
     try:
         done = STAGES[name](session)
         facts = {"matmul_precision": session.precision, **done.facts}
-        notes = done.notes or ("nothing to say",)
-        benchmark.write_results(session.folder, name, done.rows, done.cases, notes, facts)
+        benchmark.write_results(session.folder, name, done.rows, done.cases, done.notes, facts)
     except UserError as error:
         clock.say(f"{name}: left out: {error}")
         return

@@ -194,7 +194,7 @@ def pareto_figure(points: Mapping[str, Latency]) -> "Figure":
         panel.errorbar(latency, score, yerr=row.score_std or None, fmt="o", color=BLUE, elinewidth=1.0, zorder=2)
         panel.annotate(label, (latency, score), xytext=(6, 5), textcoords="offset points", fontsize=8)
     times = [latency for latency, _ in places]
-    log_scale(panel, min(times) / 1.5, max(times) * 2.5)
+    log_scale(panel, min(times) / 1.5, max(times) * 4.0)
     panel.margins(y=0.12)
     panel.set_xlabel(f"ms per call of batch {rows[0].batch}, median")
     panel.set_ylabel("normalised score (bar: deviation over seeds)")

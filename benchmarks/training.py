@@ -17,7 +17,7 @@ examples:
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -32,7 +32,6 @@ from diffjax.measure.training import Cost, Trainer
 from diffjax.results.pictures import COLORS, add_legend, check_plot, log_scale, panel_grid, style, write_figure
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 NAME = "training"
@@ -66,7 +65,7 @@ def define_flags(values: flags.FlagValues) -> None:
     cli.define_path(
         values,
         "plot",
-        "FILE: Draw run-updates per second over runs, and time over the one setting of --grid that is a number, as "
+        "FILE: Draw run-updates per second over runs, or time over the one setting of --grid that is a number, as "
         "FILE.png, FILE.svg or FILE.pdf (needs matplotlib).",
     )
 
@@ -118,7 +117,7 @@ def notes_of(args: flags.FlagValues, data_mib: float, counts: Sequence[int], gfl
     ]
 
 
-def chain_points(rows: Sequence[Cost]) -> tuple[str, Mapping[str, list[tuple[float, float]]]]:
+def chain_points(rows: Sequence[Cost]) -> tuple[str, dict[str, list[tuple[float, float]]]]:
     """The one gridded name whose values are numbers, and per method and phase (value, ms) of the fewest runs."""
     settings = [parse_setting(row.setting) for row in rows]
     names = {name for setting in settings for name, value in setting.items() if value.replace(".", "", 1).isdigit()}
@@ -134,35 +133,28 @@ def chain_points(rows: Sequence[Cost]) -> tuple[str, Mapping[str, list[tuple[flo
     return name, {label: sorted(points) for label, points in found.items() if len(points) > 1}
 
 
-def scaling_figure(rows: Sequence[Cost]) -> "Figure":
-    """Run-updates per second over runs where there are several numbers; time over a setting where it varies."""
-    name, chains = chain_points(rows)
-    scaling: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        scaling.setdefault(row.label, []).append((row.runs, row.run_updates_per_s))
-    panels = [("runs side by side", "run-updates per second", scaling)]
-    if chains:
-        panels.append((name, "ms per update", {**chains}))
-        if len({row.runs for row in rows}) == 1:
-            del panels[0]
-    figure, axes = panel_grid(len(panels), height=4.0)
-    for axis, (across, up, lines) in zip(axes, panels, strict=True):
-        _draw_lines(axis, across, up, lines)
-    add_legend(figure, "method")
-    return figure
-
-
-def _draw_lines(axis: "Axes", across: str, up: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+def cost_figure(rows: Sequence[Cost]) -> "Figure":
+    """Time over the one gridded setting that is a number where there is one, else run-updates per second over runs."""
+    name, lines = chain_points(rows)
+    across, up = name, f"ms per update, {min(row.runs for row in rows)} runs"
+    if not lines:
+        across, up = "runs side by side", "run-updates per second"
+        lines = {label: [] for label in dict.fromkeys(row.label for row in rows)}
+        for row in rows:
+            lines[row.label].append((row.runs, row.run_updates_per_s))
+    figure, (axis,) = panel_grid(1, height=4.4)
     for number, (label, points) in enumerate(lines.items()):
         color, dash = COLORS[number % len(COLORS)], ("-", "--", ":", "-.")[number // len(COLORS) % 4]
         axis.plot(*zip(*points, strict=True), dash, color=color, marker="o", markersize=4, label=label)
-    values = [value for points in lines.values() for value, _ in points]
-    log_scale(axis, min(values) / 1.2, max(values) * 1.2)
-    axis.set_yscale("log")
+    xs, ys = zip(*(point for points in lines.values() for point in points), strict=True)
+    log_scale(axis, min(xs) / 1.2, max(xs) * 1.2)
+    log_scale(axis, min(ys) / 1.3, max(ys) * 1.3, "y")
     axis.set_xlabel(across)
     axis.set_ylabel(up)
     axis.grid(color="#dddddd")
     axis.set_axisbelow(True)
+    add_legend(figure, "method")
+    return figure
 
 
 def main(args: flags.FlagValues) -> None:
@@ -213,7 +205,7 @@ def main(args: flags.FlagValues) -> None:
     print_tables(rows, [*notes, *measuring.skipped])
     if args.plot is not None:
         with style("plot"), writable(args.plot, "plot"):
-            write_figure(scaling_figure(rows), args.plot)
+            write_figure(cost_figure(rows), args.plot)
     print(f"written to {folder / NAME}.csv and .json")
 
 

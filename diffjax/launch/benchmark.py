@@ -352,7 +352,7 @@ def write_results(
       UserError: there are none.
     """
     if not rows:
-        raise UserError(f"nothing was measured; {notes[-1]}")
+        raise UserError("; ".join(("nothing was measured", *notes[-1:])))
     content = {
         "benchmark": name,
         **facts,
