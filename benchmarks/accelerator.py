@@ -25,13 +25,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from absl import flags
 
 from diffjax import library
-from diffjax.errors import UserError
+from diffjax.errors import UserError, first_line
 from diffjax.experiment.settings import resolve
 from diffjax.launch import benchmark, cli
 from diffjax.launch.benchmark import Case
@@ -293,6 +293,22 @@ def outcomes(text: str) -> dict[str, str]:
     return dict(alone) | {name: word for word, name in by_workers}
 
 
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+def attempted(make: Callable[[Item], Made]) -> Callable[[Item], Made | RuntimeError]:
+    """What is made, or why the device could not: one program that is too large takes no other with it."""
+
+    def made(item: Item) -> Made | RuntimeError:
+        try:
+            return make(item)
+        except RuntimeError as error:
+            return error
+
+    return made
+
+
 def training_stage(session: Session) -> Stage:
     """Updates of every phase at every number of runs, one precision after the other."""
     args = session.args
@@ -314,21 +330,28 @@ def training_stage(session: Session) -> Stage:
             return [Trainer(case, phase, data[case.spec], runs, False, is_started) for runs in counts]
 
     rows: list[Cost] = []
+    failed: list[str] = []
     with Progress(session.clock, "training", len(asked)) as measuring:
-        for label, trainers in benchmark.compiled_ahead(trainers_of, asked, session.jobs, measuring):
-            case, phase, precision = asked[label]
-            with matmul_precision(precision):
-                if label == first and session.jobs > 1:  # how long a start takes is told of one
-                    trainers[0] = Trainer(case, phase, data[case.spec], counts[0], False, True)
-                best = session.ceilings[precision]
-                is_first = precision == session.precision
-                found = training.measure(case, trainers, best, args.seconds, 3, precision, is_first)
+        for label, trainers in benchmark.compiled_ahead(attempted(trainers_of), asked, session.jobs, measuring):
+
+            def measured(found: list[Trainer], label: str = label) -> list[Cost]:
+                case, phase, precision = asked[label]
+                with matmul_precision(precision):
+                    if label == first and session.jobs > 1:  # how long a start takes is told of one
+                        found[0] = Trainer(case, phase, data[case.spec], counts[0], False, True)
+                    best, is_first = session.ceilings[precision], precision == session.precision
+                    return training.measure(case, found, best, args.seconds, 3, precision, is_first)
+
+            found = trainers if isinstance(trainers, RuntimeError) else attempted(measured)(trainers)
+            if isinstance(found, RuntimeError):
+                failed.append(f"{label}: {first_line(found)}")
+                continue
             rows += found
             session.found["training"] = rows
             times = ", ".join(f"{row.runs} runs {benchmark.digits(row.run_updates_per_s)}" for row in found)
             measuring.done(f"{label}: run-updates/s: {times}")
     facts = {"preset": args.preset, "task": args.task, "transitions": args.transitions}
-    return Stage(rows, cases, measuring.skipped, facts | _ceilings(session))
+    return Stage(rows, cases, [*failed, *measuring.skipped], facts | _ceilings(session))
 
 
 def _ceilings(session: Session) -> dict[str, Any]:
@@ -362,16 +385,24 @@ def inference_stage(session: Session) -> Stage:
             return Actor(*one, rows_at_once, as_published=True, is_started=session.jobs == 1)
 
     rows: list[Latency] = []
+    failed: list[str] = []
     best = session.ceilings[session.precision]
+
+    def measured(actor: Actor) -> Latency:
+        return acting.measure(actor, best, args.calls, args.seconds, session.precision, acting.Scored())
+
     with (
         matmul_precision(session.precision),
         Progress(session.clock, "inference", len(asked)) as measuring,
     ):
-        for label, actor in benchmark.compiled_ahead(actor_of, asked, session.jobs, measuring):
-            row = acting.measure(actor, best, args.calls, args.seconds, session.precision, acting.Scored())
+        for label, actor in benchmark.compiled_ahead(attempted(actor_of), asked, session.jobs, measuring):
+            row = actor if isinstance(actor, RuntimeError) else attempted(measured)(actor)
+            if isinstance(row, RuntimeError):
+                failed.append(f"{label}: {first_line(row)}")
+                continue
             rows.append(row)
             measuring.done(f"{label}: {benchmark.digits(row.p50_ms)} ms")
-    notes = [*acting.notes(rows), *measuring.skipped]
+    notes = [*acting.notes(rows), *failed, *measuring.skipped]
     return Stage(rows, cases, notes, {"preset": args.preset, "task": args.task} | _ceilings(session))
 
 
@@ -527,11 +558,12 @@ def main(args: flags.FlagValues) -> None:
     if "device" not in stages:
         stages = ("device", *stages)
     if args.methods is None:
-        args.methods = METHODS_TRAINED
+        args["methods"].value = METHODS_TRAINED
     benchmark.chosen_cases(args, lambda case: case.name)
+    task = get_task(args.task)
     precisions = args.precisions and cli.parse_list("precisions", args.precisions, MATMUL_PRECISIONS)
     for flag, example in (("runs", RUNS), ("batch", BATCHES)):
-        benchmark.parse_numbers(flag, args[flag].value, example)
+        benchmark.parse_numbers(flag, str(args[flag].value), example)
     clock = Clock(args.budget_s)
     try:
         folder = benchmark.prepare(args, "device")
@@ -541,8 +573,8 @@ def main(args: flags.FlagValues) -> None:
             others = () if is_cpu else MATMUL_PRECISIONS
             precisions = tuple(dict.fromkeys((args.matmul_precision, *others)))
         if not args["compile_jobs"].present and not is_cpu:
-            args.compile_jobs = min(8, os.cpu_count() or 1)
-        session = Session(args, folder, clock, precisions, get_task(args.task), {}, {})
+            args["compile_jobs"].value = min(8, os.cpu_count() or 1)
+        session = Session(args, folder, clock, precisions, task, {}, {})
         for name in sorted(stages, key=list(STAGES).index):
             run_stage(session, name)
         print(card.write(folder).read_text(), end="")
@@ -560,8 +592,8 @@ def run_stage(session: Session, name: str) -> None:
         done = STAGES[name](session)
         facts = {"matmul_precision": session.precision, **done.facts}
         benchmark.write_results(session.folder, name, done.rows, done.cases, done.notes, facts)
-    except UserError as error:
-        clock.say(f"{name}: left out: {error}")
+    except (UserError, RuntimeError) as error:
+        clock.say(f"{name}: left out: {first_line(error)}")
         return
     card.write(session.folder)
     clock.say(f"{name}: written to {session.folder / name}.json")

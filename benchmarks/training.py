@@ -136,7 +136,8 @@ def chain_points(rows: Sequence[Cost]) -> tuple[str, dict[str, list[tuple[float,
 def cost_figure(rows: Sequence[Cost]) -> "Figure":
     """Time over the one gridded setting that is a number where there is one, else run-updates per second over runs."""
     name, lines = chain_points(rows)
-    across, up = name, f"ms per update, {min(row.runs for row in rows)} runs"
+    least = min(row.runs for row in rows)
+    across, up = name, f"ms per update of {'one run' if least == 1 else f'{least} runs'}"
     if not lines:
         across, up = "runs side by side", "run-updates per second"
         lines = {label: [] for label in dict.fromkeys(row.label for row in rows)}

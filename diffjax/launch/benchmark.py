@@ -36,7 +36,7 @@ from diffjax.types import Spec
 
 Item = TypeVar("Item")
 Compiled = TypeVar("Compiled")
-Row = TypeVar("Row", bound=NamedTuple)
+Row = TypeVar("Row")
 
 
 class Case(NamedTuple):
@@ -212,7 +212,9 @@ def results_folder(out: str, names: Iterable[str]) -> Path:
     return folder
 
 
-def kept(args: flags.FlagValues, folder: Path, name: str, kind: type[Row], facts: Mapping[str, Any]) -> list[Row]:
+def kept(
+    args: flags.FlagValues, folder: Path, name: str, kind: Callable[..., Row], facts: Mapping[str, Any]
+) -> list[Row]:
     """With ``--resume`` the rows that a folder has already, else none.
 
     Raises:
