@@ -199,7 +199,7 @@ def _step(program: Jaxpr, piece: list[JaxprEqn], reads: tuple[Var, ...], writes:
 def _has_loop(equation: JaxprEqn) -> bool:
     """Whether an equation is a scan, or a call of a function that has one."""
     if equation.primitive.name == "scan":
-        return True
+        return equation.params["length"] > 0
     inner = list(inner_programs(equation.params))
     is_call = len(inner) == 1 and len(inner[0].in_avals) == len(equation.invars)
     return is_call and equation.primitive.name != "while" and any(map(_has_loop, inner[0].eqns))
