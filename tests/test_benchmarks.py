@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -22,6 +22,7 @@ from absl import flags
 from launcher_tools import launch, refused
 
 import diffjax
+from diffjax.errors import UserError
 from diffjax.experiment.settings import check_overrides, resolve
 from diffjax.launch import benchmark
 from diffjax.measure import acting, card, programs, training
@@ -411,6 +412,32 @@ def test_what_there_is_no_time_for_is_named() -> None:
     with benchmark.Measuring(3) as measuring:
         made = list(benchmark.compiled_ahead(str, {"one": 1, "two": 2, "three": 3}, 2, measuring))
     assert (made, measuring.skipped) == ([("one", "1"), ("two", "2"), ("three", "3")], ())
+
+
+class Measured(NamedTuple):
+    """A row of a benchmark."""
+
+    label: str
+    seconds: float | None
+
+
+def test_a_benchmark_goes_on_in_a_folder_of_this_machine_and_its_flags(tmp_path: Path) -> None:
+    values = flags.FlagValues()
+    benchmark.define_resume(values)
+    values(["benchmark", "--resume"])
+    rows, facts = [Measured("one", 0.25), Measured("two", None)], {"preset": "paper"}
+    assert benchmark.kept(values, tmp_path, "times", Measured, facts) == []
+    benchmark.write_results(tmp_path, "times", rows, (), (), facts)
+    assert benchmark.kept(values, tmp_path, "times", Measured, facts) == rows
+    with pytest.raises(UserError, match="measured with preset 'paper', not 'quick'"):
+        benchmark.kept(values, tmp_path, "times", Measured, {"preset": "quick"})
+    content = json.loads((tmp_path / "times.json").read_text())
+    content["machine"]["processor"] = "another"
+    (tmp_path / "times.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="measured with processor 'another'"):
+        benchmark.kept(values, tmp_path, "times", Measured, facts)
+    values.resume = False
+    assert benchmark.kept(values, tmp_path, "times", Measured, facts) == []
 
 
 def test_a_budget_of_nothing_measures_nothing(tmp_path: Path) -> None:
