@@ -572,6 +572,7 @@ def test_accelerator_benchmark(tmp_path: Path) -> None:
     kept = sorted([f"{name}.{ending}" for name in stages for ending in ("csv", "json")] + [card.CARD])
     assert sorted(path.name for path in out.iterdir()) == kept
     assert result.stdout == (out / card.CARD).read_text() == card.card(out)
+    assert "- training: preset paper, observation + action 17 + 6, minibatches of 8\n" in result.stdout
     contents = {name: json.loads((out / f"{name}.json").read_text()) for name in stages}
     assert all(content["measurements"] for content in contents.values())
     timed = contents["training"]["measurements"]

@@ -61,7 +61,9 @@ def _facts(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         if name in MEASURED:
             sizes = {(row["observation_dim"], row["action_dim"]) for row in content["measurements"]}
             told = " and ".join(f"{observed} + {acted}" for observed, acted in sorted(sizes))
-            yield f"- {name}: preset {content.get('preset', 'of the runs')}, observation + action {told}"
+            rows = sorted({row["batch_size"] for row in content["measurements"] if "batch_size" in row})
+            minibatches = f", minibatches of {' and '.join(map(str, rows))}" if rows else ""
+            yield f"- {name}: preset {content.get('preset', 'of the runs')}, observation + action {told}{minibatches}"
 
 
 def _table(acting: Rows, training: Rows) -> Iterator[str]:
