@@ -1,212 +1,164 @@
-"""Measure what one action costs: latency, and actions per second, of every method under its paper's evaluation rule.
+r"""Measure what one action costs: latency, throughput, work and memory of every method under its evaluation rule.
 
 A call takes observations in host memory and ends when their actions are back there: it draws its random numbers,
-denoises all candidates and ranks them. Parameters are freshly initialised: the time does not depend on them.
-Calls vary: see the medians (p50) and, from 20 calls on, the 95th percentiles (p95); compilation is apart.
-Writes OUT/inference.csv and OUT/inference.json.
+denoises all candidates and ranks them. Parameters are freshly initialised, on which the time does not depend, or those
+of trained runs (--runs), whose score acting in that very way is measured too (--episodes). Beside each time stands that
+of the same numbers as published programs compute them: a loop on the host, one dispatch per step of the chain.
+--grid varies what acting reads: candidates, sampler, its steps. Calls vary: see p50, p95 and p99.
+Writes OUT/inference.csv and OUT/inference.json, anew after every measurement.
 
 examples:
   python benchmarks/inference.py --out=runs/inference
   python benchmarks/inference.py --out=runs/hopper --task=hopper-medium-v2 --methods=dac,dtql,dtql:one_action --batch=1
-  python benchmarks/inference.py --out=runs/few --methods=dtql --set candidates=64 --plot=latency.png
+  python benchmarks/inference.py --out=runs/few --methods=dtql --grid candidates=16,64,1024 --plot=latency.png
+  python benchmarks/inference.py --out=runs/traded --runs=runs/mini --grid candidates=1,10,50 --episodes=20 --batch=1 \
+      --plot=pareto.png
 """
 
-import math
 import sys
-import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
 
+from diffjax.errors import UserError
 from diffjax.files import writable
 from diffjax.launch import benchmark, cli
-from diffjax.launch.benchmark import Case
-from diffjax.numerics import random_key
+from diffjax.launch.flags import define_choice_of_runs
+from diffjax.launch.plugins import load_plugins
+from diffjax.measure import acting, ceilings
+from diffjax.measure.acting import Actor, Latency, Scored, Subject
+from diffjax.results.latency import pareto_front
 from diffjax.results.pictures import BLUE, check_plot, log_scale, new_figure, style, write_figure
-from diffjax.types import Spec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME = "inference"
-# States times candidates. Wider batches are mapped over slices: memory is bounded, and on a CPU activations stay in
-# its caches.
-ROWS_ON_CPU, ROWS_ELSEWHERE = 2048, 131_072
-LEAST_CALLS = 3
-LEAST_CALLS_OF_P95 = 20
-NOTES = (
-    "freshly initialised parameters: the time does not depend on them",
-    "a call: observations in host memory to actions in host memory, random numbers drawn within",
-    "slice: how many states of the batch are computed at once",
-    f"p95 from {LEAST_CALLS_OF_P95} calls on; actions/s: over all calls; compilation is apart",
-)
-
-
-class Latency(NamedTuple):
-    """A method at one batch size."""
-
-    method: str
-    variant: str
-    observation_dim: int
-    action_dim: int
-    candidates: int
-    network_evaluations: int  # per action, one after the other
-    selection: str
-    batch: int
-    slice: int  # states computed at once
-    calls: int
-    p50_ms: float
-    p95_ms: float | None
-    actions_per_s: float
-    compile_s: float | None  # None where programs were compiled side by side
+BATCHES = "1,16,256,4096"
+OF_FRESH = ("methods", "task", "observation_dim", "action_dim", "preset")  # flags that trained runs settle
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define this benchmark's flags."""
     benchmark.define_flags(values)
     benchmark.define_haste_flags(values)
-    flags.DEFINE_string("batch", "1,64,1024", "N,N,...: How many states one call decides on.", flag_values=values)
+    benchmark.define_resume(values)
+    define_choice_of_runs(values, "runs")
+    flags.DEFINE_integer(
+        "episodes", 10, "Episodes per trained run that score a setting; 0: no simulator.", 0, flag_values=values
+    )
+    flags.DEFINE_string("batch", BATCHES, "N,N,...: How many states one call decides on.", flag_values=values)
     flags.DEFINE_integer("calls", 200, "Calls that are timed, after warm-up.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(
         "rows",
         None,
         "States times candidates that are computed at once; larger batches are computed slice by slice. Default: "
-        f"{ROWS_ON_CPU} on CPUs, else {ROWS_ELSEWHERE}.",
+        f"{acting.ROWS_ON_CPU} on CPUs, else {acting.ROWS_ELSEWHERE}.",
         lower_bound=1,
         flag_values=values,
     )
     flags.DEFINE_float(
         "seconds",
         10.0,
-        f"Time for the calls of one measurement; slow ones get fewer calls then, but {LEAST_CALLS}.",
+        f"Time for the calls of one measurement; slow ones get fewer calls then, but {acting.LEAST_CALLS}.",
         lower_bound=0.0,
         flag_values=values,
     )
-    cli.define_path(values, "plot", "FILE: Draw the latencies as FILE.png, FILE.svg or FILE.pdf (needs matplotlib).")
-
-
-def states_at_once(batch: int, candidates: int, rows: int) -> int:
-    """The batch in even slices of at most ``rows`` candidates, or of one state."""
-    slices = math.ceil(batch / max(1, rows // candidates))
-    return math.ceil(batch / slices)
-
-
-def act_program(case: Case, spec: Spec, batch: int, at_once: int) -> Any:
-    """Jitted ``(state, hyper, key, number, observation (batch, observation_dim)) -> action (batch, action_dim)``."""
-
-    def act(state: Any, hyper: Any, key: jax.Array, number: jax.Array, observation: jax.Array) -> jax.Array:
-        def decide(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
-            return case.method.sample_action(inputs[0], spec, state, hyper, inputs[1])
-
-        key = jax.random.fold_in(key, number)
-        if batch == 1:
-            return decide((key, observation[0]))[None]
-        inputs = jax.random.split(key, batch), observation
-        return jax.vmap(decide)(inputs) if at_once == batch else jax.lax.map(decide, inputs, batch_size=at_once)
-
-    return jax.jit(act)
-
-
-class Actor:
-    """A method with fresh parameters at one batch size, compiled."""
-
-    def __init__(self, case: Case, spec: Spec, batch: int, rows: int) -> None:
-        self.case, self.spec, self.batch = case, spec, batch
-        self.cost = case.method.cost(case.hyper)
-        self.at_once = states_at_once(batch, self.cost.candidates, rows)
-        hyper = jax.tree.map(jnp.asarray, case.hyper)
-        init_key, act_key = jax.random.split(random_key(0))
-        self.arguments = case.method.init(init_key, spec, hyper), hyper, act_key
-        self.observation = np.random.default_rng(0).normal(size=(batch, spec.observation_dim)).astype(np.float32)
-        self.compiled, self.compile_s = benchmark.compile_program(
-            act_program(case, spec, batch, self.at_once), *self.arguments, np.int32(0), self.observation
-        )
-
-    def act(self, number: int) -> np.ndarray:
-        """Actions in host memory, ``(batch, action_dim)``."""
-        return np.asarray(self.compiled(*self.arguments, np.int32(number), self.observation))
-
-
-def measure(actor: Actor, calls: int, budget_s: float) -> Latency:
-    """Warm up, and time as many calls as asked for, or as the time allows."""
-
-    def timed(count: int) -> list[float]:
-        times = []
-        for number in range(count):
-            start = time.perf_counter()
-            actor.act(number)
-            times.append(time.perf_counter() - start)
-        return times
-
-    (first,) = timed(1)
-    estimate = first if first > budget_s / LEAST_CALLS else min(timed(LEAST_CALLS))
-    calls = max(min(calls, LEAST_CALLS), min(calls, int(budget_s / estimate)))
-    timed(calls // 10)
-    times = np.array(timed(calls))
-    return Latency(
-        actor.case.name,
-        actor.case.variant,
-        actor.spec.observation_dim,
-        actor.spec.action_dim,
-        *actor.cost,
-        actor.batch,
-        actor.at_once,
-        calls,
-        p50_ms=1e3 * float(np.median(times)),
-        p95_ms=1e3 * float(np.percentile(times, 95)) if calls >= LEAST_CALLS_OF_P95 else None,
-        actions_per_s=actor.batch * calls / float(times.sum()),
-        compile_s=actor.compile_s,
+    flags.DEFINE_bool(
+        "as_published", True, "Time the loop on the host too, where everything is computed twice.", flag_values=values
+    )
+    cli.define_path(
+        values,
+        "plot",
+        "FILE: Draw the latencies, or scores over latency where there are scores, as FILE.png, FILE.svg or FILE.pdf "
+        "(needs matplotlib).",
     )
 
 
-def print_tables(labels: Sequence[str], rows: Sequence[Latency], notes: Sequence[str]) -> None:
-    """The times; then what each method does for one action."""
+def subjects(args: flags.FlagValues) -> list[Subject]:
+    """What is measured: every fresh method chosen, or the trained runs."""
+    if args.runs is None:
+        for name in ("seed", "setting"):
+            if args[name].present:
+                raise UserError(f"--{name} chooses among trained runs; name them with --runs=DIR, or leave it out")
+        cases = benchmark.chosen_cases(
+            args, lambda case: (case.method.draw_action, case.method.act, case.method.cost(case.hyper))
+        )
+        return [acting.fresh(case) for case in cases]
+    for name in OF_FRESH:
+        if args[name].present:
+            raise UserError(f"--runs names trained methods with all that they are; leave out --{name}")
+    load_plugins(args)
+    fixed = cli.parse_settings(args.set)
+    grid = {name: [value] for name, value in fixed.items()} | cli.parse_grid(args.grid, fixed=fixed)
+    paths, settings = cli.parse_paths("runs", args.runs), cli.grid_settings(grid)
+    return acting.trained(paths, settings, args.seed, args.setting, args.matmul_precision)
+
+
+def print_tables(rows: Sequence[Latency], notes: Sequence[str]) -> None:
+    """The times; the work; then what each method does for one action."""
     digits = benchmark.digits
     benchmark.print_table(
         "Latency of one call, and actions per second",
-        ("method", "batch", "p50 ms", "p95 ms", "actions/s", "calls", "slice", "compile s"),
+        ("method", "batch", "p50 ms", "p95 ms", "p99 ms", "published ms", "gain", "actions/s", "calls", "slice"),
         [
             (
-                label,
+                row.label,
                 str(row.batch),
-                digits(row.p50_ms),
-                digits(row.p95_ms),
-                digits(row.actions_per_s),
+                *map(digits, (row.p50_ms, row.p95_ms, row.p99_ms, row.published_ms, row.gain, row.actions_per_s)),
                 str(row.calls),
                 str(row.slice),
-                digits(row.compile_s),
             )
-            for label, row in zip(labels, rows, strict=True)
+            for row in rows
+        ],
+    )
+    print()
+    benchmark.print_table(
+        "First call, work and memory",
+        ("method", "batch", "cold s", "warm s", "GFLOP", "% of product", "MiB", "% of copy", "peak MiB"),
+        [
+            (
+                row.label,
+                str(row.batch),
+                *map(digits, (row.first_call_cold_s, row.first_call_warm_s, row.gflop, 100 * row.product_share)),
+                *map(digits, (row.dot_mib, 100 * row.copy_share, row.peak_mib)),
+            )
+            for row in rows
         ],
     )
     rules = {
-        label: (label, row.selection, str(row.candidates), str(row.network_evaluations))
-        for label, row in zip(labels, rows, strict=True)
+        row.label: (
+            row.label,
+            row.selection,
+            str(row.candidates),
+            str(row.network_evaluations),
+            str(row.published_dispatches or "-"),
+            digits(row.score),
+            digits(row.score_std),
+        )
+        for row in rows
     }
     print()
     benchmark.print_table(
-        "Evaluation rule, and network evaluations per action",
-        ("method", "selection", "candidates", "evaluations"),
+        "Evaluation rule, network evaluations per action, dispatches as published, and score",
+        ("method", "selection", "candidates", "evaluations", "dispatches", "score", "±"),
         rules.values(),
         text_columns=2,
     )
     print("\n" + "\n".join(f"- {note}" for note in notes))
 
 
-def latency_figure(labels: Sequence[str], rows: Sequence[Latency]) -> "Figure":
+def latency_figure(rows: Sequence[Latency]) -> "Figure":
     """A panel per batch size: the median of every method, with a line to the 95th percentile."""
     batches = list(dict.fromkeys(row.batch for row in rows))
-    names = list(dict.fromkeys(labels))
+    names = list(dict.fromkeys(row.label for row in rows))
     figure = new_figure(2.2 + 2.8 * len(batches), 1.3 + 0.36 * len(names))
     panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
     for panel, batch in zip(panels, batches, strict=True):
-        for label, row in zip(labels, rows, strict=True):
+        for row in rows:
             if row.batch == batch:
-                place = names.index(label)
+                place = names.index(row.label)
                 panel.plot([row.p50_ms, row.p95_ms or row.p50_ms], [place, place], color=BLUE, linewidth=1.5)
                 panel.plot(row.p50_ms, place, "o", color=BLUE)
                 panel.annotate(
@@ -230,39 +182,73 @@ def latency_figure(labels: Sequence[str], rows: Sequence[Latency]) -> "Figure":
     return figure
 
 
+def pareto_figure(points: Mapping[str, Latency]) -> "Figure":
+    """Score over latency of the smallest batch, both measured; a line joins what no other point beats in both."""
+    rows = list(points.values())
+    places = [(row.p50_ms, row.score or 0.0) for row in rows]
+    figure = new_figure(7.0, 4.6)
+    panel = figure.subplots()
+    front = sorted(place for place, is_front in zip(places, pareto_front(places), strict=True) if is_front)
+    panel.step(*zip(*front, strict=True), where="post", color="#999999", linewidth=1.2, zorder=1)
+    for (latency, score), (label, row) in zip(places, points.items(), strict=True):
+        panel.errorbar(latency, score, yerr=row.score_std or None, fmt="o", color=BLUE, elinewidth=1.0, zorder=2)
+        panel.annotate(label, (latency, score), xytext=(6, 5), textcoords="offset points", fontsize=8)
+    times = [latency for latency, _ in places]
+    log_scale(panel, min(times) / 1.5, max(times) * 4.0)
+    panel.margins(y=0.12)
+    panel.set_xlabel(f"ms per call of batch {rows[0].batch}, median")
+    panel.set_ylabel("normalised score (bar: deviation over seeds)")
+    panel.grid(color="#dddddd")
+    panel.set_axisbelow(True)
+    return figure
+
+
 def main(args: flags.FlagValues) -> None:
     """Check everything, measure every method at every batch size, print, write."""
-    spec, batches = benchmark.task_spec(args), benchmark.parse_numbers("batch", args.batch, "1,64,1024")
-    cases = benchmark.chosen_cases(
-        args, lambda case: (case.method.draw_action, case.method.act, case.method.cost(case.hyper))
-    )
+    batches = benchmark.parse_numbers("batch", args.batch, BATCHES)
     if args.plot is not None:
         check_plot(args.plot)
+    chosen = subjects(args)
     folder = benchmark.prepare(args, NAME)
-    rows_at_once = args.rows or (ROWS_ON_CPU if jax.default_backend() == "cpu" else ROWS_ELSEWHERE)
-    facts = {"preset": args.preset, "task": args.task, "matmul_precision": args.matmul_precision}
-    labels: list[str] = []
-    rows: list[Latency] = []
-    asked = {f"{case.label}, batch {batch}": (case, batch) for case in cases for batch in batches}
+    rows_at_once = acting.rows_at_once(args.rows)
+    cases = [subject.case for subject in chosen]
+    facts: dict[str, Any] = {"matmul_precision": args.matmul_precision}
+    facts |= {"preset": args.preset, "task": args.task} if args.runs is None else {"runs": args.runs}
+    rows = benchmark.kept(args, folder, NAME, Latency, facts)
+    there = {(row.label, row.batch) for row in rows}
+    scores: dict[str, Scored] = {}
+    asked = {
+        f"{subject.case.label}, batch {batch}": (subject, batch)
+        for subject in chosen
+        for batch in batches
+        if (subject.case.label, batch) not in there
+    }
 
-    def actor_of(chosen: tuple[Case, int]) -> Actor:
-        case, batch = chosen
-        return Actor(case, spec, batch, rows_at_once)
+    def actor_of(one: tuple[Subject, int]) -> Actor:
+        subject, batch = one
+        return Actor(subject, batch, rows_at_once, args.as_published, is_started=args.compile_jobs == 1)
 
-    with benchmark.Measuring(len(asked), args.budget_s) as measuring:
+    with benchmark.Measuring(1 + len(asked), args.budget_s) as measuring:
+        best = ceilings.measure(measuring)
+        facts |= {"ceilings": best._asdict()}
         for name, actor in benchmark.compiled_ahead(actor_of, asked, args.compile_jobs, measuring):
-            row = measure(actor, args.calls, args.seconds)
-            if args.compile_jobs > 1:
-                row = row._replace(compile_s=None)
-            measuring.done(f"{name}: {benchmark.digits(row.p50_ms)} ms")
-            labels.append(actor.case.label)
+            subject = actor.subject
+            if subject.case.label not in scores:
+                scores[subject.case.label] = acting.score(subject, args.episodes)
+            scored = scores[subject.case.label]
+            row = acting.measure(actor, best, args.calls, args.seconds, args.matmul_precision, scored)
+            told = "" if row.score is None else f", score {row.score:.1f}"
+            measuring.done(f"{name}: {benchmark.digits(row.p50_ms)} ms{told}")
             rows.append(row)
-            benchmark.write_results(folder, NAME, rows, cases, [*NOTES, *measuring.skipped], facts)
-    benchmark.write_results(folder, NAME, rows, cases, [*NOTES, *measuring.skipped], facts)
-    print_tables(labels, rows, [*NOTES, *measuring.skipped])
+            notes = [*acting.notes(rows), *measuring.skipped]
+            benchmark.write_results(folder, NAME, rows, cases, notes, facts)
+    notes = [*acting.notes(rows), *measuring.skipped]
+    benchmark.write_results(folder, NAME, rows, cases, notes, facts)
+    print_tables(rows, notes)
     if args.plot is not None:
+        points = acting.pareto_points(rows)
         with style("plot"), writable(args.plot, "plot"):
-            write_figure(latency_figure(labels, rows), args.plot)
+            write_figure(pareto_figure(points) if points else latency_figure(rows), args.plot)
     print(f"written to {folder / NAME}.csv and .json")
 
 

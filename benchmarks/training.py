@@ -1,75 +1,51 @@
-"""Measure what one update costs: time, matrix-product FLOPs and memory of every method, for one run and for several.
+"""Measure what one update costs: time, work and memory of every method, for one run and for many.
 
 The program is the one that trains: minibatches gathered from data on the device, random numbers, the update, for each
-number of --runs mapped over seeds. Data are synthetic. Chunks of updates of all these numbers take turns, round by
-round; times and their ratios to the first number's are medians over the rounds. FLOPs are those of the update's matrix
-products, and their share is of what the machine's best float32 product reaches at the precision chosen. Copies of the
-data are counted in the compiled program of the most runs. Writes OUT/training.csv and OUT/training.json, anew after
-every method.
+number of --runs mapped over seeds, which learn from --tasks data sets in turn. Data are synthetic. Chunks of updates of
+all these numbers take turns, round by round; times and their ratios to the first number's are medians over the rounds.
+Beside them stands one run trained as published programs do: rows chosen by NumPy, one call per update, its metrics read
+back. Work is that of the update's matrix products, and its share is of what the machine's best float32 product reaches
+at the precision chosen. Copies of the data are counted in the compiled program of the most runs. Writes
+OUT/training.csv and OUT/training.json, anew after every method.
 
 examples:
   python benchmarks/training.py --out=runs/training
-  python benchmarks/training.py --out=runs/dac --methods=dac --runs=1,8,64 --rounds=9
+  python benchmarks/training.py --out=runs/dac --methods=dac --runs=1,4,16,64,256 --rounds=9 --plot=scaling.png
+  python benchmarks/training.py --out=runs/chains --methods=dac,dql --grid diffusion_steps=5,20,50,100 --plot=chains.png
+  python benchmarks/training.py --out=runs/claims --methods=dtql,idql --runs=1
   python benchmarks/training.py --out=runs/small --preset=quick --task=pendulum-mixed
 """
 
-import functools
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
 
-from diffjax.data.transitions import Transitions
+from diffjax.errors import UserError
+from diffjax.experiment.settings import parse_setting
+from diffjax.files import writable
 from diffjax.launch import benchmark, cli
 from diffjax.launch.benchmark import Case
-from diffjax.numerics import random_key
-from diffjax.training.batches import prepare
-from diffjax.training.flops import period, update_flops
-from diffjax.training.program import Program, RunSetup, TrainState, run_sharding, stack_runs
-from diffjax.types import Spec
+from diffjax.measure import ceilings, programs, training
+from diffjax.measure.training import Cost, Trainer
+from diffjax.results.pictures import COLORS, add_legend, check_plot, log_scale, panel_grid, style, write_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAME = "training"
-FLOP_STEPS = 60  # over which FLOPs are counted: a multiple of every interval of delayed updates up to 6
-SMALLEST_PRODUCT, LARGEST_PRODUCT = 256, 16_384
-LONGEST_PRODUCT_S = 0.05
-MIB = 2**20
-
-
-class Cost(NamedTuple):
-    """A phase of a method at one number of runs side by side."""
-
-    method: str
-    variant: str
-    phase: str
-    observation_dim: int
-    action_dim: int
-    batch_size: int
-    runs: int
-    devices: int  # that the runs are split over
-    updates: int  # per chunk
-    rounds: int
-    ms_per_update: float  # of all runs
-    ratio: float  # to the time with the first number of runs
-    updates_per_s: float  # of each run
-    run_updates_per_s: float  # of all runs together
-    gflop_per_update: float  # matrix products of one run, mean over delayed updates
-    ceiling_share: float
-    compile_s: float | None  # None where programs were compiled side by side
-    data_mib: float
-    arguments_mib: float
-    temporary_mib: float
-    data_copies: float | None  # arguments and temporaries; with the most runs
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define this benchmark's flags."""
     benchmark.define_flags(values)
     benchmark.define_haste_flags(values)
+    benchmark.define_resume(values)
     flags.DEFINE_string("runs", "1,4", "N,N,...: Runs side by side, each compared with the first.", flag_values=values)
+    flags.DEFINE_integer(
+        "tasks", 1, "Data sets, held by one program, that the runs learn from in turn.", 1, flag_values=values
+    )
     flags.DEFINE_integer(
         "rounds", 5, "Rounds, in which each number of runs is timed once.", lower_bound=1, flag_values=values
     )
@@ -81,254 +57,156 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_integer(
-        "transitions", 1_000_000, "Transitions of the synthetic data.", lower_bound=1, flag_values=values
+        "transitions", 1_000_000, "Transitions of each synthetic data set.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_bool(
+        "as_published", True, "Time one run by a loop on the host too, with NumPy's minibatches.", flag_values=values
+    )
+    cli.define_path(
+        values,
+        "plot",
+        "FILE: Draw run-updates per second over runs, or time over the one setting of --grid that is a number, as "
+        "FILE.png, FILE.svg or FILE.pdf (needs matplotlib).",
     )
 
 
-def synthetic_data(spec: Spec, transitions: int) -> Transitions:
-    """Normal observations and rewards, uniform actions; one transition in a hundred is terminal."""
-    rng = np.random.default_rng(0)
-    rows = transitions + 1
-    terminal = rng.random(rows) < 0.01
-    return Transitions(
-        observation=rng.standard_normal((rows, spec.observation_dim), np.float32),
-        action=2.0 * rng.random((rows, spec.action_dim), np.float32) - 1.0,
-        reward=rng.standard_normal(rows, np.float32),
-        terminal=terminal,
-        end=terminal | (np.arange(rows) == transitions),
-        row=np.arange(transitions, dtype=np.int32),
-    )
-
-
-def matmul_ceiling(measuring: benchmark.Measuring) -> dict[int, float]:
-    """GFLOP/s of square float32 products by size, on one device; sizes double as long as a product is quick."""
-    found = {}
-    size, elapsed = SMALLEST_PRODUCT, 0.0
-    multiply = jax.jit(jnp.matmul)
-    while size <= LARGEST_PRODUCT and elapsed < LONGEST_PRODUCT_S:
-        left, right = jax.random.normal(random_key(0), (2, size, size))
-        benchmark.seconds(lambda: multiply(left, right))  # noqa: B023  called at once
-        elapsed = min(benchmark.seconds(lambda: multiply(left, right)) for _ in range(5))  # noqa: B023
-        found[size] = 2e-9 * size**3 / elapsed
-        size *= 2
-    measuring.done(f"float32 matrix product: {max(found.values()):,.0f} GFLOP/s")
-    return found
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def advance(
-    program: Program,
-    phase: int,
-    state: TrainState,
-    start: Any,
-    stop: Any,
-    setup: RunSetup,
-    data: Transitions,
-) -> tuple[TrainState, Any]:
-    """``program.advance`` as one function that can be compiled ahead of time."""
-    return program.advance(phase, state, start, stop, setup, data)
-
-
-class Memory(NamedTuple):
-    """Bytes on a device that a compiled program reads and that it needs beside."""
-
-    arguments: int
-    temporary: int
-
-
-def memory(compiled: Any) -> Memory:
-    """What the compiler says."""
-    analysis = compiled.memory_analysis()
-    return Memory(analysis.argument_size_in_bytes, analysis.temp_size_in_bytes)
-
-
-class Trainer:
-    """A number of runs of one phase, compiled, that goes on by chunks."""
-
-    def __init__(self, case: Case, phase: int, spec: Spec, data: Transitions, runs: int, copies: bool) -> None:
-        self.phase = phase
-        self.runs = runs
-        self.program = Program(case.method, spec, case.protocol.sampling, run_sharding(runs))
-        view = case.method.view.sized(case.hyper)
-        prepared = prepare(data, view, case.protocol.observation, action_clip=case.protocol.action_clip)
-        setups = [RunSetup(random_key(seed), prepared.part, case.hyper) for seed in range(runs)]
-        self.setup = self.program.place(stack_runs(setups))
-        self.data = self.program.replicate(prepared.transitions)
-        self.state = self.program.init(self.setup, self.data)
-        self.step = 0
-        self.compiled, self.compile_s = self.compile(self.data)
-        self.data_copies = self._data_copies() if copies else None
-
-    @property
-    def devices(self) -> int:
-        """That the runs are split over."""
-        return 1 if self.program.sharding is None else self.program.sharding.num_devices
-
-    def compile(self, data: Any) -> tuple[Any, float]:
-        """The program for this data, or data of these shapes."""
-        bounds = np.int32(0), np.int32(0)
-        return benchmark.compile_program(advance, self.program, self.phase, self.state, *bounds, self.setup, data)
-
-    def train(self, updates: int) -> float:
-        """The next so many updates of every run; seconds that they took."""
-
-        def chunk() -> TrainState:
-            bounds = np.int32(self.step), np.int32(self.step + updates)
-            self.state, _ = self.compiled(self.state, *bounds, self.setup, self.data)
-            return self.state
-
-        taken = benchmark.seconds(chunk)
-        self.step += updates
-        return taken
-
-    def _data_copies(self) -> float:
-        """How often the program holds the data: what its memory grows by when the data do, in units of the data."""
-        sharding = None if self.program.sharding is None else jax.tree.leaves(self.data)[0].sharding
-        doubled = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((2 * x.shape[0], *x.shape[1:]), x.dtype, sharding=sharding), self.data
-        )
-        growth = sum(memory(self.compile(doubled)[0])) - sum(memory(self.compiled))
-        return growth / num_bytes(self.data)
-
-
-def num_bytes(data: Transitions) -> int:
-    """Size of the data."""
-    return sum(array.nbytes for array in jax.tree.leaves(data))
-
-
-def measure(case: Case, trainers: Sequence[Trainer], ceiling: float, seconds: float, rounds: int) -> list[Cost]:
-    """Warm up, and time all numbers of runs of one phase in turns."""
-    first, *others = trainers
-    spec, phase = first.program.spec, first.phase
-    flops = update_flops(case.method, phase, spec, case.hyper, FLOP_STEPS)
-    mean_flops, cycle = sum(flops) / len(flops), period(flops)
-    for trainer in trainers:
-        trainer.train(cycle)
-    updates = cycle
-    while (taken := first.train(updates)) < seconds:  # the next length aims above the least time
-        updates += cycle * max(1, int(min(1.2 * seconds / taken - 1.0, 9.0) * updates / cycle))
-    for trainer in others:
-        trainer.train(cycle)
-    times = np.array([[trainer.train(updates) for trainer in trainers] for _ in range(rounds)]) / updates
-    rows = []
-    for number, trainer in enumerate(trainers):
-        taken = float(np.median(times[:, number]))
-        used = memory(trainer.compiled)
-        rows.append(
-            Cost(
-                case.name,
-                case.variant,
-                case.method.phases[phase].name,
-                spec.observation_dim,
-                spec.action_dim,
-                case.hyper.batch_size,
-                trainer.runs,
-                trainer.devices,
-                updates,
-                rounds,
-                ms_per_update=1e3 * taken,
-                ratio=float(np.median(times[:, number] / times[:, 0])),
-                updates_per_s=1 / taken,
-                run_updates_per_s=trainer.runs / taken,
-                gflop_per_update=1e-9 * mean_flops,
-                ceiling_share=1e-9 * mean_flops * trainer.runs / taken / (ceiling * trainer.devices),
-                compile_s=trainer.compile_s,
-                data_mib=num_bytes(trainer.data) / MIB,
-                arguments_mib=used.arguments / MIB,
-                temporary_mib=used.temporary / MIB,
-                data_copies=trainer.data_copies,
-            )
-        )
-    return rows
-
-
-def print_tables(labels: Sequence[str], rows: Sequence[Cost], notes: Sequence[str]) -> None:
+def print_tables(rows: Sequence[Cost], notes: Sequence[str]) -> None:
     """Time; then work and memory."""
     digits = benchmark.digits
     benchmark.print_table(
         "Time of one update of all runs",
-        ("method", "runs", "ms", "ratio", "updates/s", "run-updates/s", "compile s"),
+        ("method", "runs", "ms", "ratio", "run-updates/s", "published ms", "gain", "cold s", "warm s"),
         [
             (
-                label,
+                row.label,
                 str(row.runs),
-                digits(row.ms_per_update),
-                digits(row.ratio),
-                digits(row.updates_per_s),
-                digits(row.run_updates_per_s),
-                digits(row.compile_s),
+                *map(digits, (row.ms_per_update, row.ratio, row.run_updates_per_s, row.published_ms, row.gain)),
+                *map(digits, (row.first_update_cold_s, row.first_update_warm_s)),
             )
-            for label, row in zip(labels, rows, strict=True)
+            for row in rows
         ],
     )
     print()
     benchmark.print_table(
         "Work and memory (MiB)",
-        ("method", "runs", "GFLOP", "% of ceiling", "arguments", "temporaries", "copies"),
+        ("method", "runs", "GFLOP", "% of ceiling", "moved", "% of copy", "arguments", "temporaries", "peak", "copies"),
         [
             (
-                label,
+                row.label,
                 str(row.runs),
-                digits(row.gflop_per_update),
-                digits(100 * row.ceiling_share),
-                digits(row.arguments_mib),
-                digits(row.temporary_mib),
-                digits(row.data_copies),
+                *map(digits, (row.gflop_per_update, 100 * row.ceiling_share, row.dot_mib, 100 * row.copy_share)),
+                *map(digits, (row.arguments_mib, row.temporary_mib, row.peak_mib, row.data_copies)),
             )
-            for label, row in zip(labels, rows, strict=True)
+            for row in rows
         ],
     )
     print("\n" + "\n".join(f"- {note}" for note in notes))
 
 
-def main(args: flags.FlagValues) -> None:
-    """Check everything, measure the ceiling and every phase of every method, print, write."""
-    spec, counts = benchmark.task_spec(args), benchmark.parse_numbers("runs", args.runs, "1,4")
-    cases = benchmark.chosen_cases(args, lambda case: case.method.phases)
-    folder = benchmark.prepare(args, NAME)
-    data = synthetic_data(spec, args.transitions)
-    phases = {
-        case.label if len(case.method.phases) == 1 else f"{case.label} {name}": (case, phase)
-        for case in cases
-        for phase, (name, *_) in enumerate(case.method.phases)
-    }
-    notes = [
-        f"synthetic data, {args.transitions:,} transitions of {spec.observation_dim} + {spec.action_dim} numbers, "
-        f"{num_bytes(data) / MIB:.1f} MiB; copies: how often the program of {max(counts)} runs holds them",
-        f"ratio: to the first number of runs, median over {args.rounds} rounds; updates/s: of each run",
+def notes_of(args: flags.FlagValues, data_mib: float, counts: Sequence[int], gflop_per_s: float) -> list[str]:
+    """What the columns mean."""
+    return [
+        f"synthetic data, {args.tasks} x {args.transitions:,} transitions, {data_mib:.1f} MiB each; copies: how often "
+        f"the program of {max(counts)} runs holds them",
+        f"ratio: to the first number of runs, median over {args.rounds} rounds",
+        "published: one run, NumPy's minibatches, a call per update, metrics read back; gain: run-updates/s against it",
+        "first update: states made, programs traced, compiled and run once; warm: from a persistent cache",
+        f"GFLOP: matrix products of one update of one run; ceiling: {gflop_per_s:,.0f} GFLOP/s, the best float32 "
+        f"product at precision {args.matmul_precision}; moved: what these products read and write; XLA's own counts in "
+        "the CSV have the body of a loop once",
     ]
-    facts = {
+
+
+def chain_points(rows: Sequence[Cost]) -> tuple[str, dict[str, list[tuple[float, float]]]]:
+    """The one gridded name whose values are numbers, and per method and phase (value, ms) of the fewest runs."""
+    settings = [parse_setting(row.setting) for row in rows]
+    names = {name for setting in settings for name, value in setting.items() if value.replace(".", "", 1).isdigit()}
+    if len(names) != 1:
+        return "", {}
+    (name,) = names
+    least = min(row.runs for row in rows)
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row, setting in zip(rows, settings, strict=True):
+        if name in setting and row.runs == least:
+            label = row.label.replace(f" {row.setting}", "")
+            found.setdefault(label, []).append((float(setting[name]), row.ms_per_update))
+    return name, {label: sorted(points) for label, points in found.items() if len(points) > 1}
+
+
+def cost_figure(rows: Sequence[Cost]) -> "Figure":
+    """Time over the one gridded setting that is a number where there is one, else run-updates per second over runs."""
+    name, lines = chain_points(rows)
+    least = min(row.runs for row in rows)
+    across, up = name, f"ms per update of {'one run' if least == 1 else f'{least} runs'}"
+    if not lines:
+        across, up = "runs side by side", "run-updates per second"
+        lines = {label: [] for label in dict.fromkeys(row.label for row in rows)}
+        for row in rows:
+            lines[row.label].append((row.runs, row.run_updates_per_s))
+    figure, (axis,) = panel_grid(1, height=4.4)
+    for number, (label, points) in enumerate(lines.items()):
+        color, dash = COLORS[number % len(COLORS)], ("-", "--", ":", "-.")[number // len(COLORS) % 4]
+        axis.plot(*zip(*points, strict=True), dash, color=color, marker="o", markersize=4, label=label)
+    xs, ys = zip(*(point for points in lines.values() for point in points), strict=True)
+    log_scale(axis, min(xs) / 1.2, max(xs) * 1.2)
+    log_scale(axis, min(ys) / 1.3, max(ys) * 1.3, "y")
+    axis.set_xlabel(across)
+    axis.set_ylabel(up)
+    axis.grid(color="#dddddd")
+    axis.set_axisbelow(True)
+    add_legend(figure, "method")
+    return figure
+
+
+def main(args: flags.FlagValues) -> None:
+    """Check everything, measure the ceilings and every phase of every method, print, write."""
+    counts = benchmark.parse_numbers("runs", args.runs, "1,4")
+    if args.tasks > min(counts):
+        raise UserError(
+            f"--tasks={args.tasks} are more than {min(counts)} runs learn from; name as many in --runs at least"
+        )
+    cases = benchmark.chosen_cases(args, lambda case: case.method.phases)
+    if args.plot is not None:
+        check_plot(args.plot)
+    folder = benchmark.prepare(args, NAME)
+    specs = {case.spec: None for case in cases}
+    data = {
+        spec: [training.synthetic_data(spec, args.transitions, seed) for seed in range(args.tasks)] for spec in specs
+    }
+    facts: dict[str, Any] = {
         "preset": args.preset,
         "task": args.task,
         "matmul_precision": args.matmul_precision,
         "transitions": args.transitions,
     }
-    labels: list[str] = []
-    rows: list[Cost] = []
+    rows = benchmark.kept(args, folder, NAME, Cost, facts)
+    there = {row.label for row in rows}
+    phases = {label: chosen for label, chosen in training.phases_of(cases).items() if label not in there}
 
     def trainers_of(chosen: tuple[Case, int]) -> list[Trainer]:
         case, phase = chosen
-        return [Trainer(case, phase, spec, data, runs, runs == max(counts)) for runs in counts]
+        is_started = args.compile_jobs == 1
+        return [Trainer(case, phase, data[case.spec], runs, runs == max(counts), is_started) for runs in counts]
 
     with benchmark.Measuring(1 + len(phases), args.budget_s) as measuring:
-        measuring.begin("matrix products")
-        ceilings = matmul_ceiling(measuring)
-        notes.append(
-            f"GFLOP: matrix products of one update of one run; ceiling: {max(ceilings.values()):,.0f} GFLOP/s, "
-            f"the best float32 product at precision {args.matmul_precision}"
-        )
-        facts["matmul_gflop_per_s"] = ceilings
+        best = ceilings.measure(measuring)
+        data_mib = training.num_bytes(next(iter(data.values()))[0]) / programs.MIB
+        notes = notes_of(args, data_mib, counts, best.gflop_per_s)
+        facts |= {"ceilings": best._asdict()}
         for label, trainers in benchmark.compiled_ahead(trainers_of, phases, args.compile_jobs, measuring):
-            found = measure(phases[label][0], trainers, max(ceilings.values()), args.seconds, args.rounds)
-            if args.compile_jobs > 1:
-                found = [row._replace(compile_s=None) for row in found]
+            case, _ = phases[label]
+            found = training.measure(
+                case, trainers, best, args.seconds, args.rounds, args.matmul_precision, args.as_published
+            )
             times = ", ".join(f"{row.runs} runs {benchmark.digits(row.ms_per_update)}" for row in found)
             measuring.done(f"{label}: ms per update: {times}")
-            labels += [label] * len(found)
             rows += found
             benchmark.write_results(folder, NAME, rows, cases, [*notes, *measuring.skipped], facts)
     benchmark.write_results(folder, NAME, rows, cases, [*notes, *measuring.skipped], facts)
-    print_tables(labels, rows, [*notes, *measuring.skipped])
+    print_tables(rows, [*notes, *measuring.skipped])
+    if args.plot is not None:
+        with style("plot"), writable(args.plot, "plot"):
+            write_figure(cost_figure(rows), args.plot)
     print(f"written to {folder / NAME}.csv and .json")
 
 

@@ -6,7 +6,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from rich.console import Console
 
@@ -24,7 +23,7 @@ from diffjax.launch import cli
 from diffjax.launch.plugins import load_plugin
 from diffjax.launch.progress import TrainingProgress
 from diffjax.methods.registry import register_method
-from diffjax.numerics import check_platform, pinned, random_key
+from diffjax.numerics import check_platform, matmul_precision, pinned, random_key
 from diffjax.policy import Policy
 from diffjax.records.folder import read_evaluations, read_metrics, read_status
 from diffjax.records.schema import Config, Evaluation, MetricsRecord, RunId
@@ -214,7 +213,7 @@ def evaluate(policy: Policy, task: str | None = None, *, episodes: int = 10, see
     acting = stack_runs([policy.acting])
     keys = episode_keys(random_key(seed)[None], 0, episodes)
     program = Program(policy.method, policy.spec, "uniform")
-    precision = jax.default_matmul_precision(policy.about.matmul_precision)
+    precision = matmul_precision(policy.about.matmul_precision)
     with closing(make_simulator(found, episodes)) as simulator, precision:
         played = play(keys, program, acting, simulator)
     score = None if found.ref_min is None else float(normalized_score(found, played.returns.mean()))

@@ -54,6 +54,20 @@ _HARMLESS_XLA_FLAGS = ("--xla_dump", "--xla_force_host_platform_device_count")
 _COMPILER_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 
 
+def jax_precision(name: str) -> str:
+    """JAX's word for a precision of matrix products.
+
+    ``bfloat16`` names the algorithm, operands rounded to it and sums in float32: JAX's own ``bfloat16`` is another name
+    of ``default``, by which GPUs round to TF32.
+    """
+    return "BF16_BF16_F32" if name == "bfloat16" else name
+
+
+def matmul_precision(name: str) -> contextlib.AbstractContextManager[None]:
+    """Matrix products that are traced within have this precision."""
+    return jax.default_matmul_precision(jax_precision(name))
+
+
 @contextlib.contextmanager
 def pinned() -> Iterator[None]:
     """JAX's switches that change what a program computes, at one value: numbers in float32, keys threefry2x32."""

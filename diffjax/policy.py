@@ -22,7 +22,7 @@ from diffjax.experiment.stored import StoredRuns, hyper_of, named_leaves, state_
 from diffjax.files import check_parent, plain, read_arrays, writable, write_arrays
 from diffjax.methods.base import Method, no_draws
 from diffjax.methods.registry import get_method
-from diffjax.numerics import pinned, random_key
+from diffjax.numerics import matmul_precision, pinned, random_key
 from diffjax.records.entries import from_entries, to_entries
 from diffjax.records.folder import CONFIG
 from diffjax.records.schema import Config, Evaluation, RunId
@@ -99,7 +99,7 @@ class Policy:
             if self.is_random:
                 raise UserError(f"{self.about.method} draws random numbers when acting; give a key: jax.random.key(0)")
             key = random_key(0)
-        with pinned(), jax.default_matmul_precision(self.about.matmul_precision):
+        with pinned(), matmul_precision(self.about.matmul_precision):
             action = np.asarray(act_compiled(key, self.method, self.spec, self.acting, np.atleast_2d(observed)))
         action = self.in_units(action)
         return action[0] if observed.ndim == 1 else action

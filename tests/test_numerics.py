@@ -155,3 +155,14 @@ def test_a_platform_that_jax_does_not_know_is_one_line(tmp_path):
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     refused(run, "JAX_PLATFORMS=nonsense", "not in the list of known backends", "set JAX_PLATFORMS=")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "in_program"),
+    [("highest", "n.HIGHEST)"), ("high", "n.HIGH)"), ("default", "n.DEFAULT)"), ("bfloat16", "n=BF16_BF16_F32")],
+)
+def test_a_precision_reaches_the_products_of_a_program(name: str, in_program: str) -> None:
+    """Also ``bfloat16``, which JAX itself takes for ``default``."""
+    with numerics.matmul_precision(name):
+        program = jax.make_jaxpr(jnp.matmul)(jnp.ones((2, 2)), jnp.ones((2, 2)))
+    assert in_program in str(program)

@@ -24,6 +24,7 @@ ROOMS = (
     "studies",
     "launch",
     "library",
+    "measure",
     "commands",
 )
 """From the lowest to the highest; a room may import those before it."""

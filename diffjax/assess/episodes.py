@@ -22,7 +22,7 @@ from diffjax.experiment.provenance import versions
 from diffjax.experiment.settings import acting_differently, join_setting, parse_setting
 from diffjax.experiment.stored import StoredRuns
 from diffjax.files import plain
-from diffjax.numerics import check_platform, jax_options, pinned, random_key
+from diffjax.numerics import check_platform, jax_options, matmul_precision, pinned, random_key
 from diffjax.records.folder import ResultsFolder, check_folder, open_folder, read_status
 from diffjax.records.schema import ALL, LAST, Config, EvaluatedAgain, Evaluation, RunId, RunStatus
 from diffjax.records.writer import only_writer
@@ -151,7 +151,7 @@ def evaluate_again(planned: Plan, progress: Progress) -> ResultsFolder:
     check_platform()
     config, out = planned.config, planned.again.out
     assert out is not None
-    with jax.default_matmul_precision(config.matmul_precision or "highest"):
+    with matmul_precision(config.matmul_precision or "highest"):
         found, simulator = _play(planned, progress)
     config = dataclasses.replace(config, versions={**config.versions, "simulator": simulator})
     with only_writer(out, progress.note):

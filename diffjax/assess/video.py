@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from diffjax.assess.episodes import Plan
@@ -16,7 +15,7 @@ from diffjax.envs.render import Filmed, filmed
 from diffjax.envs.scaled import with_bounds
 from diffjax.errors import UserError
 from diffjax.files import check_parent, whole_file, writable
-from diffjax.numerics import check_platform, pinned, random_key
+from diffjax.numerics import check_platform, matmul_precision, pinned, random_key
 from diffjax.training.evaluation import Episodes, episode_keys, evaluate
 from diffjax.training.program import Program, stack_runs
 from diffjax.training.progress import Progress
@@ -67,7 +66,7 @@ def film(planned: Plan, path: str | Path, progress: Progress) -> Episodes:
             progress.advance(1)
             record(time)
 
-        with jax.default_matmul_precision(planned.config.matmul_precision or "highest"):
+        with matmul_precision(planned.config.matmul_precision or "highest"):
             played = evaluate(keys, program, acting, with_bounds(scene.simulator, task.action_bounds), stepped)
     progress.end()
     return played

@@ -9,7 +9,7 @@ from diffjax.experiment import rows
 from diffjax.experiment.joint import members_of
 from diffjax.experiment.prepare import Ready
 from diffjax.experiment.trainer import Trainer
-from diffjax.numerics import pinned
+from diffjax.numerics import matmul_precision, pinned
 from diffjax.records.schema import Config, Evaluation, MetricsRecord, RunId
 from diffjax.training.loop import Position
 from diffjax.training.program import Acting
@@ -33,7 +33,7 @@ def train_in_memory(ready: Ready, progress: Progress) -> Kept:
     metrics: list[MetricsRecord] = []
     acting: dict[RunId, Acting] = {}
     failed: dict[RunId, str] = {}
-    with jax.default_matmul_precision(ready.plan.experiment.matmul_precision):
+    with matmul_precision(ready.plan.experiment.matmul_precision):
         for member in members_of(ready):
             trainer = Trainer([member], progress)
             progress.begin(trainer.name, trainer.count, sum(trainer.lengths), 0)

@@ -23,7 +23,7 @@ from diffjax.experiment.plan import Group
 from diffjax.experiment.run import is_out_of_memory
 from diffjax.experiment.settings import acting_differently
 from diffjax.methods.base import Metrics
-from diffjax.numerics import check_platform, pinned, random_key
+from diffjax.numerics import check_platform, matmul_precision, pinned, random_key
 from diffjax.records.commits import read_ledgers
 from diffjax.records.folder import ResultsFolder, open_folder, read_config
 from diffjax.records.schema import Config
@@ -67,7 +67,7 @@ def go_online(planned: Plan, progress: Progress) -> ResultsFolder:
             record.ledger = ledger
         if left := [record for record in records if not record.is_finished]:
             stack.enter_context(_recorded_time(folder, config))
-            stack.enter_context(jax.default_matmul_precision(config.matmul_precision or "highest"))
+            stack.enter_context(matmul_precision(config.matmul_precision or "highest"))
             stack.callback(progress.end)
         for record in left:
             with _enough_memory(record), ExitStack() as simulators:

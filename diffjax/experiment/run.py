@@ -22,7 +22,7 @@ from diffjax.experiment.recorder import GroupRecorder, Recorder
 from diffjax.experiment.trainer import Trainer
 from diffjax.experiment.unfinished import Begun
 from diffjax.methods.base import Metrics
-from diffjax.numerics import check_platform, pinned
+from diffjax.numerics import check_platform, matmul_precision, pinned
 from diffjax.records.folder import CONFIG, STATUS, ResultsFolder, blocks_of, check_folder, open_folder, read_status
 from diffjax.records.writer import only_writer
 from diffjax.tasks.default_data import MakeData
@@ -124,7 +124,7 @@ def _train(groups: Sequence[GroupRecorder], progress: Progress) -> None:
         recorded = [group.saved.runs_at_once for group in team if not group.is_finished]
         most: int | None = experiment.max_runs_per_program or min(recorded)
         while most is not None:
-            with jax.default_matmul_precision(experiment.matmul_precision), ExitStack() as stack:
+            with matmul_precision(experiment.matmul_precision), ExitStack() as stack:
                 stack.callback(progress.end)
                 most = _train_together(team, progress, most, stack)
     for group in groups:

@@ -198,6 +198,11 @@ def _defaults(method: str, variant: str) -> dict[str, Any]:
     return fields | dict.fromkeys(phase_entries(functions), 0.0)
 
 
+def setting_names(method: str, variant: str) -> set[str]:
+    """Everything of a method that ``--set`` takes."""
+    return set(_defaults(method, variant))
+
+
 def parse_setting(setting: str) -> dict[str, str]:
     """One setting of a grid, ``"eta=0.1;rho=1.5"``, as ``{"eta": "0.1", "rho": "1.5"}``; ``""`` gives ``{}``."""
     return dict(part.split("=", 1) for part in setting.split(";")) if setting else {}

@@ -18,7 +18,7 @@ from diffjax.envs.base import VectorSimulator
 from diffjax.envs.side_by_side import SideBySide
 from diffjax.experiment import rows
 from diffjax.experiment.joint import Member, Round, rounds
-from diffjax.numerics import pinned, random_key
+from diffjax.numerics import matmul_precision, pinned, random_key
 from diffjax.records.schema import Evaluation, MetricsRecord
 from diffjax.tasks.registry import make_simulator
 from diffjax.training.batches import join_data
@@ -386,7 +386,7 @@ class _PlayThread:
 
         @pinned()
         def work() -> Result:
-            with jax.default_matmul_precision(self._precision):
+            with matmul_precision(self._precision):
                 return play(simulators, stepped)
 
         if self._executor is None:

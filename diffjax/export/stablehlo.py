@@ -9,7 +9,7 @@ from jax import export
 from diffjax.errors import UserError
 from diffjax.export.program import BATCH, Input, observation_input, write_program
 from diffjax.files import check_parent
-from diffjax.numerics import PRNG, pinned
+from diffjax.numerics import PRNG, matmul_precision, pinned
 from diffjax.policy import Policy, act_rows
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -38,7 +38,7 @@ def exported(policy: Policy) -> export.Exported:
     (batch,) = export.symbolic_shape(BATCH)
     shapes = [jax.ShapeDtypeStruct((batch, policy.spec.observation_dim), jnp.float32)]
     shapes += [jax.ShapeDtypeStruct((2,), jnp.uint32)] if policy.is_random else []
-    with pinned(), jax.default_matmul_precision(policy.about.matmul_precision):
+    with pinned(), matmul_precision(policy.about.matmul_precision):
         return export.export(jax.jit(act), platforms=PLATFORMS)(*shapes)
 
 

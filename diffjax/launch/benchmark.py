@@ -22,14 +22,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from diffjax.errors import UserError
-from diffjax.experiment.settings import PRESETS, Protocol, check_overrides, resolve
-from diffjax.files import csv_text, writable, write_json, write_text
+from diffjax.errors import UserError, unknown_name
+from diffjax.experiment.settings import PRESETS, Protocol, check_overrides, parse_setting, resolve, setting_names
+from diffjax.files import csv_text, read_json, writable, write_json, write_text
 from diffjax.launch import cli
 from diffjax.launch.flags import define_matmul_precision
 from diffjax.launch.plugins import define_plugin, load_plugins
 from diffjax.methods.registry import METHODS, get_method
-from diffjax.tasks.registry import get_task
+from diffjax.tasks.registry import Task, get_task
 from diffjax.types import Spec
 
 if TYPE_CHECKING:
@@ -37,21 +37,26 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Compiled = TypeVar("Compiled")
+Row = TypeVar("Row")
 
 
 class Case(NamedTuple):
-    """A method as it is measured."""
+    """A method as it is measured, with one setting of ``--grid`` and the sizes of one task."""
 
     name: str
     variant: str
     method: Method[Any, Any]
     hyper: Any
     protocol: Protocol
+    spec: Spec
+    setting: str = ""
+    task: str = ""  # empty where only one is measured
 
     @property
     def label(self) -> str:
-        """``name``, or ``name:variant`` for any but the default variant."""
-        return self.name if self.variant == next(iter(METHODS[self.name])) else f"{self.name}:{self.variant}"
+        """``name``, or ``name:variant`` for any but the default variant; setting and task where there are several."""
+        name = self.name if self.variant == next(iter(METHODS[self.name])) else f"{self.name}:{self.variant}"
+        return " ".join(part for part in (name, self.setting, self.task) if part)
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -66,7 +71,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "task",
         "halfcheetah-medium-v2",
-        "ID: Task whose sizes and published hyper-parameters are used; nothing is simulated.",
+        "ID,...: Tasks whose sizes and published hyper-parameters are used; nothing is simulated.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -82,6 +87,12 @@ def define_flags(values: flags.FlagValues) -> None:
         "set",
         None,
         "NAME=VALUE: Another value for one hyper-parameter, of all methods measured; repeatable.",
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "grid",
+        None,
+        "NAME=V1,V2: Several values of one, each measured with every method that has it (others once); repeatable.",
         flag_values=values,
     )
     define_plugin(values)
@@ -103,10 +114,14 @@ def define_haste_flags(values: flags.FlagValues) -> None:
     )
 
 
-def task_spec(args: flags.FlagValues) -> Spec:
-    """The sizes that the flags ask for."""
-    task = get_task(args.task)
-    return Spec(args.observation_dim or task.observation_dim, args.action_dim or task.action_dim)
+def define_resume(values: flags.FlagValues) -> None:
+    """The flag that :func:`prepare` and :func:`kept` read."""
+    flags.DEFINE_bool(
+        "resume",
+        False,
+        "Go on in a folder --out of this machine: what was measured there is kept and not measured again.",
+        flag_values=values,
+    )
 
 
 def parse_numbers(flag: str, text: str, example: str) -> list[int]:
@@ -123,48 +138,66 @@ def parse_numbers(flag: str, text: str, example: str) -> list[int]:
     return numbers
 
 
-def chosen_cases(args: flags.FlagValues, aspect: Callable[[Case], Any]) -> list[Case]:
-    """The methods that ``--methods`` names; without it all, with the variants that have an ``aspect`` of their own.
+def make_case(args: flags.FlagValues, name: str, variant: str, task: Task, setting: str = "", place: str = "") -> Case:
+    """A method with one setting beside what ``--set`` says, of a task's sizes.
 
     Raises:
-      UserError: for an unknown method, variant, preset, task or setting.
+      UserError: for anything unknown or out of range.
+    """
+    method, variant = get_method(name, variant)
+    values = check_overrides(name, variant, cli.parse_settings(args.set) | parse_setting(setting))
+    settings = resolve(name, task.id, args.preset, variant, values)
+    spec = Spec(args.observation_dim or task.observation_dim, args.action_dim or task.action_dim)
+    return Case(name, variant, method, settings.hyper, settings.protocol, spec, setting, place)
+
+
+def chosen_cases(args: flags.FlagValues, aspect: Callable[[Case], Any]) -> list[Case]:
+    """The methods that ``--methods`` names, with every setting of the grid and on every task.
+
+    Without ``--methods`` all, with the variants that have an ``aspect`` of their own.
+
+    Raises:
+      UserError: for an unknown method, variant, preset, task or setting, or one of the grid that no method has.
     """
     load_plugins(args)
-    overrides = cli.parse_settings(args.set)
-
-    def case(name: str, variant: str) -> Case:
-        method, variant = get_method(name, variant)
-        settings = resolve(
-            name, get_task(args.task).id, args.preset, variant, check_overrides(name, variant, overrides)
-        )
-        return Case(name, variant, method, settings.hyper, settings.protocol)
-
+    grid = cli.parse_grid(args.grid, fixed=cli.parse_settings(args.set))
+    tasks = [get_task(name) for name in cli.parse_list("task", args.task)]
+    chosen: list[tuple[str, str]] = []
     if args.methods is not None:
-        names = [item.partition(":") for item in cli.parse_list("methods", args.methods)]
-        return [case(name, variant) for name, _, variant in names]
-    found = []
-    for name, variants in METHODS.items():
-        aspects: list[Any] = []
-        for variant in variants:
-            candidate = case(name, variant)
-            if aspect(candidate) not in aspects:
-                aspects.append(aspect(candidate))
-                found.append(candidate)
-    return found
+        named = [item.partition(":") for item in cli.parse_list("methods", args.methods)]
+        chosen = [(name, variant) for name, _, variant in named]
+    else:
+        for name, variants in METHODS.items():
+            aspects: list[Any] = []
+            for variant in variants:
+                if (found := aspect(make_case(args, name, variant, tasks[0]))) not in aspects:
+                    aspects.append(found)
+                    chosen.append((name, variant))
+    known = {(name, variant): setting_names(name, variant) for name, variant in chosen}
+    for name in grid:
+        if not any(name in names for names in known.values()):
+            raise unknown_name("setting in --grid:", name, sorted(set().union(*known.values())))
+    return [
+        make_case(args, *one, task, setting, task.id if len(tasks) > 1 else "")
+        for task in tasks
+        for one in chosen
+        for setting in cli.grid_settings({name: values for name, values in grid.items() if name in known[one]})
+    ]
 
 
 def prepare(args: flags.FlagValues, name: str) -> Path:
     """Settings of the process, and the folder that results go to; see :func:`results_folder`."""
     import jax
 
-    from diffjax.numerics import check_platform, pin
+    from diffjax.numerics import check_platform, jax_precision, pin
 
     pin()
     check_platform()
-    folder = results_folder(args.out, (f"{name}.csv", f"{name}.json"))
+    is_new = "resume" not in args or not args.resume
+    folder = results_folder(args.out, (f"{name}.csv", f"{name}.json") if is_new else ())
     # A program taken from the cache would be reported as compiled in no time.
     jax.config.update("jax_enable_compilation_cache", False)
-    jax.config.update("jax_default_matmul_precision", args.matmul_precision)
+    jax.config.update("jax_default_matmul_precision", jax_precision(args.matmul_precision))
     return folder
 
 
@@ -183,6 +216,29 @@ def results_folder(out: str, names: Iterable[str]) -> Path:
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def kept(
+    args: flags.FlagValues, folder: Path, name: str, kind: Callable[..., Row], facts: Mapping[str, Any]
+) -> list[Row]:
+    """With ``--resume`` the rows that a folder has already, else none.
+
+    Raises:
+      UserError: they are of another machine, or ``facts`` of theirs differ.
+    """
+    file = folder / f"{name}.json"
+    if not args.resume or not file.is_file():
+        return []
+    content = read_json(file)
+    here = {fact: value for fact, value in machine().items() if fact != "revision"}
+    for fact, value in [*here.items(), *facts.items()]:
+        before = content["machine"].get(fact) if fact in here else content.get(fact)
+        if before != value:
+            raise UserError(f"{file} was measured with {fact} {before!r}, not {value!r}; choose another --out")
+    try:
+        return [kind(**row) for row in content["measurements"]]
+    except TypeError:
+        raise UserError(f"{file} has other columns than this version writes; choose another --out") from None
 
 
 def compile_program(program: Any, *arguments: Any) -> tuple[Any, float]:
@@ -308,7 +364,7 @@ def write_results(
       UserError: there are none.
     """
     if not rows:
-        raise UserError(f"nothing was measured; {notes[-1]}")
+        raise UserError("; ".join(("nothing was measured", *notes[-1:])))
     content = {
         "benchmark": name,
         **facts,

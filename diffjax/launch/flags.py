@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MOST_SEEDS = 100_000
 ALL = "all"
-MATMUL_PRECISIONS = ("highest", "high", "default")
+MATMUL_PRECISIONS = ("highest", "high", "default", "bfloat16")
 
 
 def chosen_methods(text: str) -> tuple[str, ...]:
@@ -193,7 +193,7 @@ def define_matmul_precision(values: flags.FlagValues) -> None:
         "matmul_precision",
         "highest",
         list(MATMUL_PRECISIONS),
-        "Precision of matrix products on accelerators.",
+        "Precision of matrix products on accelerators, from float32 down; bfloat16 rounds what is multiplied to it.",
         flag_values=values,
     )
 

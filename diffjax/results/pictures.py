@@ -158,13 +158,13 @@ def panel_grid(count: int, most: int = 3, height: float = 3.4) -> "tuple[Figure,
     return figure, list(found[:count])
 
 
-def log_scale(panel: "Axes", low: float, high: float) -> None:
-    """A logarithmic x axis from ``low`` to ``high``, its values written as on a linear one."""
-    panel.set_xscale("log")
-    panel.set_xlim(low, high)
+def log_scale(panel: "Axes", low: float, high: float, axis: str = "x") -> None:
+    """A logarithmic axis, ``x`` or ``y``, from ``low`` to ``high``, its values written as on a linear one."""
     marks: Sequence[float] = log_ticks(low, high)
-    panel.set_xticks(marks, [short(value) for value in marks])
-    panel.set_xticks([], minor=True)
+    panel.set(**{f"{axis}scale": "log", f"{axis}lim": (low, high)})
+    place = {"x": panel.set_xticks, "y": panel.set_yticks}[axis]
+    place(marks, [short(value) for value in marks])
+    place([], minor=True)
 
 
 def add_legend(figure: "Figure", title: str) -> None:

@@ -1,11 +1,11 @@
-"""Floating-point operations of a program's matrix products, counted from its jaxpr.
+"""Work of a program's matrix products, floating-point operations and bytes, counted from its jaxpr.
 
 XLA's own cost analysis counts the body of a loop once and both sides of a branch; here a scan counts as often as it
 runs and a branch only where it is taken.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,10 +19,23 @@ from diffjax.numerics import random_key
 from diffjax.types import Batch, Spec
 
 Known = list[Any]  # per variable: its value where it follows from what is known, else None
+Count = Callable[[JaxprEqn], int]  # what one matrix product counts
 
 
 def update_flops(method: Method[Any, Any], phase: int, spec: Spec, hyper: Any, steps: int) -> list[int]:
     """FLOPs of the matrix products of one run's update, at each of the steps ``0 .. steps - 1`` of a phase."""
+    program = _update_program(method, phase, spec, hyper)
+    return [dot_flops(program, np.int32(step)) for step in range(steps)]
+
+
+def update_bytes(method: Method[Any, Any], phase: int, spec: Spec, hyper: Any, steps: int) -> list[int]:
+    """Bytes that the operands and results of these products hold; see :func:`dot_bytes`."""
+    program = _update_program(method, phase, spec, hyper)
+    return [dot_bytes(program, np.int32(step)) for step in range(steps)]
+
+
+def _update_program(method: Method[Any, Any], phase: int, spec: Spec, hyper: Any) -> ClosedJaxpr:
+    """One run's update as ``(step, draws, state, batches) -> (state, metrics)``."""
     part = method.phases[phase]
 
     def arguments() -> tuple[Any, ...]:
@@ -34,8 +47,7 @@ def update_flops(method: Method[Any, Any], phase: int, spec: Spec, hyper: Any, s
     def updated(step: jax.Array, draws: Any, state: Any, batches: tuple[Batch, ...]) -> Any:
         return part.update(draws, step, state, hyper, batches)
 
-    program = jax.make_jaxpr(updated)(*jax.eval_shape(arguments))
-    return [dot_flops(program, np.int32(step)) for step in range(steps)]
+    return jax.make_jaxpr(updated)(*jax.eval_shape(arguments))
 
 
 def period(values: Sequence[int]) -> int:
@@ -52,12 +64,24 @@ def dot_flops(program: ClosedJaxpr, *leading: Any) -> int:
     Raises:
       ValueError: for a matrix product in a loop of unknown length.
     """
+    return _count(program, _dot, leading)
+
+
+def dot_bytes(program: ClosedJaxpr, *leading: Any) -> int:
+    """Bytes that the operands and results of all ``dot_general`` of one call hold, counted like :func:`dot_flops`.
+
+    What they would move if nothing stayed in a cache from one product to the next.
+    """
+    return _count(program, _dot_bytes, leading)
+
+
+def _count(program: ClosedJaxpr, count: Count, leading: Sequence[Any]) -> int:
     inputs = [*leading, *[None] * (len(program.in_avals) - len(leading))]
-    return _walk(program, inputs)[0]
+    return _walk(program, inputs, count)[0]
 
 
-def _walk(program: ClosedJaxpr | Jaxpr, inputs: Sequence[Any]) -> tuple[int, Known]:
-    """FLOPs of a program and what is known of its outputs."""
+def _walk(program: ClosedJaxpr | Jaxpr, inputs: Sequence[Any], count: Count) -> tuple[int, Known]:
+    """What the products of a program count and what is known of its outputs."""
     jaxpr, constants = (program.jaxpr, program.consts) if isinstance(program, ClosedJaxpr) else (program, [])
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs], strict=True))
 
@@ -66,34 +90,34 @@ def _walk(program: ClosedJaxpr | Jaxpr, inputs: Sequence[Any]) -> tuple[int, Kno
 
     total = 0
     for equation in jaxpr.eqns:
-        flops, outputs = _equation(equation, read(equation.invars))
+        counted, outputs = _equation(equation, read(equation.invars), count)
         values |= zip(equation.outvars, outputs, strict=True)
-        total += flops
+        total += counted
     return total, read(jaxpr.outvars)
 
 
-def _equation(equation: JaxprEqn, inputs: Known) -> tuple[int, Known]:
+def _equation(equation: JaxprEqn, inputs: Known, count: Count) -> tuple[int, Known]:
     params, unknown = equation.params, [None] * len(equation.outvars)
     inner = list(inner_programs(params))
     match equation.primitive.name:
         case "dot_general":
-            return _dot(equation), unknown
+            return count(equation), unknown
         case "cond" if inputs[0] is not None:
-            return _walk(params["branches"][int(inputs[0])], inputs[1:])
+            return _walk(params["branches"][int(inputs[0])], inputs[1:], count)
         case "cond":
-            return max(_walk(branch, inputs[1:])[0] for branch in params["branches"]), unknown
+            return max(_walk(branch, inputs[1:], count)[0] for branch in params["branches"]), unknown
         case "scan":
             constants = inputs[: params["num_consts"]]
             changing = [None] * (len(inputs) - len(constants))
-            return params["length"] * _walk(params["jaxpr"], [*constants, *changing])[0], unknown
+            return params["length"] * _walk(params["jaxpr"], [*constants, *changing], count)[0], unknown
         case "while":
-            if any(_opaque(program) for program in inner):
+            if any(_opaque(program, count) for program in inner):
                 raise ValueError("a matrix product in a loop of unknown length")
             return 0, unknown
         case _ if len(inner) == 1 and len(inner[0].in_avals) == len(inputs):  # jit, remat, custom derivatives
-            return _walk(inner[0], inputs)
+            return _walk(inner[0], inputs, count)
         case _ if inner:
-            return sum(map(_opaque, inner)), unknown
+            return sum(_opaque(program, count) for program in inner), unknown
     outputs = [variable.aval for variable in equation.outvars]
     if all(value is not None for value in inputs) and all(map(_is_scalar_integer, outputs)):
         result = equation.primitive.bind(*inputs, **params)
@@ -101,9 +125,9 @@ def _equation(equation: JaxprEqn, inputs: Known) -> tuple[int, Known]:
     return 0, unknown
 
 
-def _opaque(program: ClosedJaxpr) -> int:
-    """FLOPs of a program of whose inputs nothing is known."""
-    return _walk(program, [None] * len(program.in_avals))[0]
+def _opaque(program: ClosedJaxpr, count: Count) -> int:
+    """What the products of a program count of whose inputs nothing is known."""
+    return _walk(program, [None] * len(program.in_avals), count)[0]
 
 
 def inner_programs(params: dict[str, Any]) -> Iterator[ClosedJaxpr]:
@@ -121,6 +145,11 @@ def _dot(equation: JaxprEqn) -> int:
     left: Any = equation.invars[0].aval
     out: Any = equation.outvars[0].aval
     return 2 * math.prod(out.shape) * math.prod(left.shape[axis] for axis in inner)
+
+
+def _dot_bytes(equation: JaxprEqn) -> int:
+    arrays: list[Any] = [variable.aval for variable in (*equation.invars, *equation.outvars)]
+    return sum(array.size * array.dtype.itemsize for array in arrays)
 
 
 def _is_scalar_integer(aval: Any) -> bool:
