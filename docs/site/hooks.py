@@ -34,12 +34,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
-    """Links of the repository as links of the site."""
+    """Links of the repository as links of the site, and names of files as titles of their programs."""
     if page.file.src_uri in TOP.values():
         markdown = re.sub(r"\]\(docs/([^)]*)\)", r"](\1)", markdown)
     for name, place in TOP.items():
         markdown = re.sub(rf"\]\((?:\.\./)*{re.escape(name)}(#[^)]*)?\)", rf"]({place}\1)", markdown)
-    return markdown.replace(f"]({NOTEBOOK})", "](tutorial.md)")
+    markdown = re.sub(r"^```python ([\w.]+)$", r'```python title="\1"', markdown, flags=re.MULTILINE)
+    return re.sub(rf"\]\((docs/)?{re.escape(NOTEBOOK)}\)", "](tutorial.md)", markdown)
 
 
 def cells(notebook: dict[str, Any]) -> Iterator[str]:
