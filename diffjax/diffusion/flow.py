@@ -27,7 +27,7 @@ def draw_flow(key: jax.Array, shape: tuple[int, ...]) -> FlowDraws:
 
 
 def interpolate(x_1: jax.Array, draws: FlowDraws) -> jax.Array:
-    """The point ``(1 - time) start + time x_1`` of each straight line."""
+    """The point ``(1 - time) start + time x_1`` of each straight line, shape of ``x_1``."""
     chex.assert_equal_shape([x_1, draws.start])
     time = draws.time[..., None]
     return (1.0 - time) * draws.start + time * x_1
@@ -57,5 +57,5 @@ def euler_path(velocity: Velocity, start: jax.Array, num_steps: int) -> jax.Arra
 
 
 def euler_sample(velocity: Velocity, start: jax.Array, num_steps: int) -> jax.Array:
-    """The last state of :func:`euler_path`."""
+    """The last state of :func:`euler_path`, shape of ``start``."""
     return euler_path(velocity, start, num_steps)[-1]

@@ -244,7 +244,11 @@ def find_folders(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def read_results(path: str | Path) -> Results:
-    """Everything in a results folder, checked; raises ``UserError`` that names the file and the defect."""
+    """Everything in a results folder, checked.
+
+    Raises:
+      UserError: names the file and the defect.
+    """
     folder = Path(path)
     config = read_config(folder)
     runs = _read_status(folder / STATUS, config)
@@ -276,13 +280,21 @@ def read_results(path: str | Path) -> Results:
 
 
 def read_config(path: str | Path) -> Config:
-    """``config.json``, checked for the entries every experiment has."""
+    """``config.json``, checked for the entries every experiment has.
+
+    Raises:
+      UserError: it is not there, is damaged, or of a newer version.
+    """
     file = Path(path) / CONFIG
     return Config.from_json(read_json(file), str(file))
 
 
 def read_status(path: str | Path) -> list[RunStatus]:
-    """``status.json``, in the order of the run axis."""
+    """``status.json``, in the order of the run axis.
+
+    Raises:
+      UserError: it is not there or damaged.
+    """
     return _read_status(Path(path) / STATUS, read_config(path))
 
 
@@ -304,7 +316,11 @@ def _read_status(file: Path, config: Config) -> list[RunStatus]:
 
 
 def read_evaluations(path: str | Path) -> list[Evaluation]:
-    """The complete rows of ``evaluations.csv``; a last line cut short by a crash is left out."""
+    """The complete rows of ``evaluations.csv``; a last line cut short by a crash is left out.
+
+    Raises:
+      UserError: names the file and the defect.
+    """
     file = Path(path) / EVALUATIONS
     lines = complete_lines(file)
     try:
@@ -320,7 +336,11 @@ def read_evaluations(path: str | Path) -> list[Evaluation]:
 
 
 def read_metrics(path: str | Path) -> list[MetricsRecord]:
-    """The complete records of ``metrics.jsonl``."""
+    """The complete records of ``metrics.jsonl``.
+
+    Raises:
+      UserError: names the file and the defect.
+    """
     return _read_metrics(Path(path) / METRICS, read_config(path))
 
 

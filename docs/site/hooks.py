@@ -16,7 +16,8 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP = {"README.md": "index.md", "BUILD_NOTES.md": "BUILD_NOTES.md", "CHANGELOG.md": "CHANGELOG.md"}
-TOP |= {"CONTRIBUTING.md": "CONTRIBUTING.md", "diffjax/results/published/papers.bib": "papers.bib"}
+BIBLIOGRAPHY = "diffjax/results/published/papers.bib"
+TOP |= {"CONTRIBUTING.md": "CONTRIBUTING.md", BIBLIOGRAPHY: "papers.bib"}
 """Files outside of docs/ that the site has too, and what they are called there."""
 NOTEBOOK = "tutorial.ipynb"
 OWN = ("style.css", "iframe-worker.js")
@@ -34,11 +35,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
-    """Links of the repository as links of the site, and names of files as titles of their programs."""
+    """Links of the repository as links of the site; a program's file is its title; the page of papers has the BibTeX."""
     if page.file.src_uri in TOP.values():
         markdown = re.sub(r"\]\(docs/([^)]*)\)", r"](\1)", markdown)
     for name, place in TOP.items():
         markdown = re.sub(rf"\]\((?:\.\./)*{re.escape(name)}(#[^)]*)?\)", rf"]({place}\1)", markdown)
+    if page.file.src_uri == "papers.md":
+        markdown += f"\n```bibtex\n{(ROOT / BIBLIOGRAPHY).read_text()}```\n"
     markdown = re.sub(r"^```python ([\w.]+)$", r'```python title="\1"', markdown, flags=re.MULTILINE)
     return re.sub(rf"\]\((docs/)?{re.escape(NOTEBOOK)}\)", "](tutorial.md)", markdown)
 
