@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+import jax
 import pytest
 import yaml
 from absl import flags
@@ -24,6 +25,11 @@ from test_rooms import FOUNDATION, ROOMS
 
 import diffjax
 from diffjax.commands import console
+from diffjax.experiment.plan import phase_lengths
+from diffjax.experiment.settings import resolve
+from diffjax.methods.checks import example_labels
+from diffjax.methods.registry import get_method
+from diffjax.types import Spec
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -318,6 +324,42 @@ def test_the_architecture_names_the_rooms_in_their_order_and_functions_that_exis
     named = {name for name in re.findall(r"`(?:diffjax\.)?((?:[a-z_]+\.)+\w+)`", page) if name.split(".")[0] in ROOMS}
     assert "training.program.update_run" in named
     assert sorted(name for name in named if not resolves(f"diffjax.{name}")) == []
+
+
+def published_runs() -> dict[str, tuple[str, ...]]:
+    """The lines of docs/reproduce.md about a published run, by method."""
+    number = r"([\d.,]+)"
+    line = rf"^\| `(\w+)` \| {number} \| {number} \| {number} \| `(\w+)` \| {number} \|$"
+    return {name: tuple(rest) for name, *rest in re.findall(line, PAGES["docs/reproduce.md"], re.MULTILINE)}
+
+
+def test_published_lengths_are_those_of_the_tables():
+    stated = published_runs()
+    assert set(stated) == set(diffjax.METHODS)
+    for name, (updates, before, interval, rule, _) in stated.items():
+        method, variant = get_method(name, "")
+        protocol = resolve(name, "halfcheetah-medium-v2", "paper", variant, {}).protocol
+        lengths = phase_lengths(method, protocol)
+        found = (f"{sum(lengths):,}", f"{sum(lengths[:-1]):,}", f"{protocol.eval_interval:,}", protocol.selection)
+        assert found == (updates, before, interval, rule), name
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_published_run_is_that_of_its_state():
+    """By shapes alone, so exactly what stands on a device between updates; of labels for a million rows."""
+    spec, rows = Spec(17, 6), 1_000_001
+    for name, (*_, stated) in published_runs().items():
+        method, variant = get_method(name, "")
+        hyper = resolve(name, "halfcheetah-medium-v2", "paper", variant, {}).hyper
+        state = jax.eval_shape(lambda method=method, hyper=hyper: method.init(jax.random.key(0), spec, hyper))
+        labels = [
+            example_labels(method, number, spec, hyper)
+            for number, phase in enumerate(method.phases)
+            if phase.relabel is not None
+        ]
+        sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
+        sizes += [rows * leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(labels)]
+        assert f"{sum(sizes) / 2**20:.1f}" == stated, name
 
 
 def test_every_paper_that_is_named_is_in_the_bibliography_and_on_the_page():

@@ -35,7 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
-    """Links of the repository as links of the site; a program's file is its title; the page of papers has the BibTeX."""
+    """Links of the repository as links of the site; the file of a program is its title; papers with their BibTeX."""
     if page.file.src_uri in TOP.values():
         markdown = re.sub(r"\]\(docs/([^)]*)\)", r"](\1)", markdown)
     for name, place in TOP.items():
