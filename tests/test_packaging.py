@@ -178,7 +178,7 @@ def test_continuous_integration_runs_the_test_command_of_the_readme() -> None:
 
 
 def test_the_documents_name_files_that_exist() -> None:
-    named = re.compile(r"(?:diffjax|experiments|benchmarks)/[\w/]+(?:\.(?:py|toml|csv))?")
+    named = re.compile(r"(?:diffjax|experiments|benchmarks)/[a-z\d_/]+(?:\.(?:py|toml|csv|bib))?")  # NAME.py is any
     pages = sorted(path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md"))
     documents = [README, *((ROOT / name).read_text() for name in ("CONTRIBUTING.md", "Makefile", *pages))]
     paths = {match for document in documents for match in named.findall(document)}
