@@ -1,5 +1,6 @@
 """The documents hold: what they print runs, what they name is there, and the site is built from them."""
 
+import ast
 import contextlib
 import importlib
 import importlib.util
@@ -324,6 +325,30 @@ def test_the_architecture_names_the_rooms_in_their_order_and_functions_that_exis
     named = {name for name in re.findall(r"`(?:diffjax\.)?((?:[a-z_]+\.)+\w+)`", page) if name.split(".")[0] in ROOMS}
     assert "training.program.update_run" in named
     assert sorted(name for name in named if not resolves(f"diffjax.{name}")) == []
+
+
+def functions(tree: ast.AST, above: str = "") -> Iterator[tuple[str, ast.FunctionDef, str]]:
+    """Public functions and methods of a module by name, with their docstrings and those of their classes."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            for name, function, text in functions(node, f"{above}{node.name}."):
+                yield name, function, f"{ast.get_docstring(node) or ''}\n{text}"
+        elif isinstance(node, ast.FunctionDef) and (node.name == "__call__" or not node.name.startswith("_")):
+            yield f"{above}{node.name}", node, ast.get_docstring(node) or ""
+
+
+def test_every_function_of_the_reference_says_what_it_is_and_what_it_raises():
+    shown = {name for page in PAGES for name in re.findall(r"^::: (\S+)", PAGES[page], re.MULTILINE)}
+    paths = {path for name in shown if (path := (ROOT / name.replace(".", "/")).with_suffix(".py")).is_file()}
+    assert ROOT / "diffjax/losses.py" in paths
+    silent = []
+    for path in sorted(paths):
+        for name, function, text in functions(ast.parse(path.read_text())):
+            raises = any(isinstance(node, ast.Raise) for node in ast.walk(function))
+            has_own = ast.get_docstring(function) or function.name == "setup"  # of a Linen module
+            if not has_own or (raises and "raises" not in text.lower()):
+                silent.append(f"{path.name}: {name}")
+    assert silent == []
 
 
 def published_runs() -> dict[str, tuple[str, ...]]:

@@ -66,6 +66,7 @@ class ResultsFolder:
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
         return self.path / CHECKPOINTS
 
     def write_config(self, config: Config) -> None:
@@ -86,7 +87,11 @@ class ResultsFolder:
 
     @property
     def columns(self) -> int:
-        """Of ``evaluations.csv``; an older version began with fewer."""
+        """Of ``evaluations.csv``; an older version began with fewer.
+
+        Raises:
+          UserError: the file is gone.
+        """
         try:
             with open(self.path / EVALUATIONS, encoding="utf-8") as file:
                 return len(file.readline().split(","))
@@ -229,7 +234,8 @@ def check_folder(path: str | Path, known: Request, resume: bool) -> None:
 def find_folders(paths: Iterable[str | Path]) -> list[Path]:
     """Every results folder at or below the given folders, in their order, each once; sorted within each.
 
-    Raises ``UserError`` for a path that is not a folder or has no results folder in it.
+    Raises:
+      UserError: a path is no folder or has no results folder in it.
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
