@@ -3,10 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMPS := $(VENV)/.created $(VENV)/.installed $(VENV)/.installed-dev $(VENV)/.installed-browser
+STAMPS := $(VENV)/.created $(VENV)/.installed $(VENV)/.installed-dev $(VENV)/.installed-browser $(VENV)/.installed-docs
 CUT_OFF := $(VENV)/.installing
 
-.PHONY: quickstart test lint slow browser clean
+.PHONY: quickstart test lint slow browser docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python experiments/sweep.py --suite=mini --methods=dac,dtql,diffcps,diffpogan,bc \
@@ -26,9 +26,13 @@ slow: $(VENV)/.installed-dev
 browser: $(VENV)/.installed-browser
 	$(BIN)/python -m pytest -m browser
 
+# The site of docs/, in build/site; opens from the folder.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -f docs/site/mkdocs.yml
+
 # Keeps runs/: results are never a by-product.
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist MUJOCO_LOG.TXT
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist MUJOCO_LOG.TXT
 	find diffjax experiments benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps of an environment count for nothing when its Python is gone, when an install was cut off in the
@@ -66,3 +70,7 @@ $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml
 $(VENV)/.installed-browser: $(VENV)/.installed-dev
 	$(call install,.[dev,browser])
 	@touch $(VENV)/.installed $(VENV)/.installed-dev $@
+
+$(VENV)/.installed-docs: $(VENV)/.created pyproject.toml
+	$(call install,.[docs])
+	@touch $(VENV)/.installed $@

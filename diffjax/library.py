@@ -72,10 +72,10 @@ class Trained:
     """Trained runs: their evaluations and metrics as results folders have them, and a policy of each."""
 
     config: Config
-    evaluations: tuple[Evaluation, ...]
-    metrics: tuple[MetricsRecord, ...]
-    policies: Mapping[RunId, Policy]
-    failed: Mapping[RunId, str]
+    evaluations: tuple[Evaluation, ...]  # one per run and evaluation, in the order in which they were made
+    metrics: tuple[MetricsRecord, ...]  # one per interval, with one number per run
+    policies: Mapping[RunId, Policy]  # of the runs that did not fail, after their last update
+    failed: Mapping[RunId, str]  # why
 
     def policy(self, seed: int | None = None, setting: str | None = None) -> Policy:
         """The policy of a run after its last update; the only one, or that of a seed and a setting.
@@ -120,9 +120,15 @@ def train(
       method: a name of ``diffjax.METHODS``.
       task: a name of ``diffjax.TASKS``, a registered one or a Gymnasium id; None: no simulator, only ``dataset``.
       dataset: arrays, a path or an id, or what :func:`load_dataset` gave; None: the task's own.
+      variant: of the method; empty: its first.
+      preset: ``"paper"`` for the published hyper-parameters, ``"quick"`` for small networks.
       seeds: how many runs (seeds 0, 1, ...), or which seeds.
       grid: values of hyper-parameters, all combinations of which are trained.
       out: a results folder, as ``diffjax train`` writes; None: everything stays in memory.
+      resume: go on where training into ``out`` stopped, or add runs and updates to it.
+      keep: which checkpoints stay in ``out``: ``"last"``, ``"best"`` or ``"all"``.
+      ref_scores: returns that score 0 and 100, for a task that has none of its own.
+      matmul_precision: of matrix products on accelerators: ``"highest"``, ``"high"`` or ``"default"``.
       progress: whether training is shown on standard error.
       settings: hyper-parameters and entries of the protocol: ``steps=1000, batch_size=64, episodes=5``.
 
@@ -170,7 +176,11 @@ def train(
 
 
 def read(folder: str | Path) -> Trained:
-    """The runs of a results folder after their last update."""
+    """The runs of a results folder after their last update.
+
+    Raises:
+      UserError: there is no results folder, or it is damaged.
+    """
     statuses = read_status(folder)
     failed = {status.run: status.reason for status in statuses if status.state == "failed"}
     stored = StoredRuns(Path(folder))
@@ -195,6 +205,8 @@ def evaluate(policy: Policy, task: str | None = None, *, episodes: int = 10, see
 
     Args:
       task: another than the one it was trained on.
+      episodes: how many.
+      seed: of the environments' starts and of the policy's draws.
 
     Raises:
       UserError: the task is unknown, has no simulator, or other sizes.

@@ -47,13 +47,13 @@ def planned_return(reward: jax.Array, end: jax.Array, value: jax.Array, discount
 
 
 def squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    """``mean_batch (prediction - target)^2`` per ensemble member, ``(num_critics,)``."""
+    """``mean_batch (prediction - target)^2`` per ensemble member, ``(num_critics,)``; ``target (batch,)``."""
     chex.assert_rank([prediction, target], [2, 1])
     return jnp.mean((prediction - target) ** 2, axis=-1)
 
 
 def expectile_weight(difference: jax.Array, expectile: jax.Array | float) -> jax.Array:
-    """``|expectile - 1[difference <= 0]|``."""
+    """``|expectile - 1[difference <= 0]|``, elementwise. Source: IQL, as :func:`expectile_loss`."""
     return jnp.where(difference > 0, expectile, 1.0 - expectile)
 
 
@@ -83,17 +83,17 @@ def exponential_loss(difference: jax.Array, alpha: jax.Array | float) -> jax.Arr
 
 
 def mean_over_samples(values: jax.Array) -> jax.Array:
-    """Mean over the last axis, separately inside each member."""
+    """Mean over the samples inside each member, ``(num_critics, batch, samples)`` to ``(num_critics, batch)``."""
     return jnp.mean(values, axis=-1)
 
 
 def max_over_samples(values: jax.Array) -> jax.Array:
-    """Maximum over the last axis, separately inside each member."""
+    """Maximum over the samples, shapes as :func:`mean_over_samples`."""
     return jnp.max(values, axis=-1)
 
 
 def largest_over_samples(values: jax.Array, rank: int) -> jax.Array:
-    """The ``rank``-th largest over the last axis, separately inside each member; 1 is the maximum."""
+    """The ``rank``-th largest of the samples, 1 is the maximum; shapes as :func:`mean_over_samples`. Source: EDP."""
     return jnp.sort(values, axis=-1)[..., -rank]
 
 
@@ -118,22 +118,28 @@ def soft_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
 
 
 def lower_confidence_bound(values: jax.Array, rho: jax.Array | float) -> jax.Array:
-    """``mean_h - rho std_h`` over the members, population standard deviation. Source: DAC, eq. for the LCB target."""
+    """``mean_h - rho std_h`` over the members, population standard deviation: ``(num_critics, ...)`` to ``(...)``.
+
+    Source: Fang et al. 2024 (DAC), arXiv 2405.20555, the target by a lower confidence bound.
+    """
     return jnp.mean(values, axis=0) - rho * jnp.std(values, axis=0)
 
 
 def ensemble_min(values: jax.Array) -> jax.Array:
-    """Minimum over the members."""
+    """Minimum over the members, ``(num_critics, ...)`` to ``(...)``. Source: TD3, arXiv 1802.09477."""
     return jnp.min(values, axis=0)
 
 
 def convex_min_max(values: jax.Array, rho: jax.Array | float) -> jax.Array:
-    """``rho min_h + (1 - rho) max_h``. Source: DAC, agents/dac.py (``convex``)."""
+    """``rho min_h + (1 - rho) max_h``, ``(num_critics, ...)`` to ``(...)``. Source: DAC, agents/dac.py (``convex``)."""
     return rho * jnp.min(values, axis=0) + (1.0 - rho) * jnp.max(values, axis=0)
 
 
 def random_convex(values: jax.Array, uniform: jax.Array) -> jax.Array:
-    """Convex mixture with weights ``uniform / (sum_h uniform + 1e-6)``. Source: DAC (``rand_convex``)."""
+    """Convex mixture with weights ``uniform / (sum_h uniform + 1e-6)``, ``(num_critics, ...)`` to ``(...)``.
+
+    Source: DAC, agents/dac.py (``rand_convex``).
+    """
     chex.assert_equal_shape([values, uniform])
     weight = uniform / (jnp.sum(uniform, axis=0) + 1e-6)
     return jnp.sum(weight * values, axis=0)

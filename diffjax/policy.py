@@ -145,7 +145,10 @@ class Policy:
 
 
 def act_row(draws: Any, method: Method[Any, Any], spec: Spec, acting: Acting, observation: jax.Array) -> jax.Array:
-    """One action in ``[-1, 1]`` for one observation as the environment gives it; 0 where it would be no number."""
+    """One action ``(action_dim,)`` in ``[-1, 1]``, 0 where it would be no number.
+
+    ``observation (observation_dim,)`` is as the environment gives it; ``draws`` are of the method's ``draw_action``.
+    """
     action = acting.as_recorded(method.act(draws, spec, acting.state, acting.hyper, acting.observation(observation)))
     return jnp.clip(jnp.where(jnp.isfinite(action), action, 0.0), -1.0, 1.0)
 

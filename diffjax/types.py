@@ -41,7 +41,7 @@ class Spec(NamedTuple):
     action_dim: int
 
     def example(self) -> tuple[jax.Array, jax.Array]:
-        """An observation and an action of zeros, from which networks learn their sizes."""
+        """Zeros ``(observation_dim,)`` and ``(action_dim,)``, from which networks learn their sizes."""
         import jax.numpy as jnp
 
         return jnp.zeros(self.observation_dim), jnp.zeros(self.action_dim)

@@ -178,15 +178,17 @@ def test_continuous_integration_runs_the_test_command_of_the_readme() -> None:
 
 
 def test_the_documents_name_files_that_exist() -> None:
-    named = re.compile(r"(?:diffjax|experiments|benchmarks)/[\w/]+(?:\.(?:py|toml|csv))?")
-    documents = [README, *((ROOT / name).read_text() for name in ("CONTRIBUTING.md", "Makefile"))]
+    named = re.compile(r"(?:diffjax|experiments|benchmarks)/[a-z\d_/]+(?:\.(?:py|toml|csv|bib))?")  # NAME.py is any
+    pages = sorted(path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md"))
+    documents = [README, *((ROOT / name).read_text() for name in ("CONTRIBUTING.md", "Makefile", *pages))]
     paths = {match for document in documents for match in named.findall(document)}
     assert "experiments/sweep.py" in paths
     assert sorted(path for path in paths if not (ROOT / path).exists()) == []
 
 
-def test_the_readmes_own_data_loads(tmp_path: Path) -> None:
-    (code,) = (text for text in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "my_hopper.hdf5" in text)
+def test_the_printed_data_load(tmp_path: Path) -> None:
+    page = (ROOT / "docs/data.md").read_text()
+    (code,) = (text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "my_hopper.hdf5" in text)
     with contextlib.chdir(tmp_path):
         exec(code, {})
         dataset = load_dataset("my_hopper.hdf5", Spec(observation_dim=11, action_dim=3))

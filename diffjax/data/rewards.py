@@ -41,7 +41,11 @@ def raw(transitions: Transitions) -> Affine:
 
 
 def normalize(transitions: Transitions) -> Affine:
-    """``(r - mean) / std`` with the unbiased standard deviation. Adroit in Diffusion-QL's family."""
+    """``(r - mean) / std`` with the unbiased standard deviation. Adroit in Diffusion-QL's family.
+
+    Raises:
+      UserError: there is one transition, or all rewards are equal.
+    """
     reward = _reward(transitions)
     if reward.size < 2:
         raise UserError(f"reward transform 'normalize' needs two transitions; there is one; {_INSTEAD}")
@@ -49,7 +53,11 @@ def normalize(transitions: Transitions) -> Affine:
 
 
 def limits(transitions: Transitions) -> Affine:
-    """``2 (r - min) / (max - min) - 1``. Adroit and Kitchen in EDP."""
+    """``2 (r - min) / (max - min) - 1``. Adroit and Kitchen in EDP.
+
+    Raises:
+      UserError: all rewards are equal.
+    """
     reward = _reward(transitions)
     low, high = float(reward.min()), float(reward.max())
     if low == high:

@@ -37,7 +37,10 @@ def learned_log_variance(schedule: DiscreteSchedule, mix: jax.Array, index: jax.
 
 
 def reverse_mean(schedule: DiscreteSchedule, x_0: jax.Array, x: jax.Array, index: jax.Array) -> jax.Array:
-    """``coef_x0_i x_0 + coef_xt_i x_i``: the posterior's mean at ``x_0``, the reverse step's at a denoised ``x_0``."""
+    """``coef_x0_i x_0 + coef_xt_i x_i``, shape of ``x``: the mean of the posterior, or of a reverse step if denoised.
+
+    Source: Ho et al. 2020 (DDPM), arXiv 2006.11239, eq. 7.
+    """
     coef_x0 = at_index(schedule.posterior_coef_x0, index, x.ndim)
     return coef_x0 * x_0 + at_index(schedule.posterior_coef_xt, index, x.ndim) * x
 

@@ -20,25 +20,31 @@ LearnedDenoiser = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def at_index(values: jax.Array | np.ndarray, index: jax.Array, ndim: int) -> jax.Array:
-    """``values[index]`` with trailing axes of size one, so that it broadcasts against ``ndim`` axes."""
+    """``values (T,)`` at ``index``, with trailing axes of size one, so that it broadcasts against ``ndim`` axes."""
     picked = jnp.asarray(values)[index]
     return picked.reshape(picked.shape + (1,) * (ndim - picked.ndim)) if picked.ndim else picked
 
 
 def add_noise(schedule: DiscreteSchedule, x_0: jax.Array, index: jax.Array, noise: jax.Array) -> jax.Array:
-    """Forward process ``sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise``; ``index`` is scalar or has leading axes."""
+    """Forward process ``sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise``, shape of ``x_0``.
+
+    ``index`` is a scalar or has the leading axes of ``x_0``. Source: Ho et al. 2020 (DDPM), arXiv 2006.11239, eq. 4.
+    """
     alpha_bar = at_index(schedule.alpha_bar, index, x_0.ndim)
     return jnp.sqrt(alpha_bar) * x_0 + jnp.sqrt(1.0 - alpha_bar) * noise
 
 
 def x0_from_epsilon(schedule: DiscreteSchedule, x: jax.Array, index: jax.Array, epsilon: jax.Array) -> jax.Array:
-    """``x_0 = x / sqrt(alpha_bar) - sqrt(1 / alpha_bar - 1) epsilon``."""
+    """``x_0 = x / sqrt(alpha_bar) - sqrt(1 / alpha_bar - 1) epsilon``, shape of ``x``.
+
+    Source: Ho et al. 2020 (DDPM), arXiv 2006.11239, below eq. 11.
+    """
     inverse = 1.0 / at_index(schedule.alpha_bar, index, x.ndim)
     return jnp.sqrt(inverse) * x - jnp.sqrt(inverse - 1.0) * epsilon
 
 
 def epsilon_from_x0(schedule: DiscreteSchedule, x: jax.Array, index: jax.Array, x_0: jax.Array) -> jax.Array:
-    """The noise in ``x`` if the clean sample is ``x_0``: the inverse of :func:`x0_from_epsilon`."""
+    """The noise in ``x`` if the clean sample is ``x_0``, shape of ``x``: the inverse of :func:`x0_from_epsilon`."""
     inverse = 1.0 / at_index(schedule.alpha_bar, index, x.ndim)
     return (jnp.sqrt(inverse) * x - x_0) / jnp.sqrt(inverse - 1.0)
 

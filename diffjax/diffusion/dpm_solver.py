@@ -4,12 +4,10 @@ A step from time ``s`` to ``t`` of order ``o`` evaluates the model ``o`` times. 
 ``lambda = log alpha - log sigma``, ``h = lambda_t - lambda_s`` and the interior times' places
 ``r = (lambda - lambda_s) / h``, both forms are the same formula in other letters:
 
-====== ============================= ======= ========= ======
-form   model ``M``                   ``c``   ``w``     ``k``
-====== ============================= ======= ========= ======
-noise  ``epsilon``                   alpha   sigma     ``h``
-data   ``(x - sigma epsilon)/alpha``  sigma   alpha     ``-h``
-====== ============================= ======= ========= ======
+| form | model ``M`` | ``c`` | ``w`` | ``k`` |
+|---|---|---|---|---|
+| noise | ``epsilon`` | alpha | sigma | ``h`` |
+| data | ``(x - sigma epsilon) / alpha`` | sigma | alpha | ``-h`` |
 
 * ``base(u, p) = (c_u / c_s) x - w_u (e^(p k) - 1) M_0``, where ``p`` is the place of ``u``;
 * order 1: ``base(t, 1)``;

@@ -27,7 +27,7 @@ def draw_flow(key: jax.Array, shape: tuple[int, ...]) -> FlowDraws:
 
 
 def interpolate(x_1: jax.Array, draws: FlowDraws) -> jax.Array:
-    """The point ``(1 - time) start + time x_1`` of each straight line."""
+    """The point ``(1 - time) start + time x_1`` of each straight line, shape of ``x_1``."""
     chex.assert_equal_shape([x_1, draws.start])
     time = draws.time[..., None]
     return (1.0 - time) * draws.start + time * x_1

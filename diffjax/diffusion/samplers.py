@@ -44,6 +44,9 @@ def transition_std(schedule: DiscreteSchedule, variance: Variance) -> np.ndarray
     ``posterior``: square root of the posterior variance (Diffusion-QL and its descendants).
     ``beta``: ``sqrt(beta)``, the upper bound (DAC, IDQL).
     ``learned``: ones, by which the denoiser's own is multiplied.
+
+    Raises:
+      ValueError: for another name.
     """
     if variance == "learned":
         std = np.ones(schedule.num_steps, np.float32)

@@ -140,7 +140,7 @@ class Rows(NamedTuple):
 
 
 def no_draws(key: jax.Array, spec: Spec, hyper: Any) -> None:
-    """Nothing is random."""
+    """Nothing is random: the draws of a phase or a policy that needs none."""
     return None
 
 
@@ -225,7 +225,7 @@ class Method(NamedTuple, Generic[State, Hyper]):
     def sample_action(
         self, key: jax.Array, spec: Spec, state: State, hyper: Hyper, observation: jax.Array
     ) -> jax.Array:
-        """One action for one observation: :attr:`act` behind a key."""
+        """One action ``(action_dim,)`` for one observation ``(observation_dim,)``: :attr:`act` behind a key."""
         return self.act(self.draw_action(key, spec, hyper), spec, state, hyper, observation)
 
 
@@ -235,7 +235,7 @@ def labelling_phase(method: Method[State, Hyper], phase: int) -> Phase[State, Hy
 
 
 def weigh(metrics: Scalars, weight: jax.Array | float = 1.0) -> Metrics:
-    """Scalars of one update as weighted metrics."""
+    """Scalars ``()`` of one update as weighted metrics, float32."""
     return {
         name: Weighted(jnp.asarray(value, jnp.float32), jnp.asarray(weight, jnp.float32))
         for name, value in metrics.items()
@@ -258,7 +258,7 @@ def every(
 
 
 def when(due: jax.Array, update: Callable[[State], tuple[State, Scalars]], state: State) -> tuple[State, Metrics]:
-    """:func:`every` for another predicate of the step."""
+    """:func:`every` for another predicate of the step; ``due`` is a bool scalar that no run axis is mapped over."""
     shapes = jax.eval_shape(update, state)[1]
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     state, metrics = jax.lax.cond(due, update, lambda s: (s, zeros), state)

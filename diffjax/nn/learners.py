@@ -66,7 +66,7 @@ def learn_each(
 ) -> tuple[Learner, dict[str, jax.Array]]:
     """:func:`learn` for each member of an ensemble by itself, clipped by its own norm; metrics are means over members.
 
-    ``state`` is made by :func:`learners`; ``loss`` gets the parameters of one member.
+    ``state`` is made by :func:`learners`, leaves ``(num_members, ...)``; ``loss`` gets the parameters of one member.
     """
     state, metrics = jax.vmap(lambda member: learn(loss, member, rate, *arguments, clip=clip, name=name))(state)
     return state, {metric: jnp.mean(values) for metric, values in metrics.items()}
@@ -81,9 +81,10 @@ def descend(
 ) -> tuple[Learner, jax.Array]:
     """One Adam step after clipping to a global norm; returns the learner and the norm before clipping.
 
-    The rate multiplies here and not inside the optimiser: a rate that is an array would give the optimiser another
-    state than a rate that is a schedule. ``clip <= 0`` means no clipping. With ``weight_decay`` every parameter, biases
-    and norms too, also loses ``rate * weight_decay`` times itself (AdamW: Loshchilov & Hutter 2017, arXiv 1711.05101).
+    ``grads`` has the structure of the parameters. The rate multiplies here and not inside the optimiser: a rate that is
+    an array would give the optimiser another state than a rate that is a schedule. ``clip <= 0`` means no clipping.
+    With ``weight_decay`` every parameter, biases and norms too, also loses ``rate * weight_decay`` times itself (AdamW:
+    Loshchilov & Hutter 2017, arXiv 1711.05101).
     """
     updates, opt_state = _optimizer(clip).update(grads, state.opt_state)
     params = jax.tree.map(lambda p, u: p - rate * (u + weight_decay * p), state.params, updates)
@@ -91,14 +92,14 @@ def descend(
 
 
 def cosine_decay(step: jax.Array, decay_steps: jax.Array | float) -> jax.Array:
-    """Factor ``(1 + cos(pi min(step / decay_steps, 1))) / 2``; 1 where ``decay_steps <= 0`` (no decay)."""
+    """Factor of a rate ``(1 + cos(pi min(step / decay_steps, 1))) / 2``; 1 where ``decay_steps <= 0`` (no decay)."""
     decay_steps = jnp.asarray(decay_steps, jnp.float32)
     fraction = jnp.minimum(step / jnp.where(decay_steps > 0, decay_steps, 1.0), 1.0)
     return jnp.where(decay_steps > 0, 0.5 * (1.0 + jnp.cos(jnp.pi * fraction)), 1.0)
 
 
 def polyak(target: Tree, online: Tree, rate: jax.Array | float) -> Tree:
-    """``(1 - rate) target + rate online``."""
+    """``(1 - rate) target + rate online``, leaf by leaf: the moving average that a target network is."""
     return optax.incremental_update(online, target, rate)
 
 

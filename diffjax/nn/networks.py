@@ -165,6 +165,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, *inputs: jax.Array) -> jax.Array:
+        """Each ``(..., width)``, to ``(..., features)``."""
         sizes = [x.shape[-1] for x in inputs]
         kernel = self.param("kernel", self.initializer.kernel, (sum(sizes), self.features))
         bias = self.param("bias", self.initializer.bias, (self.features,), sum(sizes))
@@ -182,7 +183,7 @@ class Dense(nn.Module):
 
 
 def concatenated(*inputs: jax.Array) -> jax.Array:
-    """The inputs side by side on the last axis; leading axes broadcast."""
+    """The inputs ``(..., width)`` side by side on the last axis, ``(..., sum of widths)``; leading axes broadcast."""
     leading = jnp.broadcast_shapes(*(x.shape[:-1] for x in inputs))
     return jnp.concatenate([jnp.broadcast_to(x, (*leading, x.shape[-1])) for x in inputs], axis=-1)
 
@@ -209,6 +210,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, *inputs: jax.Array, factors: Sequence[jax.Array] = ()) -> jax.Array:
+        """Each ``(..., width)``, to ``(..., output_dim)``."""
         hidden: tuple[jax.Array, ...] = inputs
         if self.norm_input:
             hidden = (LayerNorm(self.norm_epsilon, name="norm_in")(concatenated(*inputs)),)
@@ -284,6 +286,7 @@ class NoiseNetwork(nn.Module):
         return self.time_1(mish(self.time_0(features)))
 
     def __call__(self, action: jax.Array, time: jax.Array, observation: jax.Array) -> jax.Array:
+        """The predicted noise, ``(..., action_dim)``, of a noisy action of that shape."""
         return self.given_features(action, self.embed_time(time), observation)
 
     def given_features(self, action: jax.Array, features: jax.Array, observation: jax.Array) -> jax.Array:
@@ -326,6 +329,7 @@ class GaussianPolicy(nn.Module):
 
     @nn.compact
     def __call__(self, observation: jax.Array, factors: Sequence[jax.Array] = ()) -> tuple[jax.Array, jax.Array]:
+        """Mean ``(..., action_dim)`` and logarithm of the deviation, of that shape or ``(action_dim,)``."""
         outputs, last = self.action_dim if self.free_log_std else 2 * self.action_dim, self.output_initializer
         trunk = MLP(self.hidden_dims, outputs, nn.relu, self.initializer, output_initializer=last, name="trunk")
         output = trunk(observation, factors=factors)
@@ -350,6 +354,7 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, observation: jax.Array, action: jax.Array) -> jax.Array:
+        """The probability that an action is the data's, ``(...,)``."""
         trunk = MLP(self.hidden_dims, 1, leaky_relu, TORCH, name="trunk")
         return nn.sigmoid(trunk(observation, action)[..., 0])
 
@@ -367,6 +372,7 @@ class NICEFlow(nn.Module):
 
     @nn.compact
     def __call__(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """``z`` of the shape ``(..., dim)`` of ``y``, and the logarithm of the determinant, a scalar."""
         dim = y.shape[-1]
         first, second = y[..., : dim // 2], y[..., dim // 2 :]
         for i in range(self.num_couplings):
@@ -393,7 +399,7 @@ class Ensemble(NamedTuple):
     size: int
 
     def init(self, key: jax.Array, *inputs: jax.Array) -> Params:
-        """Fresh parameters of all members."""
+        """Fresh parameters of all members, leaves ``(size, ...)``; ``inputs`` are examples."""
         return jax.vmap(lambda k: self.module.init(k, *inputs))(jax.random.split(key, self.size))
 
     def apply(self, params: Params, *inputs: jax.Array) -> jax.Array:

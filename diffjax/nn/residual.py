@@ -17,6 +17,7 @@ class LearntWaves(nn.Module):
 
     @nn.compact
     def __call__(self, time: jax.Array) -> jax.Array:
+        """``(*time, dim)``."""
         kernel = self.param("kernel", nn.initializers.normal(self.deviation), (self.dim // 2, 1))
         return waves(time, 2.0 * jnp.pi * kernel[:, 0], cos_first=True)
 
@@ -31,6 +32,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, factor: jax.Array | float = 1.0) -> jax.Array:
+        """``x (..., width)`` to that shape; ``factor`` broadcasts against it."""
         width = x.shape[-1]
         hidden = LayerNorm(FLAX_NORM_EPSILON, name="norm")(factor * x)
         hidden = self.activation(Dense(4 * width, LECUN, name="dense_0")(hidden))
@@ -50,6 +52,7 @@ class ResidualNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, *inputs: jax.Array, factors: Sequence[jax.Array] = ()) -> jax.Array:
+        """Each ``(..., width)``, to ``(..., output_dim)``."""
         x = Dense(self.width, GLOROT, name="input")(*inputs)
         for i in range(self.num_blocks):
             x = ResidualBlock(self.activation, name=f"block_{i}")(x, *factors[i : i + 1])
@@ -80,6 +83,7 @@ class WaveConditioned(nn.Module):
     def __call__(
         self, action: jax.Array, time: jax.Array, observation: jax.Array, factors: Sequence[jax.Array] = ()
     ) -> jax.Array:
+        """What the trunk puts out, ``(..., output_dim)``."""
         return self.given_features(action, self.embed_time(time), observation, factors)
 
     def given_features(

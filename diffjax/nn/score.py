@@ -45,6 +45,7 @@ class ConditionedBlock(nn.Module):
 
     @nn.compact
     def __call__(self, embedding: jax.Array, *inputs: jax.Array) -> jax.Array:
+        """``(..., features)``."""
         hidden = nn.silu(dense(self.features, "dense_0")(*inputs)) + dense(self.features, "time")(nn.silu(embedding))
         hidden = nn.silu(dense(self.features, "dense_1")(hidden))
         if sum(x.shape[-1] for x in inputs) == self.features:
@@ -66,6 +67,7 @@ class ScoreNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, action: jax.Array, features: jax.Array, observation: jax.Array) -> jax.Array:
+        """``action (..., action_dim)`` to that shape; ``features (..., 32)`` are those of :func:`fourier_features`."""
         condition = nn.silu(dense(FEATURES, "cond")(observation))
         embedding = nn.silu(dense(self.hidden_dims[-1], "time_0")(condition, dense(FEATURES, "embed")(features)))
         embedding = dense(self.hidden_dims[-1], "time_1")(embedding)
@@ -90,6 +92,7 @@ class SmallScoreNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, action: jax.Array, features: jax.Array, observation: jax.Array) -> jax.Array:
+        """``action (..., action_dim)`` to that shape; ``features (..., 32)`` are those of :func:`fourier_features`."""
         first, *others = self.hidden_dims
         time = dense(FEATURES, "dense_t")(nn.silu(dense(FEATURES, "embed")(features)))
         hidden: tuple[jax.Array, ...] = (dense(first, "dense_x")(observation, action), time)
@@ -108,6 +111,7 @@ class EnergyNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, action: jax.Array, features: jax.Array, observation: jax.Array) -> jax.Array:
+        """``action (..., action_dim)`` to one number each, ``(...,)``."""
         embedding = Dense(FEATURES, TORCH, name="embed")(features)
         trunk = MLP(self.hidden_dims, 1, nn.silu, TORCH, name="trunk")
         return trunk(action, embedding, observation)[..., 0]

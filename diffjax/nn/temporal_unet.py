@@ -22,7 +22,7 @@ HEAD_DIM = 32
 
 
 def shifted(x: jax.Array, step: int) -> jax.Array:
-    """``y[m] = x[m + step]`` along time, zeros from outside."""
+    """``y[m] = x[m + step]`` along time, zeros from outside; ``x (..., length, channels)`` to that shape."""
     length = x.shape[-2]
     if step == 0:
         return x
@@ -104,7 +104,11 @@ class Upsample(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Mean 0 and deviation 1 over time and eight groups of consecutive channels; learnt ``scale`` and ``bias``."""
+    """Mean 0 and deviation 1 over time and eight groups of consecutive channels; learnt ``scale`` and ``bias``.
+
+    Raises:
+      ValueError: the channels do not make eight groups.
+    """
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -160,7 +164,7 @@ class Level(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The blocks' result, and the same with another length where there is to be one."""
+        """The blocks' result ``(..., length, features)``, and the same with another length where there is to be one."""
         for name in self.blocks:
             x = ResidualBlock(self.features, name=name)(x, time)
         x = LinearAttention(name="attn")(x) if self.attention else x
@@ -184,6 +188,9 @@ class TemporalUNet(TimeFeatures):
     """``(window, step index) -> window``: down by halves of time, up again with what was there on the way down.
 
     The length must be divisible by ``2^(levels - 1)``; the widths ``dim * dim_mults`` by 8.
+
+    Raises:
+      ValueError: one of them is not.
     """
 
     dim_mults: tuple[int, ...] = (1, 2, 4, 8)

@@ -66,6 +66,7 @@ class ResultsFolder:
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
         return self.path / CHECKPOINTS
 
     def write_config(self, config: Config) -> None:
@@ -86,7 +87,11 @@ class ResultsFolder:
 
     @property
     def columns(self) -> int:
-        """Of ``evaluations.csv``; an older version began with fewer."""
+        """Of ``evaluations.csv``; an older version began with fewer.
+
+        Raises:
+          UserError: the file is gone.
+        """
         try:
             with open(self.path / EVALUATIONS, encoding="utf-8") as file:
                 return len(file.readline().split(","))
@@ -229,7 +234,8 @@ def check_folder(path: str | Path, known: Request, resume: bool) -> None:
 def find_folders(paths: Iterable[str | Path]) -> list[Path]:
     """Every results folder at or below the given folders, in their order, each once; sorted within each.
 
-    Raises ``UserError`` for a path that is not a folder or has no results folder in it.
+    Raises:
+      UserError: a path is no folder or has no results folder in it.
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
@@ -244,7 +250,11 @@ def find_folders(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def read_results(path: str | Path) -> Results:
-    """Everything in a results folder, checked; raises ``UserError`` that names the file and the defect."""
+    """Everything in a results folder, checked.
+
+    Raises:
+      UserError: names the file and the defect.
+    """
     folder = Path(path)
     config = read_config(folder)
     runs = _read_status(folder / STATUS, config)
@@ -276,13 +286,21 @@ def read_results(path: str | Path) -> Results:
 
 
 def read_config(path: str | Path) -> Config:
-    """``config.json``, checked for the entries every experiment has."""
+    """``config.json``, checked for the entries every experiment has.
+
+    Raises:
+      UserError: it is not there, is damaged, or of a newer version.
+    """
     file = Path(path) / CONFIG
     return Config.from_json(read_json(file), str(file))
 
 
 def read_status(path: str | Path) -> list[RunStatus]:
-    """``status.json``, in the order of the run axis."""
+    """``status.json``, in the order of the run axis.
+
+    Raises:
+      UserError: it is not there or damaged.
+    """
     return _read_status(Path(path) / STATUS, read_config(path))
 
 
@@ -304,7 +322,11 @@ def _read_status(file: Path, config: Config) -> list[RunStatus]:
 
 
 def read_evaluations(path: str | Path) -> list[Evaluation]:
-    """The complete rows of ``evaluations.csv``; a last line cut short by a crash is left out."""
+    """The complete rows of ``evaluations.csv``; a last line cut short by a crash is left out.
+
+    Raises:
+      UserError: names the file and the defect.
+    """
     file = Path(path) / EVALUATIONS
     lines = complete_lines(file)
     try:
@@ -320,7 +342,11 @@ def read_evaluations(path: str | Path) -> list[Evaluation]:
 
 
 def read_metrics(path: str | Path) -> list[MetricsRecord]:
-    """The complete records of ``metrics.jsonl``."""
+    """The complete records of ``metrics.jsonl``.
+
+    Raises:
+      UserError: names the file and the defect.
+    """
     return _read_metrics(Path(path) / METRICS, read_config(path))
 
 
