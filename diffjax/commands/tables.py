@@ -12,10 +12,12 @@ examples:
   python experiments/tables.py --runs=runs/hopper,runs/walker --format=latex --bold=significance --out=table.tex
   python experiments/tables.py --runs=runs/mini --protocol=all --statistics --format=csv --out=t.csv --plot=curves.png
   python experiments/tables.py --runs=runs/mini --format=html --out=report.html --latency=runs/inference/inference.csv
-  python experiments/tables.py --runs=runs/mini --published --plots=figures
+  python experiments/tables.py --runs=runs/mini --published --plots=figures --style=two-column
+  python experiments/tables.py --runs=runs/mini --format=npz --out=scores.npz
 """
 
 import dataclasses
+import itertools
 import os
 from pathlib import Path
 
@@ -26,13 +28,15 @@ from diffjax.files import check_parent, writable, write_text
 from diffjax.launch import cli
 from diffjax.records.folder import CONFIG, STATUS, find_folders, read_results
 from diffjax.results import formats, pictures, plots, tables
+from diffjax.results.arrays import save_scores
 from diffjax.results.latency import TradeOff, read_latencies, trade_off
+from diffjax.results.latex import bibliography
 from diffjax.results.layout import lay_out
-from diffjax.results.page import BOLD, SPREAD_LABELS, Options, Page
+from diffjax.results.page import BOLD, SPREAD_LABELS, STYLES, Options, Page
 from diffjax.results.protocols import DEFAULT, PAPER, protocols
 from diffjax.results.report import build
 
-HTML = "html"
+HTML, LATEX, NPZ = "html", "latex", "npz"
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -46,8 +50,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "format",
         "markdown",
-        (*formats.FORMATS, HTML),
-        f"How the table is written; {HTML}: a report with figures and everything the numbers depend on, in one file.",
+        (*formats.FORMATS, HTML, NPZ),
+        f"How the table is written; {HTML}: a report with figures and everything the numbers depend on, in one file; "
+        f"{NPZ}: the scores of every run as arrays, for diffjax.results.load_scores.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -69,7 +74,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "bold",
         "5%",
         list(BOLD),
-        "Bold: what is near the best of its line, or not significantly worse.",
+        "Bold: what is within 5 % of the highest number of its line, or not significantly lower (Welch's test).",
         flag_values=values,
     )
     flags.DEFINE_bool("published", False, "Show what is published of the methods beside ours.", flag_values=values)
@@ -92,7 +97,17 @@ def define_flags(values: flags.FlagValues) -> None:
         f"always with --format={HTML}.",
         flag_values=values,
     )
+    flags.DEFINE_enum(
+        "style",
+        "free",
+        list(STYLES),
+        "What figures and LaTeX tables are for. "
+        + "; ".join(f"{name}: {style.label}" for name, style in STYLES.items())
+        + ".",
+        flag_values=values,
+    )
     cli.define_path(values, "out", "FILE: Where the table is written; the terminal if not given.")
+    cli.define_path(values, "bibliography", f"FILE: Where the BibTeX entries are written that --format={LATEX} cites.")
     cli.define_path(
         values, "plot", "FILE: Draw the learning curves as FILE.png, FILE.svg or FILE.pdf (needs matplotlib)."
     )
@@ -119,15 +134,24 @@ def options_from_flags(args: flags.FlagValues) -> Options:
         baselines=cli.parse_list("baselines", args.baselines) if args.baselines is not None else (),
         unverified=args.unverified,
         statistics=args.statistics or args.format == HTML,
+        style=args.style,
     )
 
 
 def main(args: flags.FlagValues) -> None:
     """Read the folders, make the table, draw the figures; nothing is written before the table is made."""
-    for name in ("out", "plot"):
-        _check_file(name, args[name].value)
-    if args.out is not None and args.plot is not None and Path(args.out).resolve() == Path(args.plot).resolve():
-        raise UserError(f"--out and --plot are both {args.out}; name two files")
+    files = {name: args[name].value for name in ("out", "plot", "bibliography") if args[name].value is not None}
+    for name, file in files.items():
+        _check_file(name, file)
+    for (name, file), (other, same) in itertools.combinations(files.items(), 2):
+        if Path(file).resolve() == Path(same).resolve():
+            raise UserError(f"--{name} and --{other} are both {file}; name two files")
+    if args.bibliography is not None and args.format != LATEX:
+        raise UserError(f"--bibliography={args.bibliography} goes with --format={LATEX}; add it")
+    if args.format == NPZ and args.out is None:
+        raise UserError(f"--format={NPZ} is no text; name a file with --out=FILE.npz")
+    if args.style != "free" and args.format != LATEX and args.plot is None and args.plots is None:
+        raise UserError(f"--style={args.style} is for --format={LATEX}, --plot and --plots; add one of them")
     _check_outside("plots", args.plots)
     if args.plot is not None:
         pictures.check_plot_path(args.plot)
@@ -140,28 +164,32 @@ def main(args: flags.FlagValues) -> None:
     options = options_from_flags(args)
     page = lay_out(tables.build_table(map(read_results, folders)), options)
     speed = trade_off(page, latencies) if latencies is not None else None
-    text = _text(page, args.format, speed)
+    text = _text(page, args.format, speed) if args.format != NPZ else ""
     if args.plot is not None:
         with writable(args.plot, "plot"):
-            plots.plot_curves(page.table, args.plot)
+            plots.plot_curves(page.table, args.plot, args.style)
     if args.plots is not None:
         with writable(args.plots, "plots"):
             drawn = page if options.statistics else lay_out(page.table, dataclasses.replace(options, statistics=True))
             plots.plot_all(drawn, speed, args.plots)
+    if args.bibliography is not None:
+        with writable(args.bibliography, "bibliography"):
+            write_text(args.bibliography, bibliography(page))
     if args.out is None:
         print(text, end="")
     else:
         with writable(args.out):
-            write_text(args.out, text)
+            if args.format == NPZ:
+                save_scores(tables.run_scores(page.table, options.chosen()), args.out)
+            else:
+                write_text(args.out, text)
 
 
 def _text(page: Page, format_name: str, speed: TradeOff | None) -> str:
     return build.render(page, speed) if format_name == HTML else formats.render(page, format_name)
 
 
-def _check_file(flag: str, file: str | None) -> None:
-    if file is None:
-        return
+def _check_file(flag: str, file: str) -> None:
     if not file:
         raise UserError(f"--{flag}= is empty; name a file")
     if os.path.isdir(file):
