@@ -17,8 +17,11 @@ examples:
 """
 
 import dataclasses
+import io
 import itertools
 import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from absl import flags
@@ -35,7 +38,9 @@ from diffjax.results.layout import lay_out
 from diffjax.results.page import BOLD, SPREAD_LABELS, STYLES, Options, Page
 from diffjax.results.protocols import DEFAULT, PAPER, protocols
 from diffjax.results.report import build
+from diffjax.tasks import registry
 
+_PIXELS = 240  # of a picture's sides
 HTML, LATEX, NPZ = "html", "latex", "npz"
 
 
@@ -106,6 +111,12 @@ def define_flags(values: flags.FlagValues) -> None:
         + ".",
         flag_values=values,
     )
+    flags.DEFINE_bool(
+        "pictures",
+        False,
+        f"Show each task's environment (--format={HTML}), drawn by its simulator (extra video for Pillow).",
+        flag_values=values,
+    )
     cli.define_path(values, "out", "FILE: Where the table is written; the terminal if not given.")
     cli.define_path(values, "bibliography", f"FILE: Where the BibTeX entries are written that --format={LATEX} cites.")
     cli.define_path(
@@ -150,6 +161,8 @@ def main(args: flags.FlagValues) -> None:
         raise UserError(f"--bibliography={args.bibliography} goes with --format={LATEX}; add it")
     if args.format == NPZ and args.out is None:
         raise UserError(f"--format={NPZ} is no text; name a file with --out=FILE.npz")
+    if args.pictures and args.format != HTML:
+        raise UserError(f"--pictures goes with --format={HTML}; add it")
     if args.style != "free" and args.format != LATEX and args.plot is None and args.plots is None:
         raise UserError(f"--style={args.style} is for --format={LATEX}, --plot and --plots; add one of them")
     _check_outside("plots", args.plots)
@@ -164,7 +177,8 @@ def main(args: flags.FlagValues) -> None:
     options = options_from_flags(args)
     page = lay_out(tables.build_table(map(read_results, folders)), options)
     speed = trade_off(page, latencies) if latencies is not None else None
-    text = _text(page, args.format, speed) if args.format != NPZ else ""
+    drawn = _pictures(page) if args.pictures else {}
+    text = _text(page, args.format, speed, drawn) if args.format != NPZ else ""
     if args.plot is not None:
         with writable(args.plot, "plot"):
             plots.plot_curves(page.table, args.plot, args.style)
@@ -185,8 +199,30 @@ def main(args: flags.FlagValues) -> None:
                 write_text(args.out, text)
 
 
-def _text(page: Page, format_name: str, speed: TradeOff | None) -> str:
-    return build.render(page, speed) if format_name == HTML else formats.render(page, format_name)
+def _text(page: Page, format_name: str, speed: TradeOff | None, drawn: Mapping[str, bytes]) -> str:
+    return build.render(page, speed, drawn) if format_name == HTML else formats.render(page, format_name)
+
+
+def _pictures(page: Page) -> dict[str, bytes]:
+    """A PNG of each known task's environment as an episode begins; what cannot be drawn is said and left out."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise UserError('--pictures needs Pillow; install it with pip install "diffjax[video]"') from None
+    from diffjax.envs.render import first_picture
+
+    found: dict[str, bytes] = {}
+    for name in dict.fromkeys(row.task for row in page.table.rows if row.task in registry.tasks()):
+        task = registry.tasks()[name]
+        try:
+            picture = first_picture(task.env_id, task.env_kwargs, task.horizon)
+        except UserError as error:
+            print(f"tables.py: no picture of {name}: {error}", file=sys.stderr)
+            continue
+        stream = io.BytesIO()
+        Image.fromarray(picture).resize((_PIXELS, _PIXELS)).quantize(64).save(stream, "png")
+        found[name] = stream.getvalue()
+    return found
 
 
 def _check_file(flag: str, file: str) -> None:

@@ -7,6 +7,7 @@ matplotlib's own defaults with ours, is drawn in memory, and a ``$`` in a name i
 import io
 import logging
 import os
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -101,7 +102,7 @@ def style(flag: str, font_points: float = 11.0) -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC | {"font.size": font_points})
+        matplotlib.rcParams.update(_RC | {"font.size": font_points, "savefig.dpi": 1760 / font_points})
         yield
 
 
@@ -125,7 +126,7 @@ def drawn(figure: "Figure", format_name: str) -> bytes:
     """A figure as the content of a file, which depends on nothing but the figure."""
     picture = io.BytesIO()
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format_name)
-    figure.savefig(picture, format=format_name, dpi=160, metadata=undated)
+    figure.savefig(picture, format=format_name, metadata=undated)
     return picture.getvalue()
 
 
@@ -181,8 +182,10 @@ def add_title(panel: "Axes", title: str) -> None:
     spec = panel.get_subplotspec()
     across = spec.get_gridspec().ncols if spec is not None else 1
     letter = _LETTER * _font_points()
-    width = panel.figure.get_figwidth() / across - 6 * letter  # beside it stand the numbers of the axis
-    panel.set_title(textwrap.fill(title, max(8, int(width / letter))))
+    width = panel.figure.get_figwidth() / across - 10 * letter  # beside it stand the numbers of the axis
+    letters = max(8, int(width / letter))
+    parts = [title] if len(title) <= letters else re.split(r" (?=\()", title)
+    panel.set_title("\n".join(textwrap.fill(part, letters) for part in parts))
 
 
 def log_scale(panel: "Axes", low: float, high: float) -> None:

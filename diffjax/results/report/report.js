@@ -78,18 +78,14 @@ for (const group of document.querySelectorAll(".toggles")) {
   group.before(tools);
 }
 
-/* A command line can be copied; without a clipboard of its own a page copies what is selected. */
+/* A command line can be copied: the selection where a page may do that, else through the clipboard. */
 for (const command of document.querySelectorAll("code.command")) {
   const button = element("button", null, { type: "button", className: "copy", textContent: "Copy" });
   command.after(" ", button);
   button.addEventListener("click", async () => {
-    const selected = () => {
-      getSelection().selectAllChildren(command);
-      return document.execCommand("copy");
-    };
-    const done = navigator.clipboard
-      ? await navigator.clipboard.writeText(command.textContent).then(() => true, selected)
-      : selected();
+    getSelection().selectAllChildren(command);
+    const written = () => navigator.clipboard?.writeText(command.textContent).then(() => true, () => false);
+    const done = document.execCommand("copy") || (await written());
     said.textContent = button.textContent = done ? "Copied" : "Select it and press Ctrl+C";
     setTimeout(() => (button.textContent = "Copy"), 2000);
   });
@@ -114,6 +110,9 @@ const ticks = (low, high, most) => {
 /* A figure with axes tells the numbers of a step, by pointer and arrow keys, and can be drawn nearer. */
 for (const figure of document.querySelectorAll("figure:has(svg[data-ranges])")) {
   const drawing = figure.querySelector("svg");
+  const wrapper = element("div", null, { className: "drawing" });
+  drawing.before(wrapper);
+  wrapper.append(drawing);
   const frame = drawing.querySelector("clipPath rect");
   const [left, top, width, height] = ["x", "y", "width", "height"].map((name) => Number(frame.getAttribute(name)));
   const [xLow, xHigh, yLow, yHigh] = drawing.dataset.ranges.split(" ").map(Number);
@@ -158,7 +157,7 @@ for (const figure of document.querySelectorAll("figure:has(svg[data-ranges])")) 
   };
 
   const label = (text, x, y, anchor) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", "text");
+    const made = document.createElementNS(drawing.namespaceURI, "text");
     for (const [name, value] of [["x", x.toFixed(1)], ["y", y.toFixed(1)], ["text-anchor", anchor]]) made.setAttribute(name, value);
     made.textContent = text;
     axes.append(made);
@@ -235,7 +234,7 @@ for (const figure of document.querySelectorAll("figure:has(svg[data-ranges])")) 
 
   const point = (event) => new DOMPoint(event.clientX, event.clientY).matrixTransform(drawing.getScreenCTM().inverse());
   let from = null; // where a selection began
-  const area = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+  const area = document.createElementNS(drawing.namespaceURI, "rect");
   area.setAttribute("class", "area");
 
   drawing.addEventListener("pointerdown", (event) => {
@@ -322,7 +321,7 @@ for (const figure of document.querySelectorAll("figure:has(svg[data-ranges])")) 
   const out = button("−", "Zoom out", () => zoom(2));
   const reset = button("Reset", "Show all", () => look(whole.x, whole.y));
   reset.disabled = out.disabled = true;
-  box.after(tools);
+  wrapper.after(tools);
 }
 
 /* On paper everything is open. */

@@ -1,11 +1,13 @@
 """The tables of a page as HTML: a block of scores at a time, with what its marks mean, and aggregates."""
 
+import re
+
 from diffjax.results.page import BOLD, LEGEND, Block, Entry, Line, Page, PublishedColumn, meaning
 from diffjax.results.report.markup import Markup, details, element, join, scroll, toggles
 from diffjax.results.tables import Column
 
 SECTION = "scores"
-_MANY = 8  # columns from which a spread stands below its mean
+_MANY, _VERY_MANY = 8, 24  # columns beyond which a spread stands below its mean, and letters in print are tiny
 
 
 def score_tables(page: Page) -> Markup:
@@ -58,7 +60,11 @@ def block_table(block: Block, page: Page) -> Markup:
         element("caption", element("span", block.title)),
         element("thead", element("tr", *header)),
         *bodies,
-        class_=_classes("scores sortable", "dense" if len(block.columns) > _MANY else None),
+        class_=_classes(
+            "scores sortable",
+            "dense" if len(block.columns) > _MANY else None,
+            "tiny" if len(block.columns) > _VERY_MANY else None,
+        ),
     )
     return scroll(block.title, content)
 
@@ -66,9 +72,10 @@ def block_table(block: Block, page: Page) -> Markup:
 def _heading(name: str, column: object, page: Page) -> Markup:
     """A column's label; of a published one with a link to the note that says where it was printed."""
     found = [index for index, note in enumerate(page.remarks) if note.startswith((f"{name}:", f"{name},"))]
+    words = join(*([part, Markup("<wbr>")] for part in re.split("(?<=_)", name)))
     if not isinstance(column, PublishedColumn) or not found:
-        return join(name)
-    return join(name, " ", _link("↓", f"#note-{found[0]}", f"where {name} was printed"))
+        return words
+    return join(words, " ", _link("↓", f"#note-{found[0]}", f"where {name} was printed"))
 
 
 def _line(line: Line, block: Block, page: Page) -> Markup:
@@ -96,8 +103,9 @@ def _entry(entry: Entry, block: Block, page: Page) -> Markup:
         _link(letter, f"#{_note(letter, block, page)}", meaning(letter)) if letter in entry.marks else letter
         for letter in entry.remark
     ]
-    mean, plus_minus, width = entry.shown.partition(" ± ")
-    shown = join(mean, element("span", f"{plus_minus}{width}", class_="spread")) if width else join(entry.shown)
+    mean, space, width = entry.shown.partition(" ")  # of a spread or an interval
+    shown = join(element("span", mean, class_="mean"), element("span", f"{space}{width}", class_="spread"))
+    shown = shown if width else join(entry.shown)
     shown = element("strong", shown) if entry.is_best else shown
     return join(shown, " " if entry.shown and entry.remark else "", *marked)
 
