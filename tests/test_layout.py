@@ -429,3 +429,17 @@ def test_an_ablation_among_other_folders_is_an_ordinary_table(tmp_path: Path) ->
         ablated(tmp_path / "a", "dac_ensemble", {"num_critics=2": 10.0}), hopper(tmp_path / "b", method="bc"), last=1
     )
     assert block(page)[0][2:] == ["dac (num_critics=2)", "bc"]
+
+
+def test_a_title_names_few_columns_and_the_notes_all(tmp_path: Path) -> None:
+    runs = {(0, ""): [10.0], (1, ""): [30.0]}
+    others = [f"method-{index}" for index in range(4)]
+    page = page_of(
+        *(write(tmp_path / f"dac-{task}", runs, task=task) for task in "ab"),
+        *(write(tmp_path / name, runs, task="a", method=name) for name in others),
+        statistics=True,
+    )
+    subjects = [found.subject for found in page.blocks if found.kind == "aggregates"]
+    assert subjects == ["mini", "mini, the column with the most rows"]
+    assert f"Aggregates of mini are over 1 of 2 rows, not over b (mini): {', '.join(others)} not run." in page.notes
+    assert f"Aggregates of {subjects[1]} leave out {', '.join(others)}." in page.notes

@@ -17,7 +17,7 @@ from test_tables import THREE_SEEDS, table_of, write
 from diffjax.commands.tables import COMMAND
 from diffjax.errors import UserError
 from diffjax.launch import cli
-from diffjax.results import charts, figures, plots
+from diffjax.results import charts, figures, load_scores, plots
 from diffjax.results.latency import pareto_front, read_latencies, trade_off
 from diffjax.results.layout import lay_out
 from diffjax.results.page import Options, Page
@@ -724,6 +724,26 @@ def test_launcher_writes_a_report_and_figures(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr() == (written, "")
     assert launch(runs, "--format=csv", f"--plots={folder}") == 0
     assert {file.stem for file in folder.iterdir()} == set(plots.NAMES) - {plots.PARETO}
+
+
+def test_launcher_draws_environments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "a", THREE_SEEDS, task="pendulum-mixed")
+    out = tmp_path / "report.html"
+    assert launch(f"--runs={tmp_path / 'a'}", "--format=html", "--pictures", f"--out={out}") == 0
+    assert capsys.readouterr() == ("", "")
+    text = out.read_text("utf-8")
+    assert text.count('<img src="data:image/png;base64,iVBORw0KGgo') == 1
+    assert 'alt="pendulum-mixed: its start"' in text
+
+
+def test_launcher_writes_scores_and_bibliography(tmp_path: Path) -> None:
+    write(tmp_path / "a", THREE_SEEDS)
+    runs, table, scores = f"--runs={tmp_path / 'a'}", tmp_path / "table.tex", tmp_path / "scores.npz"
+    assert launch(runs, "--format=latex", f"--out={table}", f"--bibliography={tmp_path / 'papers.bib'}") == 0
+    cited = set(re.findall(r"\\cite\{(\w+)\}", table.read_text("utf-8")))
+    assert cited == set(re.findall(r"@\w+\{(\w+),", (tmp_path / "papers.bib").read_text("utf-8"))) == {"fang2025dac"}
+    assert launch(runs, "--format=npz", "--protocol=last", f"--out={scores}") == 0
+    assert load_scores(scores).matrices()["dac"].tolist() == [[30.0], [50.0], [55.0]]
 
 
 @pytest.mark.parametrize(

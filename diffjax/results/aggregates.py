@@ -17,6 +17,7 @@ from diffjax.results.statistics import (
 )
 from diffjax.results.tables import Cell, Column, Row, Table, row_labels, table_labels, values_of
 
+_FEW = 3  # columns that a title names
 AGGREGATES = {
     "mean": "mean",
     "median": "median",
@@ -50,7 +51,10 @@ class Shared:
 
     @property
     def title(self) -> str:
-        """The suite, and which of its columns are left out."""
+        """The suite, and which of its columns are left out, or which are not where those are many."""
+        if len(self.left_out) > _FEW:
+            kept = "column" if len(self.scores) == 1 else f"{len(self.scores)} columns"
+            return f"{self.suite}, the {kept} with the most rows"
         return f"{self.suite}, without {' and '.join(self.left_out)}" if self.left_out else self.suite
 
 
@@ -71,21 +75,26 @@ def shared_scores(table: Table, suite: str, protocol: ReportingRule) -> tuple[Sh
 
     def shared(columns: Sequence[Column]) -> Shared:
         kept = [row for row in rows if all(len(numbers[column][row]) > 1 for column in columns)]
-        removed = {
-            row: ", ".join(
-                f"{names[column]} {_lack(table.cells.get((row, column)), len(numbers[column][row]))}"
-                for column in columns
-                if len(numbers[column][row]) < 2
-            )
-            for row in rows
-            if row not in kept
-        }
+        removed = {row: _lacks(table, row, columns, numbers) for row in rows if row not in kept}
         scores = {column: {labels[row]: np.array(numbers[column][row]) for row in kept} for column in columns if kept}
         return Shared(suite, scores, removed, tuple(names[column] for column in every if column not in columns))
 
     of_all, of_fullest = shared(every), shared(fullest)
     found = (of_all, of_fullest) if len(of_fullest.removed) < len(of_all.removed) else (of_all,)
     return tuple(each for each in found if each.scores)
+
+
+def _lacks(
+    table: Table, row: Row, columns: Sequence[Column], numbers: Mapping[Column, Mapping[Row, Sequence[float]]]
+) -> str:
+    """Which columns have no two numbers on a row, and why."""
+    names = table_labels(table)
+    found: dict[str, list[str]] = {}
+    for column in columns:
+        if len(numbers[column][row]) < 2:
+            reason = _lack(table.cells.get((row, column)), len(numbers[column][row]))
+            found.setdefault(reason, []).append(names[column])
+    return ", ".join(f"{', '.join(lacking)} {reason}" for reason, lacking in found.items())
 
 
 def _lack(cell: Cell | None, numbers: int) -> str:
@@ -176,6 +185,8 @@ def _removed(table: Table, shared: Shared) -> Iterator[str]:
     if shared.removed:
         reasons = "; ".join(f"{row.task} ({labels[row]}): {lacks}" for row, lacks in shared.removed.items())
         yield f"Aggregates of {shared.title} are over {shared.over}, not over {reasons}."
+    if len(shared.left_out) > _FEW:
+        yield f"Aggregates of {shared.title} leave out {', '.join(shared.left_out)}."
 
 
 def lacking_seeds(table: Table, suite: str, protocol: ReportingRule) -> str:

@@ -107,7 +107,7 @@ def save_scores(found: TableScores, path: str | Path) -> None:
         "protocols": found.protocols,
         "cells": list(found.cells),
     }
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for number, cell in enumerate(found.cells.values()):
         arrays |= {f"{number}/{name}": getattr(cell, name) for name in ("seeds", "steps", "scores")}
         arrays |= {f"{number}/numbers/{protocol}": values for protocol, values in cell.numbers.items()}
