@@ -151,7 +151,38 @@ def options_from_flags(args: flags.FlagValues) -> Options:
 
 def main(args: flags.FlagValues) -> None:
     """Read the folders, make the table, draw the figures; nothing is written before the table is made."""
-    files = {name: args[name].value for name in ("out", "plot", "bibliography") if args[name].value is not None}
+    _check_flags(args)
+    latencies = read_latencies(*cli.parse_paths("latency", args.latency)) if args.latency is not None else None
+    folders = find_folders(cli.parse_paths("runs", args.runs))
+    options = options_from_flags(args)
+    page = lay_out(tables.build_table(map(read_results, folders)), options)
+    speed = trade_off(page, latencies) if latencies is not None else None
+    environments = _pictures(page) if args.pictures else {}
+    text = _text(page, args.format, speed, environments) if args.format != NPZ else ""
+    if args.plot is not None:
+        with writable(args.plot, "plot"):
+            plots.plot_curves(page.table, args.plot, args.style)
+    if args.plots is not None:
+        with writable(args.plots, "plots"):
+            drawn = page if options.statistics else lay_out(page.table, dataclasses.replace(options, statistics=True))
+            plots.plot_all(drawn, speed, args.plots)
+    if args.bibliography is not None:
+        with writable(args.bibliography, "bibliography"):
+            write_text(args.bibliography, bibliography(page))
+    if args.out is None:
+        print(text, end="")
+    else:
+        with writable(args.out):
+            if args.format == NPZ:
+                save_scores(tables.run_scores(page.table, options.chosen()), args.out)
+            else:
+                write_text(args.out, text)
+
+
+def _check_flags(args: flags.FlagValues) -> None:
+    """That files can be written where flags say, and that no flag is without an effect."""
+    given = ((name, args[name].value) for name in ("out", "plot", "bibliography"))
+    files = {name: str(file) for name, file in given if file is not None}
     for name, file in files.items():
         _check_file(name, file)
     for (name, file), (other, same) in itertools.combinations(files.items(), 2):
@@ -172,31 +203,6 @@ def main(args: flags.FlagValues) -> None:
         plots.check_folder(args.plots)
     if args.latency is not None and args.plots is None and args.format != HTML:
         raise UserError(f"--latency={args.latency} is shown by --format={HTML} and --plots only; add one of them")
-    latencies = read_latencies(*cli.parse_paths("latency", args.latency)) if args.latency is not None else None
-    folders = find_folders(cli.parse_paths("runs", args.runs))
-    options = options_from_flags(args)
-    page = lay_out(tables.build_table(map(read_results, folders)), options)
-    speed = trade_off(page, latencies) if latencies is not None else None
-    drawn = _pictures(page) if args.pictures else {}
-    text = _text(page, args.format, speed, drawn) if args.format != NPZ else ""
-    if args.plot is not None:
-        with writable(args.plot, "plot"):
-            plots.plot_curves(page.table, args.plot, args.style)
-    if args.plots is not None:
-        with writable(args.plots, "plots"):
-            drawn = page if options.statistics else lay_out(page.table, dataclasses.replace(options, statistics=True))
-            plots.plot_all(drawn, speed, args.plots)
-    if args.bibliography is not None:
-        with writable(args.bibliography, "bibliography"):
-            write_text(args.bibliography, bibliography(page))
-    if args.out is None:
-        print(text, end="")
-    else:
-        with writable(args.out):
-            if args.format == NPZ:
-                save_scores(tables.run_scores(page.table, options.chosen()), args.out)
-            else:
-                write_text(args.out, text)
 
 
 def _text(page: Page, format_name: str, speed: TradeOff | None, drawn: Mapping[str, bytes]) -> str:

@@ -62,17 +62,16 @@ def _markdown(page: Page) -> str:
     """A pipe table under each protocol, and the notes; columns are padded to read as plain text."""
     parts = []
     for block in page.blocks:
-        lines = [list(map(escaped, (*block.corner, *block.header)))]
-        for line in block.lines:
-            lines.append([escaped(line.task), escaped(line.data), *map(_markdown_entry, line.entries)])
-        lines = [[text.replace("|", "\\|") for text in line] for line in lines]
+        header = list(map(escaped, (*block.corner, *block.header)))
+        body = [[escaped(row.task), escaped(row.data), *map(_markdown_entry, row.entries)] for row in block.lines]
+        lines = [[text.replace("|", "\\|") for text in texts] for texts in (header, *body)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         rule = [f"{'':-<{width}}" for width in widths[:2]] + [f"{':':->{width}}" for width in widths[2:]]
         parts.append(f"### {escaped(block.title)}\n")
-        for line in [lines[0], rule, *lines[1:]]:
+        for texts in [lines[0], rule, *lines[1:]]:
             padded = [
                 f"{text:{'<' if index < 2 else '>'}{width}}"
-                for index, (text, width) in enumerate(zip(line, widths, strict=True))
+                for index, (text, width) in enumerate(zip(texts, widths, strict=True))
             ]
             parts.append("| " + " | ".join(padded) + " |")
         parts.append("")
@@ -97,7 +96,7 @@ def _csv(page: Page) -> str:
 
     Text that a spreadsheet would take for a formula begins with a ``'``, which spreadsheets do not show.
     """
-    return csv_text([_SUMMARY, *(map(_defused, row) for row in _csv_rows(page))])
+    return csv_text([_SUMMARY, *([_defused(value) for value in row] for row in _csv_rows(page))])
 
 
 def _defused(value: Any) -> Any:

@@ -177,12 +177,12 @@ def wrapped(figure: "Figure", text: str) -> str:
     return textwrap.fill(text, int(figure.get_figwidth() / (_LETTER * _font_points())) - 4)
 
 
-def add_title(panel: "Axes", title: str) -> None:
+def add_title(figure: "Figure", panel: "Axes", title: str) -> None:
     """A title above a panel, in as many lines as keep it within the panel's own width."""
     spec = panel.get_subplotspec()
     across = spec.get_gridspec().ncols if spec is not None else 1
     letter = _LETTER * _font_points()
-    width = panel.figure.get_figwidth() / across - 10 * letter  # beside it stand the numbers of the axis
+    width = figure.get_figwidth() / across - 10 * letter  # beside it stand the numbers of the axis
     letters = max(8, int(width / letter))
     parts = [title] if len(title) <= letters else re.split(r" (?=\()", title)
     panel.set_title("\n".join(textwrap.fill(part, letters) for part in parts))

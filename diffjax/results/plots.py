@@ -133,7 +133,7 @@ def aggregates_figure(page: Page) -> "Figure | None":
         place.set_ylim(len(chart.layers) - 0.4, -0.6)
         labels = [names[column] for column in charts.columns_of([chart])]
         place.set_yticks(range(len(chart.layers)), labels if number % across == 0 else [""] * len(labels))
-        add_title(place, chart.title)
+        add_title(figure, place, chart.title)
         place.grid(axis="x", alpha=0.3)
     label = f"normalised score, {page.options.headline.title}; 95 % interval by a bootstrap over seeds"
     figure.supxlabel(wrapped(figure, label), fontsize="medium")
@@ -156,7 +156,7 @@ def _figure(found: list[Chart], table: Table, look: PaperStyle, note: str) -> "F
         place.set_xlabel(chart.x.label)
         if number % across == 0:
             place.set_ylabel(chart.y.label)
-        add_title(place, chart.title)
+        add_title(figure, place, chart.title)
         place.grid(alpha=0.3)
     add_legend(figure, note)
     return figure
