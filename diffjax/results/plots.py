@@ -145,7 +145,7 @@ def _figure(found: list[Chart], table: Table, look: PaperStyle, note: str) -> "F
     if not found:
         return None
     across = look.across or 3
-    height = 3.4 if look.figure_inches is None else 0.3 + 0.75 * look.figure_inches / max(2, min(across, len(found)))
+    height = 3.4 if look.figure_inches is None else 0.3 + 0.75 * look.figure_inches / max(1.5, min(across, len(found)))
     figure, places = panel_grid(len(found), across, height, look.figure_inches)
     names, looks = table_labels(table), charts.styles(table.columns)
     for number, (place, chart) in enumerate(zip(places, found, strict=True)):
