@@ -113,8 +113,8 @@ FIRST_ORDER = ["task-a", "task-b", "task-c", "task-d", "mini average"]
 
 def test_it_opens_from_a_file(page: Any) -> None:
     assert page.title == "2 methods on 6 tasks"
-    assert shown(page, "h2") == [True] * 9
-    assert all(shown(page, "figure > svg"))
+    assert shown(page, "h2") == [True] * 10
+    assert all(shown(page, "figure svg"))
     assert page.execute_script("return performance.getEntriesByType('resource').length") == 0
 
 
@@ -160,7 +160,7 @@ def test_sorting_by_keyboard(page: Any) -> None:
 
 
 def test_every_header_is_a_button(page: Any) -> None:
-    for selector in (".sortable thead th", ".sortable thead th > button:only-child"):
+    for selector in (".sortable thead th", ".sortable thead th > button:first-child"):
         assert len(all_of(page, selector)) == len(all_of(page, ".sortable thead th")) > 0
 
 
@@ -208,7 +208,7 @@ def test_switches_of_the_curves(page: Any) -> None:
 
 
 def test_a_panel_tells_the_numbers_under_the_pointer(page: Any) -> None:
-    (drawing, *_) = all_of(page, "#learning-curves figure > svg")
+    (drawing, *_) = all_of(page, "#learning-curves figure svg")
     (box, *_) = all_of(page, ".readout")
     assert not box.is_displayed()
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", drawing)
@@ -221,6 +221,116 @@ def test_a_panel_tells_the_numbers_under_the_pointer(page: Any) -> None:
     assert box.text.splitlines() == ["200 updates", "dac: 31.0 [31.0, 31.0]", "bc: 31.0 [31.0, 31.0]"]
     page.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": 2, "y": 2})
     assert not box.is_displayed()
+
+
+def first_panel(page: Any) -> Any:
+    """The first panel of learning curves, with the focus."""
+    (drawing, *_) = all_of(page, "#learning-curves figure svg")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", drawing)
+    return drawing
+
+
+def ticks(drawing: Any) -> list[str]:
+    return [
+        text.get_attribute("textContent") for text in drawing.find_elements("css selector", ".axes text:not(.axis)")
+    ]
+
+
+RIGHT, LEFT, ESCAPE, SHIFT = "\ue014", "\ue012", "\ue00c", "\ue008"
+
+
+def test_a_panel_tells_its_numbers_by_keyboard(page: Any) -> None:
+    drawing = first_panel(page)
+    (box, *_) = all_of(page, ".readout")
+    said = "return document.querySelector('[role=status]').textContent"
+    drawing.send_keys(RIGHT)
+    assert box.text.splitlines()[0] == "100 updates"
+    drawing.send_keys(RIGHT)
+    assert page.execute_script(said) == "200: dac: 31.0 [31.0, 31.0]; bc: 31.0 [31.0, 31.0]"
+    drawing.send_keys(LEFT, LEFT)
+    assert box.text.splitlines()[0] == "100 updates"
+    page.execute_script("arguments[0].blur()", drawing)
+    assert not box.is_displayed()
+
+
+def test_a_panel_is_drawn_nearer_by_keyboard_and_button(page: Any) -> None:
+    drawing = first_panel(page)
+    (path, *_) = drawing.find_elements("css selector", ".curves path.mean")
+    whole, shape = ticks(drawing), path.get_attribute("d")
+    (reset, *_) = [each for each in all_of(page, "#learning-curves .tools button") if each.text == "Reset"]
+    assert not reset.is_enabled()
+    drawing.send_keys("+")
+    assert ticks(drawing) != whole
+    assert path.get_attribute("d") != shape
+    assert drawing.find_element("css selector", ".curves").get_attribute("clip-path")
+    nearer = ticks(drawing)
+    drawing.send_keys(SHIFT + RIGHT)
+    assert ticks(drawing) != nearer
+    reset.click()
+    assert (ticks(drawing), path.get_attribute("d")) == (whole, shape)
+    first_panel(page).send_keys("+", "+", ESCAPE)
+    assert ticks(drawing) == whole
+    first_panel(page).send_keys("+", "-")
+    assert ticks(drawing) == whole
+
+
+def test_a_panel_is_drawn_nearer_by_a_selection(page: Any) -> None:
+    drawing = first_panel(page)
+    whole = ticks(drawing)
+    x, y, width = page.execute_script(
+        "const box = arguments[0].getBoundingClientRect(); return [box.x, box.y, box.width]", drawing
+    )
+    scale = width / 360
+    for kind, at in (("mousePressed", 100), ("mouseMoved", 150), ("mouseMoved", 200), ("mouseReleased", 200)):
+        event = {"type": kind, "x": x + at * scale, "y": y + 60, "button": "left", "buttons": 1, "clickCount": 1}
+        page.execute_cdp_cmd("Input.dispatchMouseEvent", event)
+    assert ticks(drawing) != whole
+    assert all_of(page, "svg .area") == []
+
+
+def test_methods_are_taken_out_of_figures_and_tables(page: Any) -> None:
+    def visible(selector: str) -> list[bool]:
+        script = (
+            "return [...document.querySelectorAll(arguments[0])].map(each => getComputedStyle(each).display !== 'none')"
+        )
+        return page.execute_script(script, selector)
+
+    assert all(visible("#learning-curves figure .curves .m1"))
+    all_of(page, "#learning-curves-m1")[0].click()
+    assert not any(visible("#learning-curves figure .curves .m1"))
+    assert all(visible("#learning-curves figure .curves .m0"))
+    assert all(visible("#performance-profiles figure .curves .m1"))
+    first_panel(page).send_keys(RIGHT)
+    assert len(all_of(page, ".readout")[0].text.splitlines()) == 2
+    (summary, *_) = all_of(page, "#scores summary")
+    summary.click()
+    (box,) = all_of(page, "#scores-m1")
+    page.execute_script("arguments[0].focus()", box)
+    box.send_keys(" ")
+    assert not any(visible(".tab:nth-of-type(1) .m1"))
+    (nothing, *_) = [each for each in all_of(page, "#scores .tools button") if each.text == "Show none"]
+    nothing.click()
+    assert not any(visible(".tab:nth-of-type(1) .m0"))
+
+
+def test_a_command_is_copied_without_a_network(page: Any, tmp_path: Path) -> None:
+    flags = {"flags": ["--method=dac", "--out=my runs"]}
+    table = lay_out(table_of(write(tmp_path / "a", {(0, ""): [1.0]}, config=flags)), Options(statistics=True))
+    write_text(tmp_path / "report.html", build.render(table))
+    page.get((tmp_path / "report.html").as_uri())
+    (button,) = all_of(page, ".copy")
+    button.click()
+    assert button.text == "Copied"
+    assert page.execute_script("return getSelection().toString()") == "diffjax train --method=dac '--out=my runs'"
+
+
+def test_marks_lead_to_their_notes(page: Any) -> None:
+    (mark, *_) = all_of(page, ".tab:nth-of-type(1) td .mark")
+    assert mark.get_attribute("tabindex") == "-1"
+    mark.click()
+    target = page.current_url.partition("#")[2]
+    assert page.execute_script("return document.querySelector(':target').textContent").startswith(f"{mark.text} ")
+    assert target.startswith("mark-")
 
 
 @pytest.mark.parametrize("width", [320, 360, 768, 1280, 1920])
@@ -248,7 +358,7 @@ def test_the_first_column_stays(page: Any) -> None:
 def test_letters_of_figures_are_readable_on_a_telephone(page: Any) -> None:
     resize(page, 360)
     heights = page.execute_script(
-        "return [...document.querySelectorAll('figure > svg')].map(each => 11 * each.getScreenCTM().d)"
+        "return [...document.querySelectorAll('figure svg')].map(each => 11 * each.getScreenCTM().d)"
     )
     assert min(heights) > 9.5
 

@@ -11,6 +11,7 @@ from test_tables import block, page_of, write
 
 from diffjax.errors import UserError
 from diffjax.results import published
+from diffjax.results.figures import metrics, profiles
 from diffjax.results.layout import lay_out
 from diffjax.results.page import Entry, Options, Page, PublishedColumn
 from diffjax.results.statistics import bootstrap_interval, iqm
@@ -73,14 +74,18 @@ def test_an_unestablished_version_is_marked(tmp_path: Path) -> None:
 
 def test_what_is_not_published_says_why(tmp_path: Path) -> None:
     page = page_of(hopper(tmp_path / "a", method="diffpogan", variant="code"), published=True)
-    assert column(page, "diffpogan (published)") == ["not published"]
+    assert column(page, "diffpogan (published)") == ["not readable"]
     reason = "the paper's result table was not readable; nothing is filled in from memory"
-    assert f"diffpogan (published), not published: {reason}." in page.notes
+    assert f"diffpogan (published), not readable: {reason}." in page.notes
+    pen = hopper(tmp_path / "b", method="diffcps", task="pen-human-v1", dataset="D4RL v1")
+    page = page_of(pen, published=True)
+    assert column(page, "diffcps (published)") == ["not published"]
+    assert "diffcps (published), not published: the paper has no Adroit tasks." in page.notes
 
 
 def test_remembered_numbers_are_shown_on_request_only(tmp_path: Path) -> None:
     path = hopper(tmp_path / "a", method="dtql", task="kitchen-partial-v0", suite="kitchen", dataset="D4RL v0")
-    assert column(page_of(path, published=True), "dtql (published)")[0] == "not published"
+    assert column(page_of(path, published=True), "dtql (published)")[0] == "not readable"
     shown = column(page_of(path, published=True, unverified=True), "dtql (published)")[0]
     assert shown == "74.4 ± 0.3 (from memory)"
 
@@ -254,7 +259,8 @@ def test_bold_is_near_the_best_and_never_across_data(tmp_path: Path) -> None:
     ]
     page = page_of(*folders, bold="5%")
     assert block(page)[1][2:] == ["**100.0** §", "**95.0** §", "94.9 §"]
-    assert "Bold: within 5 % of the best number of its line." in page.notes
+    (rule,) = (note for note in page.notes if note.startswith("Bold: at least b - 0.05 |b|"))
+    assert "Published numbers of other data (≠) take no part, and a line with a single number has no bold." in rule
     snapshot = hopper(tmp_path / "d", {(0, ""): [10.0]}, dataset="snapshot")
     page = page_of(snapshot, bold="5%", published=True)
     assert block(page)[1][2:] == ["10.0", "101.2 ≠ D4RL v2"]
@@ -316,6 +322,44 @@ def test_aggregates_over_the_tasks_of_all_columns(tmp_path: Path) -> None:
     assert improvement.lines[0].entries[0] == Entry(remark="–")
     assert improvement.lines[0].entries[1].mean == 0.0
     assert improvement.lines[1].entries[0].text == "100.0 [100.0, 100.0]"
+
+
+def test_aggregates_say_what_removed_a_row_and_are_made_without_the_incomplete_column_too(tmp_path: Path) -> None:
+    def scores(level: float) -> dict[tuple[int, str], list[float]]:
+        return {(0, ""): [level], (1, ""): [level + 20]}
+
+    page = page_of(
+        *(write(tmp_path / f"dac-{task}", scores(10), task=task) for task in "abc"),
+        *(write(tmp_path / f"bc-{task}", scores(50), task=task, method="bc") for task in "abc"),
+        write(tmp_path / "dql-a", scores(0), task="a", method="dql"),
+        write(tmp_path / "dql-b", {(0, ""): [7.0]}, task="b", method="dql"),
+        last=1,
+        statistics=True,
+        protocols=("mean",),
+    )
+    every, _, complete, improvement = page.blocks[1:]
+    assert every.header == ("dac", "bc", "dql")
+    assert {line.data for line in every.lines} == {"1 of 3 rows"}
+    assert complete.header == improvement.header == ("dac", "bc")
+    assert {line.data for line in complete.lines} == {"3 of 3 rows"}
+    assert complete.title == "Aggregates [95 % interval], mini, without dql, mean of the last evaluation"
+    assert (
+        "Aggregates of mini are over 1 of 3 rows, not over b (mini): dql with one seed; c (mini): dql not run."
+    ) in page.notes
+    assert [found.subject for found in metrics(page)] == ["mini"] * 4 + ["mini, without dql"] * 4
+    assert [found.rows for found in profiles(page)] == [("a (mini)",), ("a (mini)", "b (mini)", "c (mini)")]
+
+
+def test_columns_that_share_no_row_are_compared_where_they_can_be(tmp_path: Path) -> None:
+    runs = {(0, ""): [10.0], (1, ""): [30.0]}
+    page = page_of(
+        *(write(tmp_path / f"dac-{task}", runs, task=task) for task in "ab"),
+        write(tmp_path / "bc", runs, task="c", method="bc"),
+        statistics=True,
+    )
+    (aggregates,) = (found for found in page.blocks if found.kind == "aggregates")
+    assert (aggregates.header, aggregates.subject) == (("dac",), "mini, without bc")
+    assert not any(note.startswith("Aggregates of mini leave out") for note in page.notes)
 
 
 def test_one_seed_has_no_aggregates(tmp_path: Path) -> None:
@@ -385,3 +429,17 @@ def test_an_ablation_among_other_folders_is_an_ordinary_table(tmp_path: Path) ->
         ablated(tmp_path / "a", "dac_ensemble", {"num_critics=2": 10.0}), hopper(tmp_path / "b", method="bc"), last=1
     )
     assert block(page)[0][2:] == ["dac (num_critics=2)", "bc"]
+
+
+def test_a_title_names_few_columns_and_the_notes_all(tmp_path: Path) -> None:
+    runs = {(0, ""): [10.0], (1, ""): [30.0]}
+    others = [f"method-{index}" for index in range(4)]
+    page = page_of(
+        *(write(tmp_path / f"dac-{task}", runs, task=task) for task in "ab"),
+        *(write(tmp_path / name, runs, task="a", method=name) for name in others),
+        statistics=True,
+    )
+    subjects = [found.subject for found in page.blocks if found.kind == "aggregates"]
+    assert subjects == ["mini", "mini, the column with the most rows"]
+    assert f"Aggregates of mini are over 1 of 2 rows, not over b (mini): {', '.join(others)} not run." in page.notes
+    assert f"Aggregates of {subjects[1]} leave out {', '.join(others)}." in page.notes

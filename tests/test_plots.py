@@ -17,7 +17,8 @@ from diffjax.results import charts, plots
 from diffjax.results.charts import COLORS, Band, Curve, Mark, Reference, Runs
 from diffjax.results.figures import panels
 from diffjax.results.latency import read_latencies, trade_off
-from diffjax.results.pictures import new_figure
+from diffjax.results.page import STYLES, Page
+from diffjax.results.pictures import new_figure, style
 from diffjax.results.tables import Column
 
 UNBALANCED = "price=5$;a_b^c=\\frac"
@@ -87,6 +88,44 @@ def test_names_are_text_in_every_figure(tmp_path: Path) -> None:
     }
     for name, found in expected.items():
         assert found <= set(texts(tmp_path / "figures" / f"{name}.svg")), name
+
+
+def written(page: Page, folder: Path) -> dict[str, str]:
+    plots.plot_all(page, None, folder)
+    return {path.stem: path.read_text("utf-8") for path in folder.glob("*.svg")}
+
+
+def test_figures_for_papers_have_the_width_of_the_paper(tmp_path: Path) -> None:
+    long = "a-task-of-a-name-that-no-column-of-a-paper-is-wide-enough-for-v2"
+    paths = [
+        write(tmp_path / f"{task}-{method}", THREE_SEEDS, task=task, method=method)
+        for task in (long, "maze", "swing")
+        for method in ("dac", "bc", "dql", "diffusion_bc")
+    ]
+    for name, inches in (("one-column", 5.5), ("two-column", 3.25)):
+        found = written(page_of(*paths, statistics=True, style=name), tmp_path / name)
+        assert set(found) == {plots.CURVES, plots.PROFILES, plots.AGGREGATES}
+        for text in found.values():
+            (width,) = re.findall(r'<svg [^>]*width="([\d.]+)pt"', text)
+            assert float(width) == pytest.approx(72 * inches)
+        titles = re.findall(r"<text[^>]*>([^<]*)</text>", found[plots.CURVES])
+        assert "(mini)" in titles  # below a name that fills its panel
+        assert {"dac", "diffusion_bc"} <= set(titles)
+
+
+def test_a_legend_makes_a_figure_higher_and_its_panels_no_lower(tmp_path: Path) -> None:
+    def panel(count: int) -> tuple[float, float]:
+        paths = [write(tmp_path / f"{count}-{index}", THREE_SEEDS, method=f"method-{index}") for index in range(count)]
+        with style("plot"):
+            figure = plots.curves_figure(table_of(*paths), STYLES["free"])
+            assert figure is not None
+            figure.canvas.draw()
+            (axes,) = figure.axes
+            return axes.get_window_extent().height, figure.get_figheight()
+
+    (few, low), (many, high) = panel(2), panel(20)
+    assert high > low + 1
+    assert many == pytest.approx(few, rel=0.1)
 
 
 def test_a_figure_is_drawn_in_memory() -> None:

@@ -191,6 +191,40 @@ def test_nothing_is_printed_for_diffpogan_and_a_reason_is_given() -> None:
     assert published.reason("diffpogan", "kitchen-mixed-v0") == why
 
 
+@pytest.mark.parametrize(
+    ("method", "task", "expected"),
+    [
+        ("diffpogan", "hopper-medium-v2", published.NOT_READABLE),
+        ("diffpogan", "pendulum-mixed", published.NOT_PUBLISHED),  # nobody prints a score of it
+        ("dtql", "antmaze-umaze-v0", published.NOT_READABLE),
+        ("dtql", "kitchen-mixed-v0", published.NOT_READABLE),
+        ("diffcps", "pen-human-v1", published.NOT_PUBLISHED),
+        ("a method of tomorrow", "hopper-medium-v2", published.NOT_PUBLISHED),
+    ],
+)
+def test_what_is_printed_but_not_readable_is_told_from_what_is_not_printed(
+    method: str, task: str, expected: str
+) -> None:
+    assert published.preferred(method, task) is None
+    assert published.absence(method, task) == expected
+
+
+def test_every_method_of_a_table_has_a_paper() -> None:
+    papers = published.papers()
+    assert len(papers) > 30
+    assert len({paper.entry for paper in papers.values()}) == len(papers)
+    named = [method for paper in papers.values() for method in paper.methods]
+    assert len(set(named)) == len(named)
+    without = {"bc", "diffusion_bc"}  # of no one paper
+    assert set(named) == ({score.method for score in EVERYTHING} | set(METHODS)) - without
+    for paper in papers.values():
+        assert paper.entry.count("{") == paper.entry.count("}")
+        assert all(f"  {field} = {{" in paper.entry for field in ("title", "author", "year"))
+        assert "diffjax" not in paper.entry
+    assert published.key("dtql_kl") == published.key("dtql") == "chen2024dtql"
+    assert published.key("bc") is None
+
+
 def test_a_method_without_scores_has_a_reason_whether_or_not_a_line_gives_it() -> None:
     with_scores = {score.method for score in published.scores()}
     for method in (*METHODS, "a method of tomorrow"):

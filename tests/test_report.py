@@ -17,7 +17,7 @@ from test_tables import THREE_SEEDS, table_of, write
 from diffjax.commands.tables import COMMAND
 from diffjax.errors import UserError
 from diffjax.launch import cli
-from diffjax.results import charts, figures, plots
+from diffjax.results import charts, figures, load_scores, plots
 from diffjax.results.latency import pareto_front, read_latencies, trade_off
 from diffjax.results.layout import lay_out
 from diffjax.results.page import Options, Page
@@ -25,7 +25,7 @@ from diffjax.results.protocols import History
 from diffjax.results.report import build
 from diffjax.results.tables import Cell, Column, Row, Table
 
-VOID = {"meta", "link", "input", "br"}
+VOID = {"meta", "link", "input", "br", "img", "wbr"}
 LATENCIES = "method,variant,candidates,network_evaluations,batch,p50_ms\n"
 SIZE_LIMIT = 3_000_000
 
@@ -153,7 +153,7 @@ def test_sections_stand_in_their_order(two_tasks: Page, tmp_path: Path) -> None:
     root = parsed(build.render(two_tasks, speed))
     assert [node.text for node in root.all("h2")] == [
         *("Scores", "Aggregates over tasks", "Learning curves", "Performance profiles", "Latency and score"),
-        *("Hyper-parameters", "Environments and data", "Failures", "Notes"),
+        *("Hyper-parameters", "Environments and data", "Runs and commands", "Unfinished and failed runs", "Notes"),
     ]
     assert root.all("h1")[0].text == "2 methods on 2 tasks"
     (summary,) = root.all("p", "summary")
@@ -164,8 +164,8 @@ def test_sections_stand_in_their_order(two_tasks: Page, tmp_path: Path) -> None:
 
 def test_scores_are_those_of_the_page(two_tasks: Page) -> None:
     scores = section(parsed(build.render(two_tasks)), "scores")
-    assert [label.text for label in scores.all("label")] == ["mean", "last", "best"]
-    assert [("checked" in node.attributes) for node in scores.all("input")] == [True, False, False]
+    assert [label.text for label in scores.all("div", "tabs")[0].all("label")] == ["mean", "last", "best"]
+    assert ["checked" in node.attributes for node in scores.all("div", "tabs")[0].all("input")] == [True, False, False]
     table = scores.all("table")[0]
     assert cells(table) == [
         ["task", "data", "dac", "bc"],
@@ -174,7 +174,10 @@ def test_scores_are_those_of_the_page(two_tasks: Page) -> None:
         ["mini average", "mini", "25.0 †§", "3.0 §"],
     ]
     assert [node.text for node in table.all("strong")] == ["20.0 ± 14.1", "30.0 ± 14.1", "25.0"]
-    assert {node["title"].partition(":")[0] for node in table.all("abbr")} == {"untuned", "short"}
+    links = {node.text: node for node in table.all("a", "mark")}
+    assert {mark: node["title"].partition(":")[0] for mark, node in links.items()} == {"†": "untuned", "§": "short"}
+    targets = {item["id"]: item.text for item in scores.all("li") if "id" in item.attributes}
+    assert targets[links["†"]["href"].removeprefix("#")].startswith("† untuned: ")
     assert [row.text[:4] for row in table.all("tr", "average")] == ["mini"]
     assert [float(cell["data-sort"]) for cell in table.all("td") if "data-sort" in cell.attributes][:2] == [20, 2]
     legend = scores.all("ul", "legend")[0].text
@@ -191,7 +194,10 @@ def test_missing_and_published_cells_say_so(tmp_path: Path) -> None:
         protocols=("paper", "last"),
     )
     tables = section(parsed(build.render(page)), "scores").all("table")
-    assert [cell.text for cell in tables[0].all("th", "published")] == ["dac (published)", "bc (published)"]
+    heads = tables[0].all("th", "published")
+    assert [cell.text for cell in heads] == ["dac (published) ↓", "bc (published) ↓"]
+    notes = {item["id"]: item.text for item in section(parsed(build.render(page)), "notes").all("li")}
+    assert notes[heads[0].all("a")[0]["href"].removeprefix("#")].startswith("dac (published): DAC README; ")
     assert tables[1].all("th", "published") == []
     (dac, *_) = tables[0].all("td", "published")
     assert (dac.text, dac["title"]) == ("101.2", "DAC README")
@@ -217,7 +223,7 @@ def test_an_ablation_has_a_report_of_its_own(tmp_path: Path) -> None:
         ["halfcheetah-medium-expert-v2", "D4RL v2", "90.5 ± 0.7 *", "40.5 ± 0.7"],
         ["published", "D4RL", "99.1", "43.2"],
     ]
-    (key, *_) = section(root, "learning-curves").all("ul", "key")
+    (key, *_) = section(root, "learning-curves").all("ul", "toggles")
     assert [item.text for item in key.all("li")] == ["lcb", "min"]
 
 
@@ -289,7 +295,7 @@ def test_published_curves_of_other_data_must_be_asked_for(
 ) -> None:
     curves = section(parsed(build.render(page_of(long_runs(tmp_path / "a", dataset)))), "learning-curves")
     found = {node["id"]: "checked" in node.attributes for node in curves.all("input")}
-    assert found == {"show-seeds": False, "show-bands": True, f"show-{switch}": checked}
+    assert found == {"show-seeds": False, "show-bands": True, f"show-{switch}": checked, "learning-curves-m0": True}
     (line,) = curves.all("figure")[0].all("path", "reference")
     assert ("other" in line.classes) is not checked
     assert ("other data: D4RL v2" in curves.all("figcaption")[0].text) is not checked
@@ -315,8 +321,9 @@ def test_performance_profiles_by_hand(two_tasks: Page) -> None:
 
 def test_one_seed_has_no_profile_and_no_interval(tmp_path: Path) -> None:
     root = parsed(build.render(page_of(write(tmp_path / "a", {(0, ""): [1.0, 2.0]}))))
-    assert "no task has two seeds" in section(root, "performance-profiles").text
-    assert "no task has two seeds" in section(root, "aggregates-over-tasks").text
+    for name in ("performance-profiles", "aggregates-over-tasks"):
+        assert "no task has two seeds" in section(root, name).text
+        assert "Rows of mini with two seeds: dac on 0 of 1." in section(root, name).text
     assert section(root, "learning-curves").all("path", "band") == []
     assert cells(section(root, "learning-curves").all("table")[0])[1:] == [["200", "1.0"], ["300", "2.0"]]
 
@@ -325,9 +332,82 @@ def test_without_an_evaluation_there_is_still_a_report(tmp_path: Path) -> None:
     page = page_of(write(tmp_path / "a", {(0, ""): []}, status={(0, ""): "running"}))
     root = parsed(build.render(page))
     assert "no evaluation yet" in section(root, "scores").text
-    assert "No run has been evaluated yet." in section(root, "learning-curves").text
-    assert "No run failed." in section(root, "failures").text
-    assert "1 run has not finished." in section(root, "failures").text
+    curves = section(root, "learning-curves").text
+    assert "No run has been evaluated yet. The first evaluation of a run is at step 100." in curves
+    unfinished = section(root, "unfinished-and-failed-runs")
+    assert "No run failed." in unfinished.text
+    assert "1 run has not finished:" in unfinished.text
+    assert [item.text for item in unfinished.all("li")] == [
+        "dac (paper) on maze, seed 0: not evaluated yet, 0 of 300 steps"
+    ]
+
+
+def test_it_opens_on_the_headline_protocol(tmp_path: Path) -> None:
+    page = page_of(write(tmp_path / "a", {(0, ""): [1.0]}), published=True)
+    tabs = section(parsed(build.render(page)), "scores").all("div", "tabs")[0]
+    opened = {
+        label.text: "checked" in box.attributes for label, box in zip(tabs.all("label"), tabs.all("input"), strict=True)
+    }
+    assert opened == {"paper": False, "mean": True, "last": False, "best": False}
+
+
+def test_columns_of_tables_and_figures_can_be_chosen(two_tasks: Page) -> None:
+    root = parsed(build.render(two_tasks))
+    rules = root.all("style")[1].text
+    for name in ("scores", "learning-curves", "performance-profiles"):
+        boxes = section(root, name).all("ul", "toggles")[0].all("input")
+        assert [(box["id"], box["checked"]) for box in boxes] == [(f"{name}-m0", ""), (f"{name}-m1", "")]
+        assert f"#{name}:has(#{name}-m1:not(:checked)) :is(figure,table) .m1{{display:none}}" in rules
+    cells = [cell for cell in section(root, "scores").all("table")[0].walk() if "m1" in cell.classes]
+    assert [cell.text for cell in cells] == ["bc", "2.0 ± 2.8 §", "4.0 ± 2.8 (1 of 3 failed) §", "3.0 §"]
+    assert len(section(root, "learning-curves").all("figure")[0].all("g", "m1")) == 2  # runs and curve
+
+
+def test_when_where_and_how_long_it_took(tmp_path: Path) -> None:
+    execution = {"host": "node-1", "devices_used": 2, "start": "2026-01-01T10:00:00Z", "end": "2026-01-02T11:30:00Z"}
+    execution |= {"hours": 3.0, "hours_per_run": 0.75, "updates_per_second": 120.0}
+    flags = ["--methods=dac", "--out=my runs", "--set", "eta=0.1"]
+    versions = {"device": "GPU", "diffjax": "9.9"}
+    config = {"execution": execution, "flags": flags, "versions": versions}
+    path = write(tmp_path / "a", {(0, ""): [1.0], (1, ""): [2.0]}, config=config)
+    more = write(tmp_path / "b", {(0, ""): [1.0]}, task="swing", config={"flags": ["--method=dac", "--task=swing"]})
+    root = parsed(build.render(page_of(path, more)))
+    (made,) = root.all("p", "made")
+    assert made.text == (
+        "Trained 2026-01-01 to 2026-01-02 (UTC) on node-1 (2 x GPU), 1.5 hours in all, with diffjax 9.9; of 1 of 2 "
+        "folders this is not recorded."
+    )
+    runs = section(root, "runs-and-commands")
+    header, first, second = cells(runs.all("table")[0])
+    assert dict(zip(header, first, strict=True)) | {"folder": ""} == {
+        **{"method": "dac (paper)", "task": "maze", "data": "mini", "seeds": "0, 1", "runs": "2 complete"},
+        **{"updates": "300", "tuning": "published", "trained (UTC)": "2026-01-01 10:00 to 2026-01-02 11:30"},
+        **{"hours": "1.5", "updates/s of a run": "120", "devices": "GPU x 2", "machine": "node-1"},
+        **{"revision": "not recorded", "command": "1", "folder": ""},
+    }
+    assert second[7:10] == ["not recorded"] * 3
+    assert [code.text for code in runs.all("code", "command")] == [
+        "diffjax sweep --methods=dac '--out=my runs' --set eta=0.1",
+        "diffjax train --method=dac --task=swing",
+    ]
+
+
+def test_pictures_of_environments_are_part_of_the_file(tmp_path: Path) -> None:
+    page = page_of(write(tmp_path / "a", {(0, ""): [1.0]}))
+    root = parsed(
+        build.render(page, pictures={"maze": b"picture"}).replace("data:image/png;base64,cGljdHVyZQ==", "data:,")
+    )
+    (image,) = section(root, "environments-and-data").all("img")
+    assert image["alt"] == "maze: its start"
+
+
+def test_a_wide_table_is_dense(tmp_path: Path) -> None:
+    methods = [f"method_{index}" for index in range(9)]
+    paths = [write(tmp_path / name, {(0, ""): [1.0], (1, ""): [2.0]}, method=name) for name in methods]
+    for count, dense in ((8, False), (9, True)):
+        table = section(parsed(build.render(page_of(*paths[:count]))), "scores").all("table")[0]
+        assert ("dense" in table.classes) is dense
+        assert [cell.text for cell in table.all("th")][2 : 2 + count] == methods[:count]
 
 
 def test_aggregates_are_drawn_and_told(two_tasks: Page) -> None:
@@ -521,13 +601,14 @@ def test_settings_of_a_grid_are_compared(tmp_path: Path) -> None:
 
 def test_failures_and_provenance(two_tasks: Page) -> None:
     root = parsed(build.render(two_tasks))
-    assert [item.text for item in section(root, "failures").all("li")] == [
+    assert [item.text for item in section(root, "unfinished-and-failed-runs").all("li")] == [
         "bc on swing (mini), seed 2: non-finite critic/loss at step 150"
     ]
-    data, runs = section(root, "environments-and-data").all("table")
+    (data,), (runs,) = (section(root, name).all("table") for name in ("environments-and-data", "runs-and-commands"))
     assert cells(data)[1][:6] == ["maze", "Maze", "jax 1", "mini", "0123456789abcdef", "file"]
     assert [row[4] for row in cells(runs)[1:]] == ["2 complete", "2 complete", "2 complete", "2 complete, 1 failed"]
-    assert "No folder records versions." in section(root, "environments-and-data").text
+    assert "No folder records versions." in section(root, "runs-and-commands").text
+    assert "When and where these runs were trained is not recorded." in root.all("p", "made")[0].text
     notes = section(root, "notes").text
     assert "Updates: 300; evaluated every 100 updates on 10 episodes." in notes
     assert "† untuned" not in notes
@@ -557,7 +638,7 @@ def test_nothing_in_the_results_is_markup(tmp_path: Path) -> None:
     (script,) = root.all("script")
     assert script.text == (importlib.resources.files("diffjax.results.report") / "report.js").read_text("utf-8")
     assert root.all("title")[0].text == f"{EVIL} on {EVIL}"
-    for name in ("scores", "learning-curves", "hyper-parameters", "environments-and-data", "failures", "notes"):
+    for name in ("scores", "learning-curves", "hyper-parameters", "environments-and-data", "notes"):
         assert EVIL in section(root, name).text
     assert "other (<img src=x>)" in section(root, "latency-and-score").text
 
@@ -664,6 +745,26 @@ def test_launcher_writes_a_report_and_figures(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr() == (written, "")
     assert launch(runs, "--format=csv", f"--plots={folder}") == 0
     assert {file.stem for file in folder.iterdir()} == set(plots.NAMES) - {plots.PARETO}
+
+
+def test_launcher_draws_environments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "a", THREE_SEEDS, task="pendulum-mixed")
+    out = tmp_path / "report.html"
+    assert launch(f"--runs={tmp_path / 'a'}", "--format=html", "--pictures", f"--out={out}") == 0
+    assert capsys.readouterr() == ("", "")
+    text = out.read_text("utf-8")
+    assert text.count('<img src="data:image/png;base64,iVBORw0KGgo') == 1
+    assert 'alt="pendulum-mixed: its start"' in text
+
+
+def test_launcher_writes_scores_and_bibliography(tmp_path: Path) -> None:
+    write(tmp_path / "a", THREE_SEEDS)
+    runs, table, scores = f"--runs={tmp_path / 'a'}", tmp_path / "table.tex", tmp_path / "scores.npz"
+    assert launch(runs, "--format=latex", f"--out={table}", f"--bibliography={tmp_path / 'papers.bib'}") == 0
+    cited = set(re.findall(r"\\cite\{(\w+)\}", table.read_text("utf-8")))
+    assert cited == set(re.findall(r"@\w+\{(\w+),", (tmp_path / "papers.bib").read_text("utf-8"))) == {"fang2025dac"}
+    assert launch(runs, "--format=npz", "--protocol=last", f"--out={scores}") == 0
+    assert load_scores(scores).matrices()["dac"].tolist() == [[30.0], [50.0], [55.0]]
 
 
 @pytest.mark.parametrize(

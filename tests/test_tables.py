@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import json
 import math
 import os
 import re
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from launcher_tools import launch
 from rich.console import Console
@@ -19,9 +21,11 @@ from rich.console import Console
 from diffjax.errors import UserError
 from diffjax.records.folder import Results, open_folder, read_results
 from diffjax.records.schema import Config, Evaluation, RunStatus
-from diffjax.results import plots
+from diffjax.results import load_scores, plots
+from diffjax.results.arrays import save_scores
 from diffjax.results.figures import learning_curve
-from diffjax.results.formats import FORMATS, print_page, render
+from diffjax.results.formats import FORMATS, escaped, print_page, render
+from diffjax.results.latex import bibliography
 from diffjax.results.layout import lay_out
 from diffjax.results.page import Options, Page
 from diffjax.results.protocols import History, chosen_protocols, offline_index, protocols
@@ -34,6 +38,7 @@ from diffjax.results.tables import (
     build_table,
     column_labels,
     row_labels,
+    run_scores,
     values_of,
 )
 
@@ -505,14 +510,118 @@ def test_csv_is_tidy(two_tasks: list[Path]) -> None:
     assert {line["mean"] for line in lines if line["text"] == "not run"} == {""}
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("dtql_kl (eta=0.1, max_q=1) #01234567 90.5 ± 0.7 *", None),
+        ("a|b", None),  # a cell escapes it, a note need not
+        ("*a* _b_ `c` <b> </b> &amp; [a](b) ~~c~~", "\\*a\\* \\_b\\_ \\`c\\` \\<b> \\</b> \\&amp; [a\\](b) \\~~c\\~~"),
+        ("a\\*b 1 < 2 & 3", "a\\\\\\*b 1 < 2 & 3"),
+        ("* published value", "\\* published value"),
+        ("two\nlines", "two lines"),
+    ],
+)
+def test_markdown_shows_text_as_it_is(text: str, expected: str | None) -> None:
+    assert escaped(text) == (text if expected is None else expected)
+
+
+def test_labels_are_escaped_in_markdown(tmp_path: Path) -> None:
+    page = page_of(write(tmp_path / "a", {(0, "a|b=*1*"): [1.0]}, task="<b>maze</b>", dataset="x_y|z"), last=1)
+    lines = render(page, "markdown").splitlines()
+    assert lines[2].split(" | ")[2].strip(" |") == "dac (a\\|b=\\*1\\*)"
+    assert [cell.strip() for cell in lines[4].strip("| ").split(" | ")][:2] == ["\\<b>maze\\</b>", "x_y\\|z"]
+
+
+def test_no_text_of_a_csv_is_a_formula(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", {(0, "+x"): [-5.0], (1, "+x"): [-5.0]}, task="=1+1", dataset="@data", suite="-5")
+    (line, *_) = csv.DictReader(io.StringIO(render(page_of(path, last=1), "csv")))
+    assert (line["task"], line["dataset"], line["setting"]) == ("'=1+1", "'@data", "'+x")
+    assert line["text"] == "'-5.0 ± 0.0"
+    assert (line["mean"], line["suite"]) == ("-5.0", "-5")  # numbers
+
+
+def test_scores_of_runs_as_arrays(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path / "a", THREE_SEEDS),
+        write(tmp_path / "b", {(0, ""): [1.0, 2.0], (1, ""): [4.0], (2, ""): [5.0, 6.0]}, task="swing"),
+        write(tmp_path / "c", {(0, ""): [7.0], (1, ""): [8.0]}, method="bc", status={(1, ""): "failed: out of memory"}),
+    ]
+    rules = chosen_protocols(["mean", "best"], 2)
+    save_scores(run_scores(table_of(*paths), rules), tmp_path / "scores.npz")
+    with np.load(tmp_path / "scores.npz", allow_pickle=False) as file:  # as anybody reads it
+        assert json.loads(str(file["about"]))["methods"] == ["dac", "bc"]
+    found = load_scores(tmp_path / "scores.npz")
+    assert (found.methods, found.tasks) == (("dac", "bc"), ("maze (mini)", "swing (mini)"))
+    cell = found.cells["dac", "swing (mini)"]
+    assert cell.seeds.tolist() == [0, 1, 2]
+    assert cell.steps.tolist() == [200, 300]
+    np.testing.assert_array_equal(cell.scores, [[1, 2], [np.nan, 4], [5, 6]])
+    assert cell.numbers["best"].tolist() == [2, 4, 6]
+    matrices = found.matrices(methods=["dac"])
+    assert {name: matrix.tolist() for name, matrix in matrices.items()} == {"dac": [[20, 1.5], [40, 4], [60, 5.5]]}
+    assert found.matrices("best", tasks=["maze (mini)"])["bc"].tolist() == [[7]]
+    with pytest.raises(UserError, match=r"bc has no score on swing \(mini\); name methods= or tasks= without it"):
+        found.matrices()
+    with pytest.raises(UserError, match="no protocol 'last' in this file; it has mean, best"):
+        found.matrices("last")
+    (tmp_path / "other.npz").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"other\.npz holds no scores of a table \(not an \.npz file\)"):
+        load_scores(tmp_path / "other.npz")
+    with pytest.raises(UserError, match=r"none\.npz cannot be read \(No such file"):
+        load_scores(tmp_path / "none.npz")
+
+
+def test_methods_with_other_numbers_of_runs_make_no_matrix(tmp_path: Path) -> None:
+    table = table_of(
+        write(tmp_path / "a", THREE_SEEDS), write(tmp_path / "b", {(0, ""): [1.0], (1, ""): [2.0]}, task="swing")
+    )
+    with pytest.raises(UserError, match=r"dac has 3 runs on maze \(mini\) and 2 on swing \(mini\)"):
+        run_scores(table, chosen_protocols(["last"], 1)).matrices()
+
+
 def test_wide_latex_tables_come_in_parts(tmp_path: Path) -> None:
     methods = [f"method-{index}" for index in range(9)]
-    page = page_of(*(write(tmp_path / name, {(0, ""): [1.0]}, method=name) for name in methods), protocols=("last",))
+    paths = [write(tmp_path / name, {(0, ""): [1.0]}, method=name) for name in methods]
+    for style, counts in (("free", [4, 5]), ("two-column", [9])):
+        text = render(page_of(*paths, protocols=("last",), style=style), "latex")
+        assert ("last evaluation, mini (part 1 of 2)" in text) is (len(counts) > 1)
+        headers = [line.split(" & ")[1:] for line in text.splitlines() if line.startswith("task & ")]
+        assert [len(header) for header in headers] == counts
+        assert [name.removesuffix(" \\\\") for header in headers for name in header] == methods
+        assert "resizebox" not in text
+        assert text.count("\\begin{table*}") == (1 if style == "two-column" else 0)
+
+
+def test_latex_has_a_table_for_each_family_with_label_and_citations(tmp_path: Path) -> None:
+    names = ["hopper-medium-local", "walker2d-medium-local", "maze2d-umaze-local", "maze2d-large-local"]
+    paths = [write(tmp_path / name, {(0, ""): [1.0]}, task=name, suite="local", dataset="local") for name in names]
+    page = page_of(
+        *paths,
+        write(tmp_path / "bc", {(0, ""): [1.0]}, method="bc", task=names[0], suite="local", dataset="local"),
+        protocols=("last",),
+    )
     text = render(page, "latex")
-    assert "last evaluation (part 1 of 2)." in text
-    headers = [line.split(" & ")[2:] for line in text.splitlines() if line.startswith("task & data")]
-    assert [len(header) for header in headers] == [4, 5]
-    assert [name.removesuffix(" \\\\") for header in headers for name in header] == methods
+    assert re.findall(r"\\label\{(.*)\}", text) == [
+        "tab:last-local-locomotion",
+        "tab:last-local-maze2d",
+        "tab:last-local",
+    ]
+    tables = text.split("\\begin{table}")[1:]
+    assert [sum(name in table for name in names) for table in tables] == [2, 2, 0]
+    assert "average of locomotion" in tables[0]
+    assert "local average" in tables[2]
+    assert "Data: local" in tables[1]
+    assert "Methods: dac~\\cite{fang2025dac}.}" in tables[0]
+    entries = bibliography(page)
+    assert entries.startswith("@inproceedings{fang2025dac,\n")
+    assert entries.count("@") == 1
+
+
+def test_many_latex_tables_are_set_before_there_are_too_many(tmp_path: Path) -> None:
+    names = [f"suite-{index}" for index in range(13)]
+    page = page_of(*(write(tmp_path / name, {(0, ""): [1.0]}, suite=name) for name in names), protocols=("last",))
+    before, after = render(page, "latex").split("\\clearpage")
+    assert (before.count("\\begin{table}"), after.count("\\begin{table}")) == (12, 1)
 
 
 def test_latex_compiles_in_form(tmp_path: Path) -> None:
@@ -521,7 +630,7 @@ def test_latex_compiles_in_form(tmp_path: Path) -> None:
         write(tmp_path / "b", {(0, ""): [1.0]}, method="bc", task="swing", preset="quick"),
     )
     text = render(page, "latex")
-    assert text.startswith("% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n")
+    assert text.startswith("% Needs \\usepackage{booktabs}; ")
     for environment in ("table", "tabular"):
         assert text.count(f"\\begin{{{environment}}}") == text.count(f"\\end{{{environment}}}") == 3
     for rule in ("toprule", "bottomrule"):
@@ -532,14 +641,14 @@ def test_latex_compiles_in_form(tmp_path: Path) -> None:
     )
     first = text.split("\\toprule\n")[1].split("\\bottomrule")[0]
     assert first == (
-        "task & data & dac (max\\_q=1) & bc \\\\\n"
+        "task & data & \\shortstack[r]{dac \\\\ (max\\_q=1)} & bc \\\\\n"
         "\\midrule\n"
         f"maze & {data} & $-2.0 \\pm 1.4$ $^\\S$ & not run \\\\\n"
         "swing & mini & not run & $1.0$ (n=1) $^\\ddagger$$^\\S$ \\\\\n"
         "\\addlinespace[2pt]\n"
         f"mini average & {data} / mini & 1 of 2 rows & 1 of 2 rows \\\\\n"
     )
-    body = re.sub(r"\\[\\{}$%&#_]|%\n", "", "\n".join(text.splitlines()[1:]))  # what is left is syntax
+    body = re.sub(r"\\[\\{}$%&#_]", "", "\n".join(text.splitlines()[1:]))  # what is left is syntax
     assert body.count("{") == body.count("}")
     assert body.count("$") % 2 == 0
     assert "%" not in body
@@ -618,7 +727,7 @@ def test_launcher_prints_or_writes(two_tasks: list[Path], tmp_path: Path) -> Non
 def test_launcher_help_names_flags_and_choices() -> None:
     result = tables("--help")
     assert (result.returncode, result.stderr) == (0, "")
-    for expected in ("--runs=DIR[,DIR]", f"--format={'|'.join(FORMATS)}|html", "default: markdown", "examples:"):
+    for expected in ("--runs=DIR[,DIR]", f"--format={'|'.join(FORMATS)}|html|npz", "default: markdown", "examples:"):
         assert expected in result.stdout
 
 
@@ -629,8 +738,12 @@ def test_launcher_help_names_flags_and_choices() -> None:
         (["--runs={runs}", "--fromat=csv"], "unknown flag --fromat; did you mean --format?"),
         (
             ["--runs={runs}", "--format=html5"],
-            "--format=html5 is not one of markdown, latex, csv, html; did you mean html?",
+            "--format=html5 is not one of markdown, latex, csv, html, npz; did you mean html?",
         ),
+        (["--runs={runs}", "--format=npz"], "--format=npz is no text; name a file with --out=FILE.npz"),
+        (["--runs={runs}", "--bibliography={tmp}/a.bib"], "--bibliography={tmp}/a.bib goes with --format=latex; "),
+        (["--runs={runs}", "--style=two-column"], "--style=two-column is for --format=latex, --plot and --plots; "),
+        (["--runs={runs}", "--pictures"], "--pictures goes with --format=html; add it"),
         (["--runs={runs}", "--last=0"], "--last=0 is not a positive integer"),
         (["--runs={runs}", "csv"], "unexpected argument 'csv'; "),
         (["--runs={tmp}/none"], "{tmp}/none is not a folder; "),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -30,6 +31,14 @@ _NO_OPENGL = (
 _CAMERAS = ("track", "vil_camera")
 _GOAL_RADIUS = 0.5  # m, of the disc that marks a goal: as near as both kinds of maze ask for
 _RATE = 20.0  # steps per second of the simulators that are drawn here
+
+
+def first_picture(env_id: str, kwargs: Mapping[str, Any] = NO_ARGUMENTS, horizon: int | None = None) -> np.ndarray:
+    """How an episode begins, ``(height, width, 3)`` uint8; arguments and errors as of :func:`filmed`."""
+    scene = filmed(env_id, kwargs, horizon)
+    with closing(scene.simulator):
+        scene.simulator.reset(np.zeros(1, np.uint32))
+        return scene.picture()
 
 
 class Filmed(NamedTuple):

@@ -1,6 +1,7 @@
 """What follows from a suite's numbers over its tasks: aggregates and probabilities of improvement, with intervals."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,8 +15,9 @@ from diffjax.results.statistics import (
     bootstrap_interval,
     improvement_interval,
 )
-from diffjax.results.tables import Column, Table, row_labels, table_labels, values_of
+from diffjax.results.tables import Cell, Column, Row, Table, row_labels, table_labels, values_of
 
+_FEW = 3  # columns that a title names
 AGGREGATES = {
     "mean": "mean",
     "median": "median",
@@ -24,27 +26,96 @@ AGGREGATES = {
 }
 
 
-def task_scores(table: Table, suite: str, protocol: ReportingRule) -> dict[Column, Scores]:
-    """The numbers of each column with two seeds on a task of a suite, by task, of those where all of them have two."""
-    rows, labels = table.suite_rows(suite), row_labels(table.rows)
-    found = {
+@dataclass(frozen=True)
+class Shared:
+    """What columns can be compared by: their numbers on the rows of a suite on which each of them has two seeds.
+
+    ``removed`` are the suite's other rows, each with what the columns lack there. ``left_out`` are columns that have
+    two seeds somewhere, but on fewer rows than these.
+    """
+
+    suite: str
+    scores: Mapping[Column, Scores]
+    removed: Mapping[Row, str]
+    left_out: tuple[str, ...]
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows that all columns have, as text."""
+        return tuple(next(iter(self.scores.values())))
+
+    @property
+    def over(self) -> str:
+        """Of how many of the suite's rows."""
+        return f"{len(self.rows)} of {len(self.rows) + len(self.removed)} rows"
+
+    @property
+    def title(self) -> str:
+        """The suite, and which of its columns are left out, or which are not where those are many."""
+        if len(self.left_out) > _FEW:
+            kept = "column" if len(self.scores) == 1 else f"{len(self.scores)} columns"
+            return f"{self.suite}, the {kept} with the most rows"
+        return f"{self.suite}, without {' and '.join(self.left_out)}" if self.left_out else self.suite
+
+
+def shared_scores(table: Table, suite: str, protocol: ReportingRule) -> tuple[Shared, ...]:
+    """All columns of a suite on the rows that they share, and those with the most rows alone if they share more.
+
+    A column counts that has two seeds on a row of the suite. Empty where nothing is shared.
+    """
+    rows = table.suite_rows(suite)
+    numbers = {
         column: {row: values_of(table.cells.get((row, column)), protocol) for row in rows} for column in table.columns
     }
-    columns = [column for column, values in found.items() if any(len(values[row]) > 1 for row in rows)]
-    shared = [row for row in rows if all(len(found[column][row]) > 1 for column in columns)]
-    names = {row: f"{row.task} ({labels[row]})" for row in shared}
-    return {column: {names[row]: np.array(found[column][row]) for row in shared} for column in columns if shared}
+    counts = {column: sum(len(numbers[column][row]) > 1 for row in rows) for column in table.columns}
+    every = [column for column in table.columns if counts[column]]
+    fullest = [column for column in every if counts[column] == max(counts.values())]
+    names, data = table_labels(table), row_labels(table.rows)
+    labels = {row: f"{row.task} ({data[row]})" for row in rows}
+
+    def shared(columns: Sequence[Column]) -> Shared:
+        kept = [row for row in rows if all(len(numbers[column][row]) > 1 for column in columns)]
+        removed = {row: _lacks(table, row, columns, numbers) for row in rows if row not in kept}
+        scores = {column: {labels[row]: np.array(numbers[column][row]) for row in kept} for column in columns if kept}
+        return Shared(suite, scores, removed, tuple(names[column] for column in every if column not in columns))
+
+    of_all, of_fullest = shared(every), shared(fullest)
+    found = (of_all, of_fullest) if len(of_fullest.removed) < len(of_all.removed) else (of_all,)
+    return tuple(each for each in found if each.scores)
+
+
+def _lacks(
+    table: Table, row: Row, columns: Sequence[Column], numbers: Mapping[Column, Mapping[Row, Sequence[float]]]
+) -> str:
+    """Which columns have no two numbers on a row, and why."""
+    names = table_labels(table)
+    found: dict[str, list[str]] = {}
+    for column in columns:
+        if len(numbers[column][row]) < 2:
+            reason = _lack(table.cells.get((row, column)), len(numbers[column][row]))
+            found.setdefault(reason, []).append(names[column])
+    return ", ".join(f"{', '.join(lacking)} {reason}" for reason, lacking in found.items())
+
+
+def _lack(cell: Cell | None, numbers: int) -> str:
+    """Why a cell has no two numbers."""
+    if cell is None:
+        return "not run"
+    if numbers:
+        return "with one seed"
+    return "failed" if cell.failures and not cell.histories else "without a number"
 
 
 def aggregate_blocks(table: Table, suite: str, protocol: ReportingRule) -> Iterator[Block]:
     """A suite's aggregates over its tasks, and how probably a run of one column beats one of another."""
-    scores = task_scores(table, suite, protocol)
-    if not scores:
-        return
-    columns, names = tuple(scores), table_labels(table)
+    for shared in shared_scores(table, suite, protocol):
+        yield from _blocks(table, shared, protocol)
+
+
+def _blocks(table: Table, shared: Shared, protocol: ReportingRule) -> Iterator[Block]:
+    suite, scores, names = shared.suite, shared.scores, table_labels(table)
+    columns, data = tuple(scores), shared.over
     header = tuple(names[column] for column in columns)
-    shared = len(next(iter(scores.values())))
-    data = f"{shared} of {len(table.suite_rows(suite))} rows"
 
     def entry(found: Interval) -> Entry:
         return Entry(with_interval(*found), mean=found.estimate, low=found.low, high=found.high)
@@ -59,11 +130,13 @@ def aggregate_blocks(table: Table, suite: str, protocol: ReportingRule) -> Itera
         found = improvement_interval(generator(), scores[better], scores[worse]).interval
         return entry(Interval(*(100 * value for value in found)))
 
-    title = f"{suite}, {protocol.title}"
+    title = f"{shared.title}, {protocol.title}"
     lines = tuple(metric(name) for name in METRICS)
-    yield Block(
-        "aggregates", f"Aggregates [95 % interval], {title}", protocol, columns, header, lines, ("aggregate", "over")
+    corner = "aggregate", "over"
+    block = Block(
+        "aggregates", f"Aggregates [95 % interval], {title}", protocol, columns, header, lines, corner, shared.title
     )
+    yield block
     if len(columns) > 1:
         lines = tuple(
             Line(
@@ -73,7 +146,7 @@ def aggregate_blocks(table: Table, suite: str, protocol: ReportingRule) -> Itera
             for row in columns
         )  # fmt: skip
         title = f"Probability of improvement [95 % interval], {title}"
-        yield Block("improvement", title, protocol, columns, header, lines, ("probability, %", "over"))
+        yield replace(block, kind="improvement", title=title, lines=lines, corner=("probability, %", "over"))
 
 
 def generator() -> np.random.Generator:
@@ -83,9 +156,8 @@ def generator() -> np.random.Generator:
 
 def aggregate_notes(table: Table, blocks: Sequence[Block]) -> Iterator[str]:
     """How intervals were made, and which suites and columns have none."""
-    shown = {block.lines[0].suite: block for block in blocks if block.kind == "aggregates"}
-    if shown:
-        protocol = next(iter(shown.values())).protocol
+    protocol = next((block.protocol for block in blocks if block.kind == "aggregates"), None)
+    if protocol is not None:
         yield (
             f"Aggregates and profiles are by {protocol.title}. Aggregates weigh every task alike; intervals by "
             f"{REPETITIONS:,} repetitions of a bootstrap over seeds within each task, too narrow with few seeds. The "
@@ -94,13 +166,39 @@ def aggregate_notes(table: Table, blocks: Sequence[Block]) -> Iterator[str]:
         )
     names = table_labels(table)
     for suite in table.suites:
-        if suite not in shown:
+        found = shared_scores(table, suite, protocol) if protocol is not None else ()
+        if not found:
             yield no_intervals(suite)
             continue
-        rows = table.suite_rows(suite)
-        present = [column for column in table.columns if any((row, column) in table.cells for row in rows)]
-        if lacking := [names[column] for column in present if column not in shown[suite].columns]:
+        yield from (note for shared in found for note in _removed(table, shared))
+        counted = {names[column] for column in found[0].scores} | set(found[0].left_out)
+        present = [
+            column for column in table.columns if any((row, column) in table.cells for row in table.suite_rows(suite))
+        ]
+        if lacking := [names[column] for column in present if names[column] not in counted]:
             yield f"Aggregates of {suite} leave out {', '.join(lacking)}: no task with two seeds."
+
+
+def _removed(table: Table, shared: Shared) -> Iterator[str]:
+    """Which rows aggregates are not over, and which cells took them out."""
+    labels = row_labels(table.rows)
+    if shared.removed:
+        reasons = "; ".join(f"{row.task} ({labels[row]}): {lacks}" for row, lacks in shared.removed.items())
+        yield f"Aggregates of {shared.title} are over {shared.over}, not over {reasons}."
+    if len(shared.left_out) > _FEW:
+        yield f"Aggregates of {shared.title} leave out {', '.join(shared.left_out)}."
+
+
+def lacking_seeds(table: Table, suite: str, protocol: ReportingRule) -> str:
+    """Which columns of a suite have two seeds on how many of its rows."""
+    rows, names = table.suite_rows(suite), table_labels(table)
+    counts = {
+        names[column]: sum(len(values_of(table.cells.get((row, column)), protocol)) > 1 for row in rows)
+        for column in table.columns
+        if any((row, column) in table.cells for row in rows)
+    }
+    found = ", ".join(f"{name} on {count} of {len(rows)}" for name, count in counts.items())
+    return f"Rows of {suite} with two seeds: {found}."
 
 
 def no_intervals(suite: str) -> str:

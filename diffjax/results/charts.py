@@ -179,7 +179,7 @@ def performance_profiles(found: Profiles) -> Chart:
     bands = [Band(column, xs, band.low.tolist(), band.high.tolist()) for column, band in found.bands.items()]
     means = [Curve(column, xs, band.estimate.tolist()) for column, band in found.bands.items()]
     x, y = Axis("normalised score τ", xs[0], xs[-1]), Axis("fraction of runs above τ", 0, 1.02)
-    return Chart(f"{found.suite} ({tasks_text(found.rows)})", x, y, (*bands, *means))
+    return Chart(f"{found.subject} ({tasks_text(found.rows)})", x, y, (*bands, *means))
 
 
 def intervals(metric: Metric) -> Chart:
@@ -187,7 +187,7 @@ def intervals(metric: Metric) -> Chart:
     whiskers = [Whisker(column, level, *interval) for level, (column, interval) in enumerate(metric.intervals.items())]
     low, high = min(each.low for each in whiskers), max(each.high for each in whiskers)
     spare = 0.06 * max(high - low, 1.0)
-    return Chart(f"{metric.suite}: {metric.name}", Axis("", low - spare, high + spare), None, tuple(whiskers))
+    return Chart(f"{metric.subject}: {metric.name}", Axis("", low - spare, high + spare), None, tuple(whiskers))
 
 
 def pareto(points: Sequence[Point], unlike: str) -> Chart:

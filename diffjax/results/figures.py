@@ -12,7 +12,7 @@ import numpy as np
 
 from diffjax.experiment.settings import stands_for
 from diffjax.results import published
-from diffjax.results.aggregates import generator, task_scores
+from diffjax.results.aggregates import generator, shared_scores
 from diffjax.results.page import D4RL, Page
 from diffjax.results.protocols import History
 from diffjax.results.statistics import Band, Interval, profile_band, t_interval
@@ -78,9 +78,12 @@ class Panel:
 
 @dataclass(frozen=True)
 class Profiles:
-    """The fraction of a suite's runs above each threshold, over the rows where all columns have two seeds."""
+    """The fraction of runs above each threshold, over the rows where all columns have two seeds.
 
-    suite: str
+    ``subject``: of which suite, and without which columns.
+    """
+
+    subject: str
     rows: tuple[str, ...]
     thresholds: np.ndarray
     bands: dict[Column, Band]
@@ -88,9 +91,10 @@ class Profiles:
 
 @dataclass(frozen=True)
 class Metric:
-    """An aggregate of a suite: of each column, by its label, an interval."""
+    """An aggregate: of each column an interval. ``subject``: of which suite, and without which columns."""
 
     suite: str
+    subject: str
     name: str
     over: str
     intervals: dict[Column, Interval]
@@ -169,13 +173,13 @@ def profiles(page: Page) -> tuple[Profiles, ...]:
     """The performance profiles of each suite, by the page's headline protocol."""
     found = []
     for suite in page.table.suites:
-        scores = task_scores(page.table, suite, page.options.headline)
-        if scores:
+        for shared in shared_scores(page.table, suite, page.options.headline):
+            scores = shared.scores
             values = np.concatenate([run for tasks in scores.values() for run in tasks.values()])
             low, high = min(0.0, values.min()), max(values.max(), 1.0)
             thresholds = np.linspace(low, high + 0.02 * (high - low), _THRESHOLDS)
             bands = {column: profile_band(generator(), tasks, thresholds) for column, tasks in scores.items()}
-            found.append(Profiles(suite, tuple(next(iter(scores.values()))), thresholds, bands))
+            found.append(Profiles(shared.title, shared.rows, thresholds, bands))
     return tuple(found)
 
 
@@ -192,5 +196,5 @@ def metrics(page: Page) -> tuple[Metric, ...]:
                 and entry.low is not None
                 and entry.high is not None
             }
-            found.append(Metric(line.suite, line.task, line.data, intervals))
+            found.append(Metric(line.suite, block.subject, line.task, line.data, intervals))
     return tuple(found)

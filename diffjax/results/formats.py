@@ -1,7 +1,6 @@
-"""A page of score tables as text: markdown, LaTeX, tidy CSV, and the terminal."""
+"""A page of score tables as text: markdown, tidy CSV, and the terminal; LaTeX stands in ``diffjax.results.latex``."""
 
-import itertools
-import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,19 +10,17 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from diffjax.files import csv_text
-from diffjax.results.page import LEGEND, OTHER, QUICK, RUNNING, SHORT, UNTUNED, Block, Entry, Page, PublishedColumn
+from diffjax.results.latex import latex
+from diffjax.results.page import LEGEND, Block, Entry, Page, PublishedColumn
 from diffjax.results.tables import Column
 
-_LATEX_COLUMNS = 7  # beside task and data: more would shrink below what can be read
-_GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "η": "eta", "κ": "kappa", "λ": "lambda", "ρ": "rho", "σ": "sigma"}
-_LATEX = {
-    **{character: "\\" + character for character in "&%$#_{}"},
-    **{"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"},
-    **{"<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}", "±": "$\\pm$", "–": "--", OTHER: "$\\neq$"},
-    **{letter: f"$\\{name}$" for letter, name in _GREEK.items()},
-    **{"×": "$\\times$", "…": "\\dots{}", "τ": "$\\tau$", "≥": "$\\geq$", "≤": "$\\leq$"},
-    **{UNTUNED: "$^\\dagger$", QUICK: "$^\\ddagger$", SHORT: "$^\\S$", RUNNING: "$^\\P$"},
-}
+_MARKUP = re.compile(
+    r"`|\\(?=[!-/:-@\[-`{-~])"  # code, escapes
+    r"|\*(?=\S)|(?<=\S)\*|(?<!\w)_|_(?!\w)|~~"  # emphasis; a _ within a word is none
+    r"|<(?=[A-Za-z/!?])|&(?=#?\w+;)|\](?=[(\[:])"  # HTML, links
+    r"|^[#>+*-](?=\s)"  # headings, lists
+)
+_FORMULA = "=+-@\t\r"  # what a spreadsheet takes a cell for a formula by
 _SUMMARY = (
     "suite",
     "task",
@@ -55,9 +52,9 @@ def render(page: Page, format_name: str) -> str:
     return FORMATS[format_name](page)
 
 
-def grid(block: Block, of: Callable[[Entry], str] = lambda entry: entry.text) -> list[list[str]]:
+def grid(block: Block) -> list[list[str]]:
     """The places of a block as text, the header first."""
-    lines = [[line.task, line.data, *map(of, line.entries)] for line in block.lines]
+    lines = [[line.task, line.data, *(entry.text for entry in line.entries)] for line in block.lines]
     return [[*block.corner, *block.header], *lines]
 
 
@@ -65,87 +62,52 @@ def _markdown(page: Page) -> str:
     """A pipe table under each protocol, and the notes; columns are padded to read as plain text."""
     parts = []
     for block in page.blocks:
-        lines = [[text.replace("|", "\\|") for text in line] for line in grid(block, _bold_markdown)]
+        header = list(map(escaped, (*block.corner, *block.header)))
+        body = [[escaped(row.task), escaped(row.data), *map(_markdown_entry, row.entries)] for row in block.lines]
+        lines = [[text.replace("|", "\\|") for text in texts] for texts in (header, *body)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         rule = [f"{'':-<{width}}" for width in widths[:2]] + [f"{':':->{width}}" for width in widths[2:]]
-        parts.append(f"### {block.title}\n")
-        for line in [lines[0], rule, *lines[1:]]:
+        parts.append(f"### {escaped(block.title)}\n")
+        for texts in [lines[0], rule, *lines[1:]]:
             padded = [
                 f"{text:{'<' if index < 2 else '>'}{width}}"
-                for index, (text, width) in enumerate(zip(line, widths, strict=True))
+                for index, (text, width) in enumerate(zip(texts, widths, strict=True))
             ]
             parts.append("| " + " | ".join(padded) + " |")
         parts.append("")
-    parts.append("\n".join(f"- {note}" for note in page.notes) + "\n")
+    parts.append("\n".join(f"- {escaped(note)}" for note in page.notes) + "\n")
     return "\n".join(parts)
 
 
-def _bold_markdown(entry: Entry) -> str:
+def _markdown_entry(entry: Entry) -> str:
+    """A number's remark is of our own making; that of a missing one may hold anything."""
+    if entry.mean is None:
+        return replace(entry, remark=escaped(entry.remark)).text
     return replace(entry, shown=f"**{entry.shown}**").text if entry.is_best else entry.text
 
 
-def _latex(page: Page) -> str:
-    """``table`` environments to be input, a block in as many as its columns need; one still too wide shrinks."""
-    parts = ["% Needs \\usepackage{booktabs} and \\usepackage{graphicx}."]
-    for block in itertools.chain.from_iterable(map(_parts, page.blocks)):
-        header = " & ".join(map(_latex_text, [*block.corner, *block.header]))
-        parts += [
-            "",
-            "\\begin{table}",
-            "\\centering",
-            f"\\caption{{{_latex_text(block.title)}.}}",
-            "\\small",
-            "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
-            f"\\begin{{tabular}}{{ll{'r' * len(block.columns)}}}",
-            "\\toprule",
-            f"{header} \\\\",
-        ]
-        above = ""
-        for line in block.lines:
-            rule = ["\\addlinespace[2pt]"] if line.kind == "average" and above in ("row", "printed") else []
-            rule = ["\\midrule"] if not above or (above == "average" and line.kind == "row") else rule
-            texts = [_latex_text(line.task), _latex_text(line.data), *map(_latex_entry, line.entries)]
-            parts += [*rule, " & ".join(texts) + " \\\\"]
-            above = line.kind
-        parts += [
-            "\\bottomrule",
-            "\\end{tabular}}",
-            "\\end{table}",
-        ]
-    parts += ["", "{\\footnotesize\\noindent", *(f"{_latex_text(note)}\\par" for note in page.notes), "}"]
-    return "\n".join(parts) + "\n"
-
-
-def _parts(block: Block) -> Iterator[Block]:
-    """A block as blocks of few columns, as even as can be."""
-    count = math.ceil(len(block.columns) / _LATEX_COLUMNS)
-    bounds = [round(index * len(block.columns) / count) for index in range(count + 1)]
-    for number, (start, end) in enumerate(itertools.pairwise(bounds), start=1):
-        yield replace(
-            block,
-            title=block.title if count == 1 else f"{block.title} (part {number} of {count})",
-            columns=block.columns[start:end],
-            header=block.header[start:end],
-            lines=tuple(replace(line, entries=line.entries[start:end]) for line in block.lines),
-        )
-
-
-def _latex_entry(entry: Entry) -> str:
-    """The number in math mode, for its minus sign; bold where it is among the best."""
-    if not entry.shown:
-        return _latex_text(entry.remark)
-    math = entry.shown.replace("±", "\\pm").replace(" [", "~[")
-    shown = f"$\\mathbf{{{math}}}$" if entry.is_best else f"${math}$"
-    return " ".join(filter(None, (shown, _latex_text(entry.remark))))
-
-
-def _latex_text(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+def escaped(text: str) -> str:
+    """Text of one line that markdown shows as it is; what it would show so in any case stays as it is."""
+    return _MARKUP.sub(r"\\\g<0>", re.sub(r"\s*[\r\n]+\s*", " ", text))
 
 
 def _csv(page: Page) -> str:
-    """One line per row, column and protocol, full precision; an average's task is its label."""
-    return csv_text([_SUMMARY, *_csv_rows(page)])
+    """One line per row, column and protocol, full precision; an average's task is its label.
+
+    Text that a spreadsheet would take for a formula begins with a ``'``, which spreadsheets do not show.
+    """
+    return csv_text([_SUMMARY, *([_defused(value) for value in row] for row in _csv_rows(page))])
+
+
+def _defused(value: Any) -> Any:
+    """A value of a cell; a number is one, as text too."""
+    if not isinstance(value, str) or value[:1] not in tuple(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def _csv_rows(page: Page) -> Iterator[tuple[Any, ...]]:
@@ -194,4 +156,4 @@ def print_page(page: Page, console: Console | None = None) -> None:
         console.print(Text(note, style="dim"))
 
 
-FORMATS: Mapping[str, Callable[[Page], str]] = {"markdown": _markdown, "latex": _latex, "csv": _csv}
+FORMATS: Mapping[str, Callable[[Page], str]] = {"markdown": _markdown, "latex": latex, "csv": _csv}

@@ -20,6 +20,7 @@ from diffjax.results.page import (
     SHORT,
     SPREAD_LABELS,
     STANDARD,
+    STYLES,
     UNTUNED,
     Block,
     Entry,
@@ -50,7 +51,12 @@ def lay_out(table: Table, options: Options) -> Page:
     Raises:
       UserError: an option has an unknown value, or a baseline has no published number.
     """
-    for name, value, known in (("spread", options.spread, SPREAD_LABELS), ("bold", options.bold, BOLD)):
+    checked = (
+        ("spread", options.spread, SPREAD_LABELS),
+        ("bold", options.bold, BOLD),
+        ("style", options.style, STYLES),
+    )
+    for name, value, known in checked:
         if value not in known:
             raise unknown_name(name, value, known)
     chosen = options.chosen()
@@ -83,14 +89,17 @@ def _block(table: Table, protocol: ReportingRule, options: Options) -> Block:
         rows = table.suite_rows(suite)
         for row in rows:
             entries = tuple(_entry(table, row, column, protocol, options) for column in columns)
-            lines.append(Line("row", suite, row.task, data[row], row, entries))
+            family = _family(row.task)
+            lines.append(Line("row", suite, row.task, data[row], row, entries, family))
             if protocol.name == PAPER:
-                lines += reported_lines(table, (row,), options)
+                lines += reported_lines(table, (row,), options, family)
         for label, members in _averages(suite, rows):
             entries = tuple(_average(table, members, column, protocol, options) for column in columns)
-            lines.append(Line("average", suite, label, _data_labels(members), None, entries))
+            families = {_family(row.task) for row in members}
+            family = min(families) if len(families) == 1 else ""
+            lines.append(Line("average", suite, label, _data_labels(members), None, entries, family))
             if protocol.name == PAPER:
-                lines += reported_lines(table, members, options)
+                lines += reported_lines(table, members, options, family)
     lines = [replace(line, entries=_bold(line.entries, options)) for line in lines]
     subject = table.ablation.title if table.ablation else "Normalised score"
     return Block("scores", f"{subject}, {protocol.title}", protocol, columns, header, tuple(lines))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from diffjax.results import published
 from diffjax.results.protocols import DEFAULT, PAPER, ReportingRule, chosen_protocols
@@ -28,13 +28,40 @@ SPREAD_LABELS = {
     "none": "",
 }
 BOLD = {
-    "5%": "Bold: within 5 % of the best number of its line.",
+    "5%": (
+        "Bold: at least b - 0.05 |b|, where b is the highest number of its line, before rounding. Published numbers of "
+        "other data (≠) take no part, and a line with a single number has no bold."
+    ),
     "significance": (
-        "Bold: the best number of its line and those not significantly worse (Welch's test over seeds, Holm's "
-        "correction, alpha = 0.05); where there is no test, nothing is bold but the best."
+        "Bold: the highest mean of its line, and every mean that is not significantly lower: p > 0.05 in Welch's "
+        "two-sided t-test over seeds against the highest, after Holm's correction over the line. Means of one seed are "
+        "not tested, and not bold unless the highest; averages and published numbers take no part, and a line with a "
+        "single number has no bold."
     ),
     "none": "",
 }
+
+
+class Style(NamedTuple):
+    """What tables and figures are made for.
+
+    ``figure_inches``: how wide figures are, None for as wide as their panels need; ``across``: how many panels stand in
+    a line at most, 0 for as many as there is reason for. ``text_points``: how wide tables are, in TeX's points.
+    """
+
+    label: str
+    figure_inches: float | None
+    across: int
+    font_points: float
+    text_points: float
+
+
+STYLES = {
+    "free": Style("figures as wide as they need, tables that fit every page", None, 0, 11.0, 345.0),
+    "one-column": Style("a paper of one column, 5.5 inches wide", 5.5, 3, 8.0, 397.0),
+    "two-column": Style("a paper of two columns: figures fit one (3.25 inches), tables take both", 3.25, 2, 7.0, 487.0),
+}
+"""For which paper figures and LaTeX are made (``--style``); the width of ``free`` is that of LaTeX's own classes."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +80,7 @@ class Options:
     baselines: tuple[str, ...] = ()
     unverified: bool = False
     statistics: bool = False
+    style: str = "free"
 
     def chosen(self) -> tuple[ReportingRule, ...]:
         """The protocols of the page's blocks; the papers' own first where published numbers are shown."""
@@ -125,7 +153,7 @@ BlockKind = Literal["scores", "aggregates", "improvement"]
 class Line:
     """Entries of a row, of an average, of what a paper prints for the line above, or of an aggregate.
 
-    ``row`` is None unless it is a row's.
+    ``row`` is None unless it is a row's. ``family`` is that of the task, or of all an average's.
     """
 
     kind: LineKind
@@ -134,6 +162,7 @@ class Line:
     data: str
     row: Row | None
     entries: tuple[Entry, ...]
+    family: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,6 +177,7 @@ class Block:
     header: tuple[str, ...]
     lines: tuple[Line, ...]
     corner: tuple[str, str] = ("task", "data")
+    subject: str = ""  # of aggregates: a suite, and which of its columns are left out
 
     @property
     def entries(self) -> Iterator[Entry]:

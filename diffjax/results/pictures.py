@@ -7,6 +7,7 @@ matplotlib's own defaults with ours, is drawn in memory, and a ``$`` in a name i
 import io
 import logging
 import os
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,11 +27,12 @@ INSTALL = 'install it with pip install "diffjax[plots]"'
 # Okabe and Ito's palette, told apart with every kind of colour vision; its yellow is too faint for a line.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 BLUE, VERMILION = COLORS[:2]
-_LETTER = 0.085  # inches, of the legend's font, about
+_LETTER = 0.0077  # inches for each point of a font's size, about
+_LINE = 0.0205  # inches from one line of text to the next, likewise
 _LINES = dict(zip(LINES, ("-", "--", "-.", ":"), strict=True))
 _SHAPES = dict(zip(MARKERS, ("o", "s", "^", "D", "v", "P", "X"), strict=True))
 _RC: dict[Any, Any] = {
-    "font.size": 11,
+    "axes.titlesize": "medium",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "pdf.fonttype": 42,
@@ -93,15 +95,21 @@ def check_matplotlib(flag: str) -> None:
 
 
 @contextmanager
-def style(flag: str) -> Iterator[None]:
+def style(flag: str, font_points: float = 11.0) -> Iterator[None]:
     """The style of every file; raises ``UserError`` that names the flag without matplotlib."""
     check_matplotlib(flag)
     import matplotlib
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)
+        matplotlib.rcParams.update(_RC | {"font.size": font_points, "savefig.dpi": 1760 / font_points})
         yield
+
+
+def _font_points() -> float:
+    import matplotlib
+
+    return float(matplotlib.rcParams["font.size"])
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -118,7 +126,7 @@ def drawn(figure: "Figure", format_name: str) -> bytes:
     """A figure as the content of a file, which depends on nothing but the figure."""
     picture = io.BytesIO()
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format_name)
-    figure.savefig(picture, format=format_name, dpi=160, metadata=undated)
+    figure.savefig(picture, format=format_name, metadata=undated)
     return picture.getvalue()
 
 
@@ -139,23 +147,45 @@ def write_figure(figure: "Figure", path: str | Path) -> None:
 
 def line_style(found: Style) -> dict[str, Any]:
     """A column's line, in matplotlib's words."""
-    return {"color": COLORS[found.color], "linestyle": _LINES[found.line], "linewidth": 1.8} | marker_style(found)
+    width = 0.164 * _font_points()
+    return {"color": COLORS[found.color], "linestyle": _LINES[found.line], "linewidth": width} | marker_style(found)
 
 
 def marker_style(found: Style) -> dict[str, Any]:
     """A column's marker, in matplotlib's words."""
-    return {"color": COLORS[found.color], "marker": _SHAPES[found.marker], "markersize": 4}
+    return {"color": COLORS[found.color], "marker": _SHAPES[found.marker], "markersize": 0.37 * _font_points()}
 
 
-def panel_grid(count: int, most: int = 3, height: float = 3.4) -> "tuple[Figure, list[Axes]]":
-    """A figure with so many panels, at most ``most`` in a line, and room for a legend below."""
+def panel_grid(
+    count: int, most: int = 3, height: float = 3.4, width: float | None = None
+) -> "tuple[Figure, list[Axes]]":
+    """A figure with so many panels, at most ``most`` in a line, each so high; :func:`add_legend` makes it higher.
+
+    ``width``: of the figure; without it, what the panels need.
+    """
     across = min(most, count)
     down = -(-count // across)
-    figure = new_figure(max(5.2, 4.4 * across), height * down + 0.8)
+    figure = new_figure(width or max(5.2, 4.4 * across), height * down)
     found = figure.subplots(down, across, squeeze=False).flatten()
     for panel in found[count:]:
         panel.set_axis_off()
     return figure, list(found[:count])
+
+
+def wrapped(figure: "Figure", text: str) -> str:
+    """Text in as many lines as the width of a figure asks for."""
+    return textwrap.fill(text, int(figure.get_figwidth() / (_LETTER * _font_points())) - 4)
+
+
+def add_title(figure: "Figure", panel: "Axes", title: str) -> None:
+    """A title above a panel, in as many lines as keep it within the panel's own width."""
+    spec = panel.get_subplotspec()
+    across = spec.get_gridspec().ncols if spec is not None else 1
+    letter = _LETTER * _font_points()
+    width = figure.get_figwidth() / across - 10 * letter  # beside it stand the numbers of the axis
+    letters = max(8, int(width / letter))
+    parts = [title] if len(title) <= letters else re.split(r" (?=\()", title)
+    panel.set_title("\n".join(textwrap.fill(part, letters) for part in parts))
 
 
 def log_scale(panel: "Axes", low: float, high: float, axis: str = "x") -> None:
@@ -168,16 +198,20 @@ def log_scale(panel: "Axes", low: float, high: float, axis: str = "x") -> None:
 
 
 def add_legend(figure: "Figure", title: str) -> None:
-    """One legend for all panels, below them."""
+    """One legend for all panels, below them: the figure becomes higher by it, and no name is broken."""
     lines = {line.get_label(): line for panel in figure.axes for line in panel.get_lines()}
     shown = {str(name): line for name, line in lines.items() if not str(name).startswith("_")}
-    width = figure.get_figwidth() - 0.4
-    across = int(width / (_LETTER * max(map(len, shown)) + 0.7))
+    letter, line = _LETTER * _font_points(), _LINE * _font_points()
+    width = figure.get_figwidth() - 4 * letter
+    title = wrapped(figure, title)
+    across = max(1, min(len(shown), int(width / (letter * (max(map(len, shown)) + 7)))))
+    lines_below = -(-len(shown) // across) + (title.count("\n") + 1 if title else 0) + 1
+    figure.set_figheight(figure.get_figheight() + line * lines_below)
     figure.legend(
         shown.values(),
         shown.keys(),
         loc="outside lower center",
-        ncols=max(1, min(len(shown), across)),
+        ncols=across,
         frameon=False,
-        title=textwrap.fill(title, int(width / _LETTER)),
+        title=title,
     )

@@ -9,10 +9,12 @@ from diffjax.files import check_parent
 from diffjax.results import charts, figures
 from diffjax.results.charts import Band, Chart, Curve, Front, Layer, Mark, Reference, Runs, Style, Whisker
 from diffjax.results.latency import TradeOff
-from diffjax.results.page import OTHER, Page
+from diffjax.results.page import OTHER, STYLES, Page
+from diffjax.results.page import Style as PaperStyle
 from diffjax.results.pictures import (
     FORMATS,
     add_legend,
+    add_title,
     check_matplotlib,
     check_plot_path,
     drawn,
@@ -21,6 +23,7 @@ from diffjax.results.pictures import (
     marker_style,
     panel_grid,
     style,
+    wrapped,
     write_figure,
     write_picture,
 )
@@ -42,14 +45,14 @@ def check_folder(path: str) -> None:
     check_matplotlib("plots")
 
 
-def plot_curves(table: Table, path: str | Path) -> None:
-    """Write the learning curves as PNG, SVG or PDF.
+def plot_curves(table: Table, path: str | Path, look: str = "free") -> None:
+    """Write the learning curves as PNG, SVG or PDF, for one of ``STYLES``.
 
     Raises ``UserError`` for another ending, without matplotlib, or if no run has been evaluated.
     """
     check_plot_path(path)
-    with style("plot"):
-        figure = curves_figure(table)
+    with style("plot", STYLES[look].font_points):
+        figure = curves_figure(table, STYLES[look])
         if figure is None:
             raise UserError("no run has been evaluated yet, so there is no curve to plot")
         write_figure(figure, path)
@@ -60,9 +63,10 @@ def plot_all(page: Page, trade_off: TradeOff | None, path: str | Path) -> list[P
 
     Raises ``UserError`` without matplotlib, or if there is nothing to draw.
     """
-    with style("plots"):
+    look = STYLES[page.options.style]
+    with style("plots", look.font_points):
         found: dict[str, Figure | None] = {
-            CURVES: curves_figure(page.table),
+            CURVES: curves_figure(page.table, look),
             PROFILES: profiles_figure(page),
             AGGREGATES: aggregates_figure(page),
             PARETO: pareto_figure(page, trade_off) if trade_off is not None else None,
@@ -82,11 +86,12 @@ def plot_all(page: Page, trade_off: TradeOff | None, path: str | Path) -> list[P
     return [folder / name for name in pictures]
 
 
-def curves_figure(table: Table) -> "Figure | None":
+def curves_figure(table: Table, look: PaperStyle) -> "Figure | None":
     """A panel of learning curves per row, None where no run has been evaluated."""
     return _figure(
         [charts.learning_curves(panel) for panel in figures.panels(table)],
         table,
+        look,
         "mean over seeds in its 95 % interval by Student's t",
     )
 
@@ -96,6 +101,7 @@ def profiles_figure(page: Page) -> "Figure | None":
     return _figure(
         [charts.performance_profiles(each) for each in figures.profiles(page)],
         page.table,
+        STYLES[page.options.style],
         f"{page.options.headline.title}; band: 95 % at each τ, bootstrap over seeds",
     )
 
@@ -107,7 +113,8 @@ def pareto_figure(page: Page, trade_off: TradeOff) -> "Figure | None":
     notes = [charts.tasks_text(trade_off.rows), page.options.headline.title]
     notes += ["black edge: on the Pareto front"] if any(point.is_front for point in trade_off.points) else []
     notes += [f"{OTHER} timed otherwise than scored"] if not all(point.is_alike for point in trade_off.points) else []
-    return _figure([charts.pareto(trade_off.points, OTHER)], page.table, "; ".join(notes))
+    look = STYLES[page.options.style]
+    return _figure([charts.pareto(trade_off.points, OTHER)], page.table, look, "; ".join(notes))
 
 
 def aggregates_figure(page: Page) -> "Figure | None":
@@ -116,34 +123,41 @@ def aggregates_figure(page: Page) -> "Figure | None":
     if not found:
         return None
     names, looks = table_labels(page.table), charts.styles(page.table.columns)
+    look = STYLES[page.options.style]
+    across = min(look.across, 2) or 4  # of four metrics, so that the panels of a line have the same columns
     most = max(len(chart.layers) for chart in found)
-    figure, places = panel_grid(len(found), most=4, height=1.3 + 0.26 * most)
-    for place, chart in zip(places, found, strict=True):
+    height = look.font_points * (0.11 + 0.024 * most)
+    figure, places = panel_grid(len(found), across, height, look.figure_inches)
+    for number, (place, chart) in enumerate(zip(places, found, strict=True)):
         _draw(place, chart, names, looks)
         place.set_ylim(len(chart.layers) - 0.4, -0.6)
-        place.set_yticks(range(len(chart.layers)), [names[column] for column in charts.columns_of([chart])])
-        place.set_title(chart.title, fontsize=10)
+        labels = [names[column] for column in charts.columns_of([chart])]
+        place.set_yticks(range(len(chart.layers)), labels if number % across == 0 else [""] * len(labels))
+        add_title(figure, place, chart.title)
         place.grid(axis="x", alpha=0.3)
     label = f"normalised score, {page.options.headline.title}; 95 % interval by a bootstrap over seeds"
-    figure.supxlabel(label, fontsize=11)
+    figure.supxlabel(wrapped(figure, label), fontsize="medium")
     return figure
 
 
-def _figure(found: list[Chart], table: Table, note: str) -> "Figure | None":
-    """Charts of one kind as panels with one vertical label and one legend, None without a chart."""
+def _figure(found: list[Chart], table: Table, look: PaperStyle, note: str) -> "Figure | None":
+    """Charts of one kind as panels with their vertical label on the left and one legend, None without a chart."""
     if not found:
         return None
-    figure, places = panel_grid(len(found))
+    across = look.across or 3
+    height = 3.4 if look.figure_inches is None else 0.3 + 0.75 * look.figure_inches / max(1.5, min(across, len(found)))
+    figure, places = panel_grid(len(found), across, height, look.figure_inches)
     names, looks = table_labels(table), charts.styles(table.columns)
-    for place, chart in zip(places, found, strict=True):
+    for number, (place, chart) in enumerate(zip(places, found, strict=True)):
         assert chart.y is not None
         _draw(place, chart, names, looks)
         place.set_ylim(chart.y.low, chart.y.high)
         place.set_yticks(chart.y.ticks(most=7), map(charts.short, chart.y.ticks(most=7)))
         place.set_xlabel(chart.x.label)
-        place.set_title(chart.title, fontsize=11)
+        if number % across == 0:
+            place.set_ylabel(chart.y.label)
+        add_title(figure, place, chart.title)
         place.grid(alpha=0.3)
-        figure.supylabel(chart.y.label, fontsize=11)
     add_legend(figure, note)
     return figure
 
@@ -174,9 +188,11 @@ def _draw_layer(place: "Axes", layer: Layer, names: Mapping[Column, str], looks:
             place.plot(xs, ys, color=_FRONT, linewidth=1.4)
         case Whisker(column, level, estimate, low, high):
             look = marker_style(looks[column])
-            place.plot([low, high], [level, level], color=look["color"], linewidth=2.6)
-            place.plot(estimate, level, **look, linestyle="none")
+            place.plot([low, high], [level, level], color=look["color"], linewidth=2.2)
+            edge = {"markersize": 1.6 * look["markersize"], "markeredgecolor": "white", "markeredgewidth": 0.5}
+            place.plot(estimate, level, **look | edge, linestyle="none")
         case Mark(column, time, score, remark, is_ringed):
-            look = marker_style(looks[column]) | {"markersize": 8}
+            look = marker_style(looks[column])
+            look |= {"markersize": 2 * look["markersize"]}
             look |= {"markeredgecolor": "black", "markeredgewidth": 1.4} if is_ringed else {}
             place.plot(time, score, **look, linestyle="none", label=names[column] + remark)

@@ -60,7 +60,7 @@ def published_entry(row: Row, method: str, options: Options) -> Entry:
     known = (published.preferred(method, task, options.unverified) for task in stands_for(row.task))
     found = next(filter(None, known), None)
     if found is None:
-        return Entry(remark="not published")
+        return Entry(remark=_absence(row, method))
     entry = _marked(
         found.mean,
         _data_mark(row, found.task, found.data_version),
@@ -76,6 +76,12 @@ def published_entry(row: Row, method: str, options: Options) -> Entry:
         return replace(entry, seeds=found.seeds)
     shown = with_spread(found.mean, found.spread)
     return replace(entry, shown=shown, spread=found.spread, spread_kind=found.spread_kind, seeds=found.seeds)
+
+
+def _absence(row: Row, method: str) -> str:
+    """Why a row has no published number: it is printed but was not readable, or it is not."""
+    found = {published.absence(method, task) for task in stands_for(row.task)}
+    return published.NOT_READABLE if published.NOT_READABLE in found else published.NOT_PUBLISHED
 
 
 def _data_mark(row: Row, task: str, version: str) -> str:
@@ -105,7 +111,10 @@ def published_average(rows: Sequence[Row], method: str, options: Options) -> Ent
     means = [entry.mean for entry in entries if entry.mean is not None]
     if not means:
         found = _printed_average(rows, method, options)
-        return _as_entry(found, rows) if found is not None else Entry(remark="not published")
+        if found is not None:
+            return _as_entry(found, rows)
+        absences = [entry.remark for entry in entries]
+        return Entry(remark=published.NOT_READABLE if published.NOT_READABLE in absences else published.NOT_PUBLISHED)
     if len(means) < len(rows):
         return Entry(remark=f"{len(means)} of {len(rows)} rows")
     mean = statistics.fmean(means)
@@ -143,7 +152,7 @@ def _as_entry(printed: published.Average, rows: Sequence[Row]) -> Entry:
     return _marked(printed.value, mark, not printed.verified, source=printed.table, rule=printed.protocol)
 
 
-def reported_lines(table: Table, rows: Sequence[Row], options: Options) -> list[Line]:
+def reported_lines(table: Table, rows: Sequence[Row], options: Options, family: str = "") -> list[Line]:
     """What the paper of an ablation prints for a row's task, or as the average of exactly these tasks."""
     if table.ablation is None or not options.published:
         return []
@@ -160,8 +169,8 @@ def reported_lines(table: Table, rows: Sequence[Row], options: Options) -> list[
     mark = "" if all(is_d4rl(row.dataset) for row in rows) else f"{OTHER} {D4RL}"
 
     found = (printed.get(column.setting) for column in table.columns)
-    entries = tuple(Entry(remark="not published") if score is None else _marked(score, mark) for score in found)
-    return [Line("printed", rows[0].suite, "published", D4RL, None, entries)]
+    entries = tuple(Entry(remark=published.NOT_PUBLISHED) if score is None else _marked(score, mark) for score in found)
+    return [Line("printed", rows[0].suite, "published", D4RL, None, entries, family)]
 
 
 def printed_scores(ablation: ablations.Ablation, task: str = "", group: str = "") -> tuple[float | None, ...]:
@@ -210,10 +219,12 @@ def published_notes(blocks: Sequence[Block]) -> Iterator[str]:
                 chosen = " / ".join(SELECTION_RULES.get(rule, "a rule that is not stated") for rule in rules)
                 yield f"{column.label}: {places}; mean{over}, {spread}; by {chosen}."
             tasks = [line.task for line, entry in zip(block.lines, entries, strict=True) if entry.mean is None]
-            reasons = [published.reason(column.method, task) for task in ("*", *tasks)]
-            if any(entry.text == "not published" for entry in entries):
-                for reason in dict.fromkeys(filter(None, reasons)):
-                    yield f"{column.label}, not published: {reason}."
+            if any(entry.text in (published.NOT_PUBLISHED, published.NOT_READABLE) for entry in entries):
+                reasons: dict[str, str] = {}
+                for task in ("*", *tasks):
+                    if (reason := published.reason(column.method, task)) is not None:
+                        reasons.setdefault(reason, published.absence(column.method, task))
+                yield from (f"{column.label}, {absence}: {reason}." for reason, absence in reasons.items())
     for source in map(published.sources().__getitem__, shown):
         if source.note:
             yield f"{source.source}: {source.note}."

@@ -12,10 +12,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+
 from diffjax.errors import UserError
 from diffjax.experiment import ablations
 from diffjax.records.folder import Results, first_difference
 from diffjax.records.schema import Config, Evaluation, MetricsRecord, RunId, RunStatus
+from diffjax.results.arrays import CellScores, TableScores
 from diffjax.results.protocols import History, ReportingRule
 from diffjax.tasks.registry import tasks
 
@@ -127,6 +130,31 @@ def average(table: Table, rows: Iterable[Row], column: Column, protocol: Reporti
     """The mean of the rows' means, or None where one has none: other tasks, another average."""
     found = [values_of(table.cells.get((row, column)), protocol) for row in rows]
     return statistics.fmean(map(statistics.fmean, found)) if found and all(found) else None
+
+
+def run_scores(table: Table, protocols: Sequence[ReportingRule]) -> TableScores:
+    """The scores behind a table, by the labels of its columns and rows (``maze (mini)``)."""
+    names, data = table_labels(table), row_labels(table.rows)
+    tasks = {row: f"{row.task} ({data[row]})" for row in table.rows}
+    cells = {
+        (names[column], tasks[row]): _cell_scores(cell.histories, protocols)
+        for (row, column), cell in table.cells.items()
+        if cell.histories
+    }
+    chosen = tuple(protocol.name for protocol in protocols)
+    return TableScores(tuple(names[column] for column in table.columns), tuple(tasks.values()), chosen, cells)
+
+
+def _cell_scores(histories: Sequence[History], protocols: Sequence[ReportingRule]) -> CellScores:
+    steps = sorted({step for history in histories for step in history.steps})
+    scores = np.full((len(histories), len(steps)), np.nan)
+    for run, history in enumerate(histories):
+        scores[run, np.searchsorted(steps, history.steps)] = history.scores
+    numbers = {
+        protocol.name: np.array([protocol.select(history) for history in histories], float) for protocol in protocols
+    }
+    seeds = np.array([history.seed for history in histories])
+    return CellScores(seeds, np.array(steps), scores, numbers)
 
 
 def build_table(results: Iterable[Results]) -> Table:

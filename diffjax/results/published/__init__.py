@@ -13,6 +13,7 @@ places print different numbers for what seems to be the same, both have a line, 
 import csv
 import fnmatch
 import importlib.resources
+import re
 import tomllib
 from collections.abc import Mapping
 from functools import cache
@@ -22,6 +23,7 @@ from typing import NamedTuple
 VERIFIED = ("yes", "mean only", "no")  # the surest first
 KINDS = ("table", "list", "rerun")  # likewise
 NOTHING_READ = "no score was found that could be verified"
+NOT_PUBLISHED, NOT_READABLE = "not published", "not readable"
 
 
 class Source(NamedTuple):
@@ -123,6 +125,14 @@ class Timing(NamedTuple):
     hardware: str
     table: str
     note: str
+
+
+class Paper(NamedTuple):
+    """An entry of ``papers.bib``, and the methods whose numbers it stands for, as tables call them."""
+
+    key: str
+    entry: str
+    methods: tuple[str, ...]
 
 
 class Curve(NamedTuple):
@@ -234,10 +244,29 @@ def reason(method: str, task: str = "*") -> str | None:
 
     A method of which nothing was read needs no line in ``reasons.csv``.
     """
-    for row in _rows("reasons.csv"):
-        if row["method"] == method and fnmatch.fnmatchcase(task, row["tasks"]):
-            return row["reason"]
+    found = _line_of_absence(method, task)
+    if found is not None:
+        return found["reason"]
     return None if any(score.method == method for score in scores()) else NOTHING_READ
+
+
+@cache
+def absence(method: str, task: str = "*") -> str:
+    """What is to be said where a method has no score that was read: ``NOT_READABLE`` of a number that is printed.
+
+    Printed is what is remembered, and what ``reasons.csv`` says was not readable; on a task that nobody prints a score
+    of, nothing is.
+    """
+    if any((score.method, score.task) == (method, task) for score in scores(unverified=True)):
+        return NOT_READABLE
+    found = _line_of_absence(method, task)
+    known = task == "*" or any(score.task == task for score in scores(unverified=True))
+    return found["absence"] if known and found is not None else NOT_PUBLISHED
+
+
+def _line_of_absence(method: str, task: str) -> Mapping[str, str] | None:
+    lines = (row for row in _rows("reasons.csv") if row["method"] == method)
+    return next((row for row in lines if fnmatch.fnmatchcase(task, row["tasks"])), None)
 
 
 @cache
@@ -275,6 +304,24 @@ def timings() -> tuple[Timing, ...]:
         )
         for row in _rows("timings.csv")
     )
+
+
+@cache
+def papers() -> Mapping[str, Paper]:
+    """Papers by their BibTeX key, in the order of ``papers.bib``."""
+    found = []
+    for entry in re.findall(r"^@.*?^}\n", _text("papers.bib"), re.DOTALL | re.MULTILINE):
+        (key,) = re.findall(r"@\w+\{(\w+),", entry)
+        methods = re.findall(r"^ +diffjax = \{(.*)\},\n", entry, re.MULTILINE)
+        plain = re.sub(r"^ +diffjax = .*\n", "", entry, flags=re.MULTILINE)
+        found.append(Paper(key, plain, tuple(methods[0].split(", ")) if methods else ()))
+    return MappingProxyType({paper.key: paper for paper in found})
+
+
+@cache
+def key(method: str) -> str | None:
+    """The BibTeX key of the paper of a method, None where there is none."""
+    return next((paper.key for paper in papers().values() if method in paper.methods), None)
 
 
 @cache

@@ -2,20 +2,22 @@
 
 import importlib.resources
 from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from diffjax.results import charts
 from diffjax.results.latency import TradeOff
 from diffjax.results.page import Page
 from diffjax.results.report import provenance, scores, sections
-from diffjax.results.report.markup import Markup, element, join
+from diffjax.results.report.markup import Markup, element, join, toggle_rules
 from diffjax.results.tables import table_labels
 
 # Nothing is ever fetched, whatever a page should come to hold.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
-def render(page: Page, trade_off: TradeOff | None = None) -> str:
-    """The page of a table (with ``statistics``) as one HTML file."""
+def render(page: Page, trade_off: TradeOff | None = None, pictures: Mapping[str, bytes] = MappingProxyType({})) -> str:
+    """The page of a table (with ``statistics``) as one HTML file; ``pictures`` are PNG files of tasks, by task."""
     table, names = page.table, table_labels(page.table)
     styles = charts.styles(table.columns)
     parts = {
@@ -25,17 +27,20 @@ def render(page: Page, trade_off: TradeOff | None = None) -> str:
         "Performance profiles": sections.performance_profiles(page, styles, names),
         **({"Latency and score": sections.latency(trade_off, page, styles, names)} if trade_off else {}),
         "Hyper-parameters": provenance.hyper_parameters(table),
-        "Environments and data": join(provenance.data(table), provenance.runs(table), provenance.versions(table)),
-        "Failures": provenance.failures(table),
-        "Notes": provenance.bullets(page.remarks),
+        "Environments and data": join(provenance.drawings(pictures), provenance.data(table)),
+        "Runs and commands": join(provenance.runs(table), provenance.versions(table)),
+        "Unfinished and failed runs": provenance.unfinished(table),
+        "Notes": provenance.bullets(page.remarks, "note"),
     }
+    toggled = scores.toggle_names(page)
+    rules = [toggle_rules(name, toggled) for name in (scores.SECTION, sections.CURVES, sections.PROFILES)]
     ids = {title: title.lower().replace(" ", "-") for title in parts}
     title = _title(page)
     links = (element("li", element("a", name, href=f"#{ids[name]}")) for name in parts)
     body = element(
         "body",
         element("a", "Skip to the scores", href="#scores", class_="skip"),
-        element("header", element("h1", title), element("p", _summary(page), class_="summary")),
+        element("header", element("h1", title), element("p", _summary(page), class_="summary"), provenance.made(table)),
         element("nav", element("ul", *links), aria_label="Contents"),
         element("main", *(_section(name, ids[name], content) for name, content in parts.items())),
         element("script", _file("report.js")),
@@ -49,6 +54,7 @@ def render(page: Page, trade_off: TradeOff | None = None) -> str:
         element("title", title),
         element("link", rel="icon", href="data:,"),
         element("style", _file("report.css")),
+        element("style", Markup("\n".join(rules))),
     )
     text = f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
     return text.encode("utf-8", "replace").decode("utf-8")  # a folder's name may hold what is no UTF-8

@@ -24,14 +24,19 @@ def swatch(style: Style) -> Markup:
         svg.line((0, 28), (6, 6), "mean"),
         shape,
         viewBox="0 0 28 12",
-        class_=f"swatch {_series(style)}",
+        class_=f"swatch s{style.color} {style.line}",
         aria_hidden="true",
     )
 
 
-def _series(style: Style) -> str:
-    """The classes of a column's drawing: its colour and its line."""
-    return f"s{style.color} {style.line}"
+def name_of(column: Column, styles: Mapping[Column, Style]) -> str:
+    """The class of all that shows a column: its place among the columns of the page."""
+    return f"m{list(styles).index(column)}"
+
+
+def _series(column: Column, styles: Mapping[Column, Style]) -> str:
+    """The classes of a column's drawing: its colour, its line, and which column it is."""
+    return f"s{styles[column].color} {styles[column].line} {name_of(column, styles)}"
 
 
 def draw(
@@ -39,8 +44,8 @@ def draw(
 ) -> Markup:
     """A chart with both axes; ``label`` is its text alternative, ``clip`` an id that no other element has.
 
-    With ``clip`` what reaches beyond the axes is cut off, but for the lines with markers; a reader's pointer finds the
-    end of the x axis in the drawing.
+    With ``clip`` what reaches beyond the axes is cut off, but for the lines with markers; the program of the page finds
+    the ends of both axes in the drawing.
     """
     assert chart.y is not None
     x, y = PixelAxis(chart.x, _LEFT, _RIGHT), PixelAxis(chart.y, _BOTTOM, _TOP)
@@ -51,8 +56,9 @@ def draw(
     inside = (shape for layer, shape in drawn if not isinstance(layer, Curve))
     curves = (shape for layer, shape in drawn if isinstance(layer, Curve))
     hair = element("path", class_="hair")  # the program puts it under the pointer
-    parts = svg.clip(clip, x, y), svg.axes(x, y), element("g", *inside, clip_path=f"url(#{clip})"), *curves, hair
-    return svg.picture(228, label, *parts, last=chart.x.high)
+    clipped = element("g", *inside, clip_path=f"url(#{clip})")
+    parts = svg.clip(clip, x, y), svg.axes(x, y), clipped, element("g", *curves, class_="curves"), hair
+    return svg.picture(228, label, *parts, ranges=(chart.x, chart.y))
 
 
 def _shape(layer: Layer, x: PixelAxis, y: PixelAxis, styles: Mapping[Column, Style]) -> Markup:
@@ -75,7 +81,7 @@ def _shape(layer: Layer, x: PixelAxis, y: PixelAxis, styles: Mapping[Column, Sty
             return svg.line(x.pixels(xs), y.pixels(ys), "front")
         case Whisker():
             raise ValueError("a chart of whiskers has no vertical axis")
-    return element("g", *shapes, class_=_series(styles[column]))
+    return element("g", *shapes, class_=_series(column, styles))
 
 
 def draw_whiskers(chart: Chart, styles: Mapping[Column, Style], names: Mapping[Column, str], label: str) -> Markup:
@@ -93,7 +99,7 @@ def draw_whiskers(chart: Chart, styles: Mapping[Column, Style], names: Mapping[C
         style, at = styles[layer.column], 18 + _LEVEL * layer.level
         line = svg.line((x(layer.low), x(layer.high)), (at, at), "whisker")
         shape = svg.marker(style.marker, x(layer.estimate), at, "marker")
-        parts.append(element("g", line, shape, class_=_series(style)))
+        parts.append(element("g", line, shape, class_=_series(layer.column, styles)))
         parts.append(svg.text(shown[layer.column], left - 8, at + 4, "end", "name"))
     return svg.picture(bottom + 22, label, *parts, width=_NARROW)
 

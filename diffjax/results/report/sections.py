@@ -3,26 +3,27 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from diffjax.results import charts, figures, published
-from diffjax.results.aggregates import no_intervals
+from diffjax.results.aggregates import lacking_seeds, no_intervals
 from diffjax.results.charts import Style, short, tasks_text
 from diffjax.results.figures import Metric, Panel, Profiles
 from diffjax.results.latency import Point, TradeOff
 from diffjax.results.page import OTHER, Block, Page, number, with_interval
 from diffjax.results.report import drawing
-from diffjax.results.report.markup import Markup, details, element, join, table
+from diffjax.results.report.markup import Markup, details, element, join, table, toggles
 from diffjax.results.report.provenance import bullets
 from diffjax.results.report.scores import block_table
 from diffjax.results.tables import Column
 
 _PROFILE_ROWS = 10  # of 100 thresholds
+CURVES, PROFILES = "learning-curves", "performance-profiles"
 Names = Mapping[Column, str]
 Styles = Mapping[Column, Style]
 
 
-def legend(columns: Iterable[Column], styles: Styles, names: Names, *more: Markup) -> Markup:
-    """Which colour, line and marker is whose."""
-    items = [element("li", drawing.swatch(styles[column]), names[column]) for column in columns]
-    return element("ul", *items, *more, class_="key", aria_label="Key")
+def _legend(section: str, columns: Iterable[Column], styles: Styles, names: Names) -> Markup:
+    """Which colour, line and marker is whose, and whether it is shown."""
+    shown = [(drawing.name_of(column, styles), names[column], drawing.swatch(styles[column])) for column in columns]
+    return toggles(section, shown, "Key; choose what is shown")
 
 
 def aggregates(page: Page, styles: Styles, names: Names) -> Markup:
@@ -33,22 +34,24 @@ def aggregates(page: Page, styles: Styles, names: Names) -> Markup:
         metrics = [metric for metric in found if metric.suite == suite]
         blocks = [block for block in page.blocks if block.kind != "scores" and block.lines[0].suite == suite]
         if not metrics:
-            parts.append(element("p", no_intervals(suite)))
-            continue
-        parts.append(element("h3", f"{suite}, over {metrics[0].over}"))
-        parts.append(element("div", *(_metric(metric, styles, names) for metric in metrics), class_="grid four"))
-        parts += map(_aggregate_table, blocks)
+            lacking = lacking_seeds(page.table, suite, page.options.headline)
+            parts.append(element("p", f"{no_intervals(suite)} {lacking}"))
+        for subject in dict.fromkeys(metric.subject for metric in metrics):
+            of_subject = [metric for metric in metrics if metric.subject == subject]
+            parts.append(element("h3", f"{subject}, over {of_subject[0].over}"))
+            parts.append(element("div", *(_metric(metric, styles, names) for metric in of_subject), class_="grid four"))
+            parts += [_aggregate_table(block, page) for block in blocks if block.subject == subject]
     return join(*parts)
 
 
-def _aggregate_table(block: Block) -> Markup:
-    shown = block_table(block)
+def _aggregate_table(block: Block, page: Page) -> Markup:
+    shown = block_table(block, page)
     return details("Numbers of these figures", shown) if block.kind == "aggregates" else shown
 
 
 def _metric(metric: Metric, styles: Styles, names: Names) -> Markup:
     values = (f"{names[column]} {with_interval(*found)}" for column, found in metric.intervals.items())
-    label = f"{metric.name} of {metric.suite} with 95 % intervals: {'; '.join(values)}."
+    label = f"{metric.name} of {metric.subject} with 95 % intervals: {'; '.join(values)}."
     shown = drawing.draw_whiskers(charts.intervals(metric), styles, names, label)
     return element("figure", element("figcaption", metric.name), shown)
 
@@ -57,14 +60,14 @@ def learning_curves(page: Page, styles: Styles, names: Names) -> Markup:
     """A panel for every row, and what else may be shown in them."""
     panels = figures.panels(page.table)
     if not panels:
-        return element("p", "No run has been evaluated yet.")
+        return element("p", f"No run has been evaluated yet. {_expected(page)}")
     references = [panel.reference for panel in panels if panel.reference]
     switches = [("seeds", "every seed", False), ("bands", "95 % intervals", True)]
     if any(reference.same_data for reference in references):
         switches.append(("reference", "dac (published), on the same data", True))
     if any(not reference.same_data for reference in references):
         switches.append(("other", "dac (published), on other data", False))
-    dashed = element("li", _dashed(), "dac (published)")
+    dashed = element("p", _dashed(), " dac (published)", class_="key")
     columns = dict.fromkeys(line.column for panel in panels for line in panel.lines)
     return join(
         element(
@@ -74,9 +77,16 @@ def learning_curves(page: Page, styles: Styles, names: Names) -> Markup:
             "with its 95 % interval by Student's t (of two or three seeds very wide; cut off at a panel's edge).",
         ),
         element("div", *(_switch(*each) for each in switches), class_="switches", role="group", aria_label="Show"),
-        legend(columns, styles, names, *([dashed] if references else [])),
+        _legend(CURVES, columns, styles, names),
+        *([dashed] if references else []),
         element("div", *(_panel(panel, index, styles, names) for index, panel in enumerate(panels)), class_="grid"),
     )
+
+
+def _expected(page: Page) -> str:
+    """When the first evaluations are due."""
+    unit = {step for folder in page.table.folders if folder.config.episodes for step in [folder.config.eval_interval]}
+    return f"The first evaluation of a run is at step {' / '.join(map(str, sorted(unit)))}." if unit else ""
 
 
 def _switch(name: str, text: str, is_on: bool) -> Markup:
@@ -103,13 +113,13 @@ def _panel(panel: Panel, index: int, styles: Styles, names: Names) -> Markup:
         "figure",
         element("figcaption", *caption),
         drawing.draw(charts.learning_curves(panel), styles, names, label, f"clip-curve-{index}"),
-        details("Numbers", _curve_table(panel, names)),
+        details("Numbers", _curve_table(panel, styles, names)),
     )
 
 
-def _curve_table(panel: Panel, names: Names) -> Markup:
+def _curve_table(panel: Panel, styles: Styles, names: Names) -> Markup:
     """The mean of every method at every step, with its interval."""
-    header = [panel.unit, *(names[line.column] for line in panel.lines)]
+    header: list[str] = [panel.unit, *(names[line.column] for line in panel.lines)]
     columns: list[dict[int, str]] = []
     for line in panel.lines:
         curve = line.curve
@@ -123,14 +133,16 @@ def _curve_table(panel: Panel, names: Names) -> Markup:
         header.append(panel.reference.label)
         columns.append(dict(zip(panel.reference.steps, map(number, panel.reference.mean), strict=True)))
     rows = ([f"{step:,}", *(column.get(step, "–") for column in columns)] for step in steps)
-    return table(f"{panel.title}: mean over seeds [95 % interval]", header, rows)
+    classes = [None, *(drawing.name_of(line.column, styles) for line in panel.lines)]
+    return table(f"{panel.title}: mean over seeds [95 % interval]", header, rows, classes=classes)
 
 
 def performance_profiles(page: Page, styles: Styles, names: Names) -> Markup:
     """A figure for every suite with enough seeds."""
     found = figures.profiles(page)
     if not found:
-        return element("p", "No performance profile: no task has two seeds of every method.")
+        lacking = (lacking_seeds(page.table, suite, page.options.headline) for suite in page.table.suites)
+        return element("p", f"No performance profile: no task has two seeds of every method. {' '.join(lacking)}")
     columns = dict.fromkeys(column for each in found for column in each.bands)
     protocol = page.options.headline.title
     return join(
@@ -139,7 +151,7 @@ def performance_profiles(page: Page, styles: Styles, names: Names) -> Markup:
             f"The fraction of runs with a score above τ by {protocol}, every task weighing the same (Agarwal et al., "
             "2021); band: 95 % at each τ, by a bootstrap over seeds within each task. Higher is better.",
         ),
-        legend(columns, styles, names),
+        _legend(PROFILES, columns, styles, names),
         element("div", *(_profile(each, index, styles, names) for index, each in enumerate(found)), class_="grid"),
     )
 
@@ -148,7 +160,7 @@ def _profile(found: Profiles, index: int, styles: Styles, names: Names) -> Marku
     middle = len(found.thresholds) // 2
     values = (f"{names[column]} {band.estimate[middle]:.2f}" for column, band in found.bands.items())
     label = (
-        f"Performance profiles of {found.suite}; fraction of runs above {number(found.thresholds[middle])}: "
+        f"Performance profiles of {found.subject}; fraction of runs above {number(found.thresholds[middle])}: "
         f"{'; '.join(values)}."
     )
     rows = [
@@ -163,14 +175,15 @@ def _profile(found: Profiles, index: int, styles: Styles, names: Names) -> Marku
     ]
     return element(
         "figure",
-        element("figcaption", element("strong", found.suite), f" ({tasks_text(found.rows)})"),
+        element("figcaption", element("strong", found.subject), f" ({tasks_text(found.rows)})"),
         drawing.draw(charts.performance_profiles(found), styles, names, label, f"clip-profile-{index}"),
         details(
             "Numbers",
             table(
-                f"{found.suite}: fraction of runs above τ [95 % interval]",
+                f"{found.subject}: fraction of runs above τ [95 % interval]",
                 ["τ", *(names[column] for column in found.bands)],
                 rows,
+                classes=[None, *(drawing.name_of(column, styles) for column in found.bands)],
             ),
             element("p", f"Over {', '.join(found.rows)}."),
         ),

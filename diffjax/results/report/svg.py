@@ -42,10 +42,16 @@ class PixelAxis:
         return list(map(self, values))
 
 
-def picture(height: float, label: str, *children: Markup, width: float = WIDTH, last: float | None = None) -> Markup:
-    """A drawing whose text alternative is ``label``; its numbers stand beside it. ``last``: where its x axis ends."""
+def picture(
+    height: float, label: str, *children: Markup, width: float = WIDTH, ranges: Sequence[Axis] | None = None
+) -> Markup:
+    """A drawing whose text alternative is ``label``; its numbers stand beside it.
+
+    ``ranges``: what its x and its y axis show, for a program that draws it nearer.
+    """
     box = f"0 0 {_px(width)} {_px(height)}"
-    return element("svg", *children, viewBox=box, role="img", aria_label=label, data_last=last)
+    ends = " ".join(f"{end:g}" for axis in ranges for end in (axis.low, axis.high)) if ranges is not None else None
+    return element("svg", *children, viewBox=box, role="img", aria_label=label, data_ranges=ends)
 
 
 def axes(x: PixelAxis, y: PixelAxis) -> Markup:
@@ -66,7 +72,7 @@ def axes(x: PixelAxis, y: PixelAxis) -> Markup:
     texts.append(element("text", y.axis.label, transform=turned, text_anchor="middle", class_="axis"))
     frame = f"M{_px(left)} {_px(y.end)}V{_px(bottom)}H{_px(x.end)}"
     lines = [element("path", d="".join(grid), class_="grid"), element("path", d=frame, class_="frame")]
-    return element("g", *lines, *texts, aria_hidden="true")
+    return element("g", *lines, *texts, aria_hidden="true", class_="axes")
 
 
 def line(xs: Sequence[float], ys: Sequence[float], class_: str) -> Markup:
