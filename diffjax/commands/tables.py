@@ -17,6 +17,7 @@ examples:
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -45,9 +46,10 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_enum(
         "format",
-        "markdown",
+        None,
         (*formats.FORMATS, HTML),
-        f"How the table is written; {HTML}: a report with figures and everything the numbers depend on, in one file.",
+        f"How the table is written; {HTML}: a report with figures and everything the numbers depend on, in one file. "
+        "Default: as wide as the terminal, and markdown where output is a file or a pipe.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -140,7 +142,7 @@ def main(args: flags.FlagValues) -> None:
     options = options_from_flags(args)
     page = lay_out(tables.build_table(map(read_results, folders)), options)
     speed = trade_off(page, latencies) if latencies is not None else None
-    text = _text(page, args.format, speed)
+    text = _text(page, args.format or "markdown", speed)
     if args.plot is not None:
         with writable(args.plot, "plot"):
             plots.plot_curves(page.table, args.plot)
@@ -148,7 +150,9 @@ def main(args: flags.FlagValues) -> None:
         with writable(args.plots, "plots"):
             drawn = page if options.statistics else lay_out(page.table, dataclasses.replace(options, statistics=True))
             plots.plot_all(drawn, speed, args.plots)
-    if args.out is None:
+    if args.out is None and args.format is None and sys.stdout.isatty():
+        formats.print_page(page, all_blocks=True)
+    elif args.out is None:
         print(text, end="")
     else:
         with writable(args.out):
