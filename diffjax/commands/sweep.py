@@ -29,7 +29,7 @@ from absl import flags
 from diffjax.errors import Stopped, UserError
 from diffjax.experiment import ablations
 from diffjax.files import write_text
-from diffjax.launch import cli, status
+from diffjax.launch import cli, dry_run, status
 from diffjax.launch import flags as launch
 from diffjax.launch.hosts import join
 from diffjax.launch.jobs import Ended, Job, define_jobs, run_jobs, slurm_options
@@ -70,6 +70,7 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     define_jobs(values)
+    dry_run.define_dry_run(values)
     flags.DEFINE_bool(
         "status",
         False,
@@ -217,6 +218,9 @@ def main(args: flags.FlagValues) -> None:
         load_plugins(args)
         found, mine = checked(args)
         slurm_options(args)  # said before anything is done
+        if args.dry_run:
+            dry_run.foretell(mine, progress)
+            return
         if args.executor != "local":
             if host is not None:
                 raise UserError(f"--executor={args.executor} starts its own processes; leave out --distributed")

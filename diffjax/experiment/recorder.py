@@ -343,13 +343,20 @@ class GroupRecorder:
         keep = plan.experiment.keep
         if keep == "last":
             return
-        intervals = len(bounds(self.member.lengths, plan.protocol.eval_interval))
-        kept = intervals if keep == "all" else min(intervals, KEPT + len(self.member.runs))
+        kept = most_checkpoints(self.member)
         trained = len(self.member.trained)
         size = sum(leaf.nbytes // leaf.shape[0] * trained for leaf in jax.tree.leaves(state)) / 2**20
         checkpoints = "" if keep == "all" else "up to "
         checkpoints += count(kept, "checkpoint")
         self._parent.progress.note(f"--keep={keep}: {checkpoints} of {size:,.1f} MiB, {kept * size:,.1f} MiB on disk")
+
+
+def most_checkpoints(member: Member) -> int:
+    """How many stand at the end at most."""
+    plan = member.ready.plan
+    intervals = len(bounds(member.lengths, plan.protocol.eval_interval))
+    kept = {"last": KEPT, "best": KEPT + len(member.runs), "all": intervals}
+    return min(intervals, kept[plan.experiment.keep])
 
 
 def kept_checkpoints(keep: str, best: rows.Best) -> set[int] | None:

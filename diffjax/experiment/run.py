@@ -116,38 +116,41 @@ def run_experiments(
 
 def _updates(planned: Plan) -> int:
     """Updates of all its runs that are to come, as far as its folder says without its data."""
-    left = runs_left(planned)
-    lengths = phase_lengths(planned.method, planned.protocol)
-    done = max((row.step for row in read_evaluations(planned.experiment.out)), default=0) if left.is_begun else 0
-    return left.trainings * (sum(lengths) - (done and sum(lengths[:-1]) + done))
+    left = what_is_left(planned)
+    return sum(trainings for _, trainings in left.groups) * sum(left.lengths)
 
 
 class Left(NamedTuple):
-    """How many runs of an experiment are not finished, in how many trainings, and whether it has a folder."""
+    """What is still to train of an experiment: runs and trainings of each group, and updates of each phase."""
 
-    runs: int
-    trainings: int
-    is_begun: bool
+    groups: tuple[tuple[int, int], ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def runs(self) -> int:
+        """That are not finished."""
+        return sum(runs for runs, _ in self.groups)
 
 
-def runs_left(planned: Plan) -> Left:
-    """What is still to train, as its folder says."""
+def what_is_left(planned: Plan) -> Left:
+    """As far as its folder says without its data; of what was interrupted, from the last evaluation on."""
     out = planned.experiment.out
-    is_begun = (out / STATUS).is_file() and (out / CONFIG).is_file()
-    finished = {
-        (status.run.seed, status.run.setting)
-        for status in (read_status(out) if is_begun else ())
-        if status.state != "running"
-    }
-    runs = trainings = 0
+    lengths = phase_lengths(planned.method, planned.protocol)
+    finished: set[tuple[int, str]] = set()
+    if (out / STATUS).is_file() and (out / CONFIG).is_file():
+        finished = {(one.run.seed, one.run.setting) for one in read_status(out) if one.state != "running"}
+        running = [row.step for row in read_evaluations(out) if (row.run.seed, row.run.setting) not in finished]
+        if running:
+            lengths = (*(0 for _ in lengths[:-1]), lengths[-1] - max(running))
+    groups = []
     for group in planned.groups:
         places = [
             training
             for run, training in zip(group.runs, group.training, strict=True)
             if (run.seed, run.setting) not in finished
         ]
-        runs, trainings = runs + len(places), trainings + len(set(places))
-    return Left(runs, trainings, is_begun)
+        groups.append((len(places), len(set(places))))
+    return Left(tuple(groups), lengths)
 
 
 def _standing(recorders: Sequence[Recorder]) -> Iterator[str]:
