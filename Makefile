@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.created $(VENV)/.installed $(VENV)/.installed-dev $(VENV)/.installed-browser $(VENV)/.installed-docs
 CUT_OFF := $(VENV)/.installing
 
-.PHONY: quickstart test lint slow browser docs clean
+PYTHONS := 3.11 3.12 3.13 3.14
+
+.PHONY: quickstart test lint slow browser docs pythons clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python experiments/sweep.py --suite=mini --methods=dac,dtql,diffcps,diffpogan,bc \
@@ -29,6 +31,19 @@ browser: $(VENV)/.installed-browser
 # The site of docs/, in build/site; opens from the folder.
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -f docs/site/mkdocs.yml
+
+# Installs the wheel for each Python of PYTHONS that is here, and imports every module from it.
+pythons: $(VENV)/.installed-dev
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(BIN)/python -c 'import hatchling.build, sys; hatchling.build.build_wheel(sys.argv[1])' "$$folder" && \
+	for version in $(PYTHONS); do \
+	    command -v python$$version >/dev/null && python$$version -c '' 2>/dev/null \
+	        || { echo "python$$version: not here"; continue; }; \
+	    python$$version -m venv "$$folder/$$version" && \
+	    "$$folder/$$version/bin/python" -m pip install --disable-pip-version-check --quiet "$$folder"/*.whl && \
+	    (cd "$$folder" && "$$version/bin/python" $(CURDIR)/tests/import_all.py) && \
+	    "$$folder/$$version/bin/diffjax" tasks --suite=mini >/dev/null || exit 1; \
+	done
 
 # Keeps runs/: results are never a by-product.
 clean:

@@ -11,8 +11,8 @@ def utc_now() -> str:
 
 
 def duration(seconds: float) -> str:
-    """``50 s``, ``2.5 min``, ``1.6 h``, ``3.4 days``."""
+    """``0.3 s``, ``50 s``, ``2.5 min``, ``1.6 h``, ``3.4 days``."""
     for unit, length in _UNITS:
         if seconds >= 1.5 * length:
             return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1g} s"

@@ -33,6 +33,7 @@ from diffjax.tasks.registry import make_simulator, normalized_score
 from diffjax.training.evaluation import episode_keys
 from diffjax.training.evaluation import evaluate as play
 from diffjax.training.program import Program, stack_runs
+from diffjax.words import count
 
 OWN_TASK = "own-data"
 """What a task is called of which only data are known."""
@@ -218,7 +219,8 @@ def evaluate(policy: Policy, task: str | None = None, *, episodes: int = 10, see
         raise UserError(f"there is no simulator of {name}; name a task that has one")
     if (found.observation_dim, found.action_dim) != policy.spec:
         raise UserError(
-            f"task {found.id} has observations of {found.observation_dim} and actions of {found.action_dim} numbers, "
+            f"task {found.id} has observations of {found.observation_dim} and actions of "
+            f"{count(found.action_dim, 'number')}, "
             f"this policy {policy.spec.observation_dim} and {policy.spec.action_dim}"
         )
     found = dataclasses.replace(found, action_bounds=policy.action_bounds)

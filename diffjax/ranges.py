@@ -28,6 +28,19 @@ class Range(NamedTuple):
     at_most: Bound = None
     multiple_of: int | None = None
 
+    @property
+    def words(self) -> str:
+        """``above 0 and at most eta_max``; empty without bounds."""
+        bounds = {"above": self.above, "at least": self.at_least, "below": self.below, "at most": self.at_most}
+        said = [
+            f"{words} {bound if isinstance(bound, str) else f'{bound:g}'}"
+            for words, bound in bounds.items()
+            if bound is not None
+        ]
+        if self.multiple_of is not None:
+            said.append(f"a multiple of {self.multiple_of}")
+        return " and ".join(said)
+
     def check(
         self,
         name: str,

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 import warnings
 from pathlib import Path
 
@@ -404,6 +406,23 @@ def test_failed_fetches_are_one_line(root, remote, monkeypatch, failure):
     message = error_of(load_dataset, ID)
     assert message.startswith(f"{ID}: no such Minari data set under {root}")
     assert f"({type(failure).__name__}: {' '.join(str(failure).split())})" in message
+    assert not root.exists()
+
+
+def test_a_remote_that_does_not_answer_is_asked_once(root, monkeypatch, capfd):
+    asked = []
+
+    def no_answer(request, timeout):
+        asked.append(request.full_url)
+        raise urllib.error.URLError(OSError(-2, "Name or service not known"))
+
+    monkeypatch.setenv("MINARI_REMOTE", "hf://somebody")
+    monkeypatch.setattr(urllib.request, "urlopen", no_answer)
+    message = error_of(load_dataset, ID)
+    assert "(ConnectionError: " in message
+    assert "does not answer: [Errno -2] Name or service not known" in message
+    assert len(asked) == 1
+    assert capfd.readouterr() == ("", "")
     assert not root.exists()
 
 

@@ -135,6 +135,32 @@ def test_every_import_is_declared(folder: str) -> None:
     assert [(path, name) for path, name, at_once in found if not declared(name, at_once)] == []
 
 
+def test_the_pythons_are_declared_and_the_oldest_reads_every_file() -> None:
+    """`make pythons` installs the wheel for each that is here and imports all of it."""
+    named = [each.rpartition(" ")[2] for each in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", each)]
+    assert named == ["3.11", "3.12", "3.13", "3.14"]
+    assert PROJECT["requires-python"] == f">={named[0]}"
+    assert f"PYTHONS := {' '.join(named)}\n" in (ROOT / "Makefile").read_text()
+    for path in files():
+        if path.suffix == ".py":
+            ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=(3, 11))
+
+
+def test_every_extra_has_code_behind_it() -> None:
+    """JAX's own extras choose its devices; a package of any other is named where it is used."""
+    sources = [path for path in files() if path.suffix == ".py" and path.name != "test_packaging.py"]
+    words = {normalized(word) for path in sources for word in re.findall(r"[\w-]+", path.read_text(encoding="utf-8"))}
+    imported_as = {"pillow": "pil"}
+    extras = {name: group for name, group in PROJECT["optional-dependencies"].items() if name != "dev"}
+    unused = {
+        (name, one)
+        for name, group in extras.items()
+        for one in distributions(group) - {"jax"}
+        if imported_as.get(one, one) not in words
+    }
+    assert unused == set()
+
+
 # One release is left out: its sparse factorization gives wrong accelerations, mended in 4.0.1 (BUILD_NOTES.md).
 FAULTY = {"mujoco>=3.17,!=4.0.0"}
 

@@ -2,13 +2,14 @@
 
 import io
 import math
+import re
 import time
 
 import pytest
 from rich.console import Console
 
 from diffjax.clock import duration
-from diffjax.launch.progress import TrainingProgress, score_words
+from diffjax.launch.progress import Quiet, TrainingProgress, score_words
 from diffjax.training.progress import Score
 
 
@@ -22,7 +23,7 @@ class Clock:
         return self.now
 
 
-def shown(clock: Clock | None = None, **more: float) -> tuple[TrainingProgress, io.StringIO]:
+def shown(clock: Clock | None = None, **more: Quiet) -> tuple[TrainingProgress, io.StringIO]:
     text = io.StringIO()
     progress = TrainingProgress(Console(file=text, width=200), clock=clock or time.perf_counter, **more)
     return progress, text
@@ -88,7 +89,8 @@ def test_many_scores_are_not_all_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0, "0 s"), (89, "89 s"), (90, "1.5 min"), (6000, "1.7 h"), (200_000, "2.3 days")]
+    ("seconds", "words"),
+    [(0, "0 s"), (0.26, "0.3 s"), (0.99, "1 s"), (89, "89 s"), (90, "1.5 min"), (6000, "1.7 h"), (200_000, "2.3 days")],
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
@@ -96,13 +98,55 @@ def test_durations(seconds: float, words: str) -> None:
 
 def test_silence_is_broken() -> None:
     """Also while a program is compiled, when nobody calls."""
-    progress, text = shown(quiet_s=0.05)
+    progress, text = shown(quiet=Quiet(0.05, 0.05, 0.05))
     with progress:
         progress.begin("task bc", 1, 1000, 40)
         deadline = time.monotonic() + 10
         while text.getvalue().count("\n") < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
-    assert text.getvalue().splitlines()[:2] == ["task bc: 40 of 1,000 updates, compiling"] * 2
+    first, second, *_ = text.getvalue().splitlines()
+    for line in (first, second):
+        assert re.fullmatch(r"task bc: compiling \(0\.\d+ s\), 40 of 1,000 updates", line)
     said = text.getvalue()
     time.sleep(0.2)
     assert text.getvalue() == said
+
+
+def test_something_is_said_before_a_program_begins() -> None:
+    """What is imported and read takes its time; a program's updates are left alone for longer."""
+    clock = Clock()
+    progress, text = shown(clock, quiet=Quiet(0.02, 10.0, 60.0))
+    with progress:
+        clock.now += 0.03
+        deadline = time.monotonic() + 10
+        while not text.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        progress.doing("loading the data of task")
+        clock.now += 9.0
+        time.sleep(0.1)
+        assert text.getvalue() == "starting (0.03 s)\n"
+        clock.now += 2.0
+        while text.getvalue().count("\n") < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert text.getvalue().splitlines()[1:] == ["loading the data of task (11 s)"]
+        progress.begin("task bc", 1, 100, 0)
+        progress.doing("")
+        clock.now += 59.0
+        time.sleep(0.1)
+        assert text.getvalue().count("\n") == 2
+
+
+def test_a_terminal_shows_what_goes_on_from_the_start() -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=120, force_terminal=True, force_interactive=True, color_system=None)
+    with TrainingProgress(console) as progress:
+        progress.doing("loading the data of task")
+        progress.begin("task bc", 1, 1000, 40)
+        progress.doing("")
+        progress.advance(10)
+        progress.advance(10)
+        progress.doing("evaluating")
+        progress.end()
+    said = text.getvalue()
+    for words in ("starting", "loading the data of task", "40/1,000 updates", "60/1,000 updates", "evaluating"):
+        assert words in said

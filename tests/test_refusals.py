@@ -9,6 +9,7 @@ from diffjax.errors import UserError
 from diffjax.experiment import run as experiment_run
 from diffjax.experiment.plan import Experiment, plan
 from diffjax.experiment.run import run_experiment
+from diffjax.launch.progress import TrainingProgress
 
 # Method, assignment, and words of the refusal beside the name and value.
 NONSENSE = [
@@ -164,5 +165,5 @@ def test_networks_that_cannot_be_made_leave_no_folder(hopper, tmp_path, monkeypa
         experiment_run, "plan", lambda experiment: good._replace(method=good.method._replace(init=broken))
     )
     with pytest.raises(UserError, match=r"^method bc: init fails: ValueError: shapes do not fit$"):
-        run_experiment(request, None, None)
+        run_experiment(request, TrainingProgress(), None)
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOUNDATION = ("types", "errors", "clock", "files", "locks", "ranges", "numerics", "version")
+FOUNDATION = ("types", "errors", "clock", "words", "files", "locks", "ranges", "numerics", "version")
 ROOMS = (
     *FOUNDATION,
     *("diffusion", "nn", "losses"),
@@ -29,7 +29,7 @@ ROOMS = (
 )
 """From the lowest to the highest; a room may import those before it."""
 METHODS_MAY_IMPORT = {"methods", "diffusion", "nn", "losses", "types", "errors", "ranges"}
-RECORDS_MAY_IMPORT = {"records", "types", "errors", "clock", "files", "locks"}
+RECORDS_MAY_IMPORT = {"records", "types", "errors", "clock", "words", "files", "locks"}
 
 
 def modules() -> dict[str, Path]:

@@ -656,7 +656,7 @@ def test_latex_compiles_in_form(tmp_path: Path) -> None:
     assert all(ord(character) < 128 for character in body)
 
 
-@pytest.mark.parametrize("width", [200, 60])
+@pytest.mark.parametrize("width", [200, 50])
 def test_terminal_shows_every_cell_whatever_the_width(two_tasks: list[Path], width: int) -> None:
     page = page_of(*two_tasks, last=1)
     stream = io.StringIO()
@@ -727,7 +727,7 @@ def test_launcher_prints_or_writes(two_tasks: list[Path], tmp_path: Path) -> Non
 def test_launcher_help_names_flags_and_choices() -> None:
     result = tables("--help")
     assert (result.returncode, result.stderr) == (0, "")
-    for expected in ("--runs=DIR[,DIR]", f"--format={'|'.join(FORMATS)}|html|npz", "default: markdown", "examples:"):
+    for expected in ("--runs=DIR[,DIR]", f"--format={'|'.join(FORMATS)}|html|npz", "Default: as wide", "examples:"):
         assert expected in result.stdout
 
 

@@ -37,6 +37,7 @@ from diffjax.policy import act_compiled
 from diffjax.training.program import Acting
 from diffjax.training.progress import Progress
 from diffjax.types import ActionBounds, Spec
+from diffjax.words import count
 
 FILE = "fitted_q.csv"
 HIDDEN_DIMS, BATCH, RATE, TAU = (256, 256), 256, 3e-4, 0.05
@@ -410,6 +411,7 @@ def lines(estimates: Sequence[Estimate]) -> list[str]:
     return [
         *shown,
         f"Fitted Q evaluation on {first.dataset} #{first.dataset_fingerprint[:8]}: discounted by {first.discount:g}, "
-        f"{first.fit_steps} updates on {first.trajectories} trajectories, at the start of {first.held_out} others, "
-        f"whose recorded return is {first.data_value:.4g}. It ranks policies of one data set and is no score.",
+        f"{count(first.fit_steps, 'update')} on {count(first.trajectories, 'trajectory', 'trajectories')}, at the "
+        f"start of {count(first.held_out, 'other')}, whose recorded return is {first.data_value:.4g}. It ranks "
+        "policies of one data set and is no score.",
     ]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags
 
+from diffjax.clock import duration
 from diffjax.errors import UserError
 from diffjax.experiment.settings import PRESETS
 from diffjax.files import csv_text, rounded, whole_file, writable, write_text
@@ -77,6 +78,7 @@ def main(args: flags.FlagValues) -> None:
     numbers: list[Numbers] = []
     with TrainingProgress() as progress:
         for name in names:
+            progress.doing(f"making {name}")
             started = time.monotonic()
             figure = make_figure(name, args.preset, figure_key(args.seed, DATA_STREAM), args.steps)
             panels = train_figure(figure, args.seed, args.samples, progress)
@@ -87,7 +89,7 @@ def main(args: flags.FlagValues) -> None:
                 if can_draw():
                     paths = [out / f"{name}.{ending}" for ending in formats]
                     picture.draw_figure(figure, panels, _subtitle(figure, args), paths)
-            progress.note(f"{name}: {(time.monotonic() - started) / 60:.1f} min")
+            progress.note(f"{name}: {duration(time.monotonic() - started)}")
     print(_table(numbers))
     print(f"results in {out}")
     if not can_draw():

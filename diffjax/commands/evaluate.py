@@ -133,13 +133,12 @@ def folders(flag: str, text: str, out: Path | None) -> list[tuple[Path, Path | N
     return found
 
 
-def judge(args: flags.FlagValues, planned: "list[Plan]") -> None:
+def judge(args: flags.FlagValues, planned: "list[Plan]", progress: TrainingProgress) -> None:
     """Fitted Q evaluation of all runs, each folder on its own data."""
     from diffjax.assess import fitted_q
 
     settings = fitted_q.Settings(args.dataset, args.discount, args.fit_steps, args.held_out)
-    with TrainingProgress(unit="steps") as progress:
-        estimates = fitted_q.judge(planned, settings, progress)
+    estimates = fitted_q.judge(planned, settings, progress)
     if args.out:
         fitted_q.write(estimates, Path(args.out))
     by_data: dict[str, list[fitted_q.Estimate]] = {}
@@ -155,23 +154,23 @@ def main(args: flags.FlagValues) -> None:
         raise UserError("missing --out=DIR: Folder for the evaluations (or --video=FILE, or --offline)")
     if args.offline and (args.episodes or args.first_episode or args.video):
         raise UserError("--offline asks no simulator; leave out --episodes, --first_episode and --video")
-    from diffjax.assess import fitted_q
-    from diffjax.assess.episodes import evaluate_again
-    from diffjax.assess.video import check_video, film
-
     if not args.offline and args.dataset:
         raise UserError("--dataset names trajectories for --offline; add it, or leave out --dataset")
-    if args.offline and args.out:
-        fitted_q.check_out(Path(args.out))
-    if args.video:
-        check_video(args.video)
-    load_plugins(args)
-    planned = plans(args)
-    launch.prepare(args)
-    if args.offline:
-        judge(args, planned)
-        return
     with TrainingProgress(unit="steps") as progress:
+        from diffjax.assess import fitted_q
+        from diffjax.assess.episodes import evaluate_again
+        from diffjax.assess.video import check_video, film
+
+        if args.offline and args.out:
+            fitted_q.check_out(Path(args.out))
+        if args.video:
+            check_video(args.video)
+        load_plugins(args)
+        planned = plans(args)
+        launch.prepare(args)
+        if args.offline:
+            judge(args, planned, progress)
+            return
         if args.video:
             if len(planned) > 1:
                 raise UserError(f"--video shows one run; --run names {len(planned)} folders")

@@ -150,15 +150,15 @@ def requests(args: flags.FlagValues) -> "list[GoOnline]":
 
 def main(args: flags.FlagValues) -> None:
     """Check everything, then go on folder by folder."""
-    from diffjax.experiment.online import go_online
-    from diffjax.experiment.online_plan import plan
-
-    load_plugins(args)
-    asked = requests(args)
-    launch.prepare(args)
-    said: list[str] = []  # once nothing can be refused any more, so that a refusal is one line
-    planned = [plan(each, said.append) for each in asked]
     with TrainingProgress(unit="steps", stop=launch.stop(args)) as progress:
+        from diffjax.experiment.online import go_online
+        from diffjax.experiment.online_plan import plan
+
+        load_plugins(args)
+        asked = requests(args)
+        launch.prepare(args)
+        said: list[str] = []  # once nothing can be refused any more, so that a refusal is one line
+        planned = [plan(each, said.append) for each in asked]
         for line in dict.fromkeys(said):
             progress.note(line)
         for number, each in enumerate(planned, start=1):

@@ -29,7 +29,7 @@ from absl import flags
 from diffjax.errors import Stopped, UserError
 from diffjax.experiment import ablations
 from diffjax.files import write_text
-from diffjax.launch import cli, status
+from diffjax.launch import cli, dry_run, status
 from diffjax.launch import flags as launch
 from diffjax.launch.hosts import join
 from diffjax.launch.jobs import Ended, Job, define_jobs, run_jobs, slurm_options
@@ -70,6 +70,7 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     define_jobs(values)
+    dry_run.define_dry_run(values)
     flags.DEFINE_bool(
         "status",
         False,
@@ -181,42 +182,58 @@ def train_some(arguments: tuple[str, ...], executor: str, folder: str, numbers: 
     return Ended(0)
 
 
-def main(args: flags.FlagValues) -> None:
-    """Check everything, train what is missing, print the table."""
-    host = join(args)
-    load_plugins(args)
-    if args.status and not (args.suite or args.task or args.methods or args.ablation):
-        for line in status.report(Path(args.out)):
-            print(line)
-        return
-    from diffjax.experiment.parts import run_parts
+def checked(args: flags.FlagValues) -> "tuple[list[Experiment], list[Experiment]]":
+    """Every experiment of the sweep, all of them checked, and those of this shard."""
     from diffjax.experiment.plan import plan
-    from diffjax.experiment.run import run_experiments
-    from diffjax.studies.collect.store import store_dataset
 
     found = experiments(args)
     for experiment in found:  # also what another shard will train
         plan(experiment)
-    mine = shard(found, args.shard)
+    return found, shard(found, args.shard)
+
+
+def show_states(args: flags.FlagValues) -> None:
+    """How far every experiment is."""
+    load_plugins(args)
+    if args.suite or args.task or args.methods or args.ablation:
+        _, mine = checked(args)
+        lines = [f"{experiment.out}: {status.state_of(experiment.out)}" for experiment in mine]
+    else:
+        lines = status.report(Path(args.out))
+    for line in lines:
+        print(line)
+
+
+def main(args: flags.FlagValues) -> None:
+    """Check everything, train what is missing, print the table."""
     if args.status:
-        for experiment in mine:
-            print(f"{experiment.out}: {status.state_of(experiment.out)}")
+        show_states(args)
         return
-    slurm_options(args)  # said before anything is done
-    if args.executor == "local":
-        launch.prepare(args)
     with TrainingProgress(stop=launch.stop(args)) as progress:
+        from diffjax.experiment.parts import run_parts
+        from diffjax.experiment.run import run_experiments
+        from diffjax.studies.collect.store import store_dataset
+
+        host = join(args)
+        load_plugins(args)
+        found, mine = checked(args)
+        slurm_options(args)  # said before anything is done
+        if args.dry_run:
+            dry_run.foretell(mine, progress)
+            return
         if args.executor != "local":
             if host is not None:
                 raise UserError(f"--executor={args.executor} starts its own processes; leave out --distributed")
             work = functools.partial(train_some, tuple(sys.argv[1:]), args.executor, os.getcwd())
             engine = RayEngine(args, work) if args.executor == "ray" else SlurmEngine(args, work)
             run_jobs(jobs_of(found, mine), engine, args.job_retries, progress.note)
-        elif host is None:
-            run_experiments(mine, progress, store_dataset)
-        elif len(run_parts(mine, host, progress, store_dataset)) < len(mine):
-            print(f"part {host.folder} is finished; the last one joins them in {args.out}")
-            return
+        else:
+            launch.prepare(args)
+            if host is None:
+                run_experiments(mine, progress, store_dataset)
+            elif len(run_parts(mine, host, progress, store_dataset)) < len(mine):
+                print(f"part {host.folder} is finished; the last one joins them in {args.out}")
+                return
     if args.shard is None:
         table = tables.build_table(read_results(experiment.out) for experiment in found)
         page = lay_out(table, Options())

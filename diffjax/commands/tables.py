@@ -54,10 +54,11 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_enum(
         "format",
-        "markdown",
+        None,
         (*formats.FORMATS, HTML, NPZ),
         f"How the table is written; {HTML}: a report with figures and everything the numbers depend on, in one file; "
-        f"{NPZ}: the scores of every run as arrays, for diffjax.results.load_scores.",
+        f"{NPZ}: the scores of every run as arrays, for diffjax.results.load_scores. Default: as wide as the "
+        "terminal, and markdown where output is a file or a pipe.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -158,7 +159,7 @@ def main(args: flags.FlagValues) -> None:
     page = lay_out(tables.build_table(map(read_results, folders)), options)
     speed = trade_off(page, latencies) if latencies is not None else None
     environments = _pictures(page) if args.pictures else {}
-    text = _text(page, args.format, speed, environments) if args.format != NPZ else ""
+    text = _text(page, args.format or "markdown", speed, environments) if args.format != NPZ else ""
     if args.plot is not None:
         with writable(args.plot, "plot"):
             plots.plot_curves(page.table, args.plot, args.style)
@@ -169,7 +170,9 @@ def main(args: flags.FlagValues) -> None:
     if args.bibliography is not None:
         with writable(args.bibliography, "bibliography"):
             write_text(args.bibliography, bibliography(page))
-    if args.out is None:
+    if args.out is None and args.format is None and sys.stdout.isatty():
+        formats.print_page(page, all_blocks=True)
+    elif args.out is None:
         print(text, end="")
     else:
         with writable(args.out):

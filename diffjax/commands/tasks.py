@@ -9,6 +9,8 @@ examples:
   python experiments/tasks.py --task=hopper-medium-v2
 """
 
+import textwrap
+
 from absl import flags
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +21,7 @@ from diffjax.data.minari_folders import minari_exists
 from diffjax.errors import UserError
 from diffjax.launch import cli
 from diffjax.tasks.registry import OWN_DATA, Task, families, get_task, suite_tasks, suites
+from diffjax.words import count
 
 WIDTH = 132  # columns that the widest line needs
 
@@ -53,21 +56,26 @@ def describe(task: Task) -> None:
         "family": family.title,
         "simulator": task.env_id + (f" {dict(task.env_kwargs)}" if task.env_kwargs else ""),
         "differences": family.differences,
-        "observation": f"{task.observation_dim} numbers",
-        "action": f"{task.action_dim} numbers",
-        "horizon": f"{task.horizon} steps",
+        "observation": count(task.observation_dim, "number"),
+        "action": count(task.action_dim, "number"),
+        "horizon": count(task.horizon, "step"),
         "score 0 / 100": references(task),
         "from": task.ref_source or "nobody has published any; a normalised score is refused without the data's own",
         "data": presence(task),
     }
     if task.id in d4rl_files():
         facts["published at"] = d4rl_files()[task.id].url
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    console, indent = Console(highlight=False), max(map(len, facts)) + 2
     for name, fact in facts.items():
-        table.add_row(name, fact)
-    Console(highlight=False).print(table)
+        width = max(console.width, indent + 20)
+        text = textwrap.fill(
+            f"{name:{indent}}{fact}",
+            width,
+            subsequent_indent=" " * indent,
+            break_long_words=False,  # an address stays whole
+            break_on_hyphens=False,
+        )
+        console.print(text, soft_wrap=True, markup=False)
 
 
 def main(args: flags.FlagValues) -> None:

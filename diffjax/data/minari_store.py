@@ -6,12 +6,16 @@ actions, so no transition is lost at a time limit.
 """
 
 import difflib
+import importlib.util
 import json
 import logging
 import os
 import shutil
+import ssl
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -43,6 +47,10 @@ from diffjax.data.transitions import (
 )
 from diffjax.errors import UserError
 from diffjax.types import Spec
+
+HUB = "hf://"
+"""How ``MINARI_REMOTE`` begins where Minari asks the hub that is its default."""
+ANSWER_S = 10.0  # to wait for a first answer
 
 
 class Episode(NamedTuple):
@@ -158,11 +166,12 @@ def fetch_minari(dataset_id: str) -> Path:
     """
     target, root = dataset_folder(dataset_id), datasets_root()
     is_new = not root.exists()
-    print(f"{dataset_id}: is not stored under {root}; fetching it with Minari", file=sys.stderr, flush=True)
     try:
+        _check_reachable()
+        print(f"{dataset_id}: is not stored under {root}; fetching it with Minari", file=sys.stderr, flush=True)
         root.mkdir(parents=True, exist_ok=True)
         with _hidden_root(root) as temporary:
-            with _minari_root(str(temporary)), redirect_stdout(sys.stderr), _quiet("huggingface_hub"):
+            with _minari_root(str(temporary)), redirect_stdout(sys.stderr), _quiet_hub():
                 minari.download_dataset(dataset_id)
             _move(temporary, dataset_id, target)
     # Each of Minari's remotes fails in its own client's way, an HTTP library's exceptions among them.
@@ -414,9 +423,35 @@ def _hidden_root(root: Path) -> Iterator[Path]:
         yield Path(temporary)
 
 
+def _check_reachable() -> None:
+    """That Minari's usual remote answers, asked once: its client would try again for half a minute.
+
+    Raises:
+      ConnectionError: it does not.
+    """
+    remote = os.environ.get("MINARI_REMOTE", HUB)
+    if not remote.startswith(HUB) or importlib.util.find_spec("huggingface_hub") is None:
+        return
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:  # said at once by the client
+        return
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=ANSWER_S).close()
+    except urllib.error.HTTPError:
+        return  # an answer all the same
+    except urllib.error.URLError as error:
+        # The client has certificates of its own.
+        if isinstance(error.reason, OSError) and not isinstance(error.reason, ssl.SSLError):
+            raise ConnectionError(f"{constants.ENDPOINT} does not answer: {one_line(error.reason)}") from None
+
+
 @contextmanager
-def _quiet(library: str) -> Iterator[None]:
-    logger = logging.getLogger(library)
+def _quiet_hub() -> Iterator[None]:
+    """While the client of Minari's usual remote logs errors alone."""
+    with suppress(ImportError):
+        import huggingface_hub.utils  # noqa: F401  sets the level itself when it is imported
+    logger = logging.getLogger("huggingface_hub")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:

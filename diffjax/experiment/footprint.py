@@ -14,6 +14,7 @@ from diffjax.numerics import random_key
 from diffjax.training.batches import Prepared
 from diffjax.training.flops import inner_programs
 from diffjax.training.memory import device_memory, host_memory, size, size_of
+from diffjax.words import count
 
 
 class Footprint(NamedTuple):
@@ -67,7 +68,7 @@ def footprint(plan: Plan, group: Group, data: Prepared, largest_operation: int =
     episodes = {"the episodes of an evaluation": runs * plan.protocol.episodes * episode}
     return Footprint(
         {"1 run": state, **labels, **held, **arrays},
-        {f"{runs} run{'s' * (runs > 1)}": runs * state, **held, **episodes},
+        {count(runs, "run"): runs * state, **held, **episodes},
     )
 
 

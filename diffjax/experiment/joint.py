@@ -12,6 +12,7 @@ from diffjax.experiment.prepare import Ready
 from diffjax.methods.base import acting_values, without_acting
 from diffjax.records.schema import RunId
 from diffjax.training.batches import Prepared
+from diffjax.words import count
 
 
 class Member(NamedTuple):
@@ -48,15 +49,13 @@ class Member(NamedTuple):
     @property
     def name(self) -> str:
         """What the progress calls it, and a checkpoint, which says who trained in its program."""
-        plan = self.ready.plan
-        method = f"{plan.experiment.method} ({plan.variant})" if plan.experiment.variant else plan.experiment.method
-        return f"{plan.task.id} {method}"
+        return self.ready.plan.name
 
     @property
     def label(self) -> str:
         """What tells it from all others that could train in its program."""
-        runs = len(self.trained)
-        return f"{self.name} {self.number} ({runs} run{'s' * (runs > 1)}, {self.ready.config.dataset.fingerprint})"
+        runs = count(len(self.trained), "run")
+        return f"{self.name} {self.number} ({runs}, {self.ready.config.dataset.fingerprint})"
 
 
 def members_of(ready: Ready) -> tuple[Member, ...]:

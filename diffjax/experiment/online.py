@@ -42,6 +42,7 @@ from diffjax.training.online import (
 )
 from diffjax.training.program import NEVER, Program, RunSetup, add_metrics, mean_metrics, run_sharding, stack_runs
 from diffjax.training.progress import Progress, Score
+from diffjax.words import count
 
 Tree = TypeVar("Tree")
 
@@ -99,8 +100,9 @@ def _enough_memory(record: "GroupRecord") -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"{len(record.runs)} runs with {record.planned.asked.capacity} transitions each do not fit into memory "
-            f"({first_line(error)}); take fewer --seed at a time, or less --capacity"
+            f"no memory for {count(len(record.runs), 'run')} with room for "
+            f"{count(record.planned.asked.capacity, 'transition')} each ({first_line(error)}); "
+            "take fewer --seed at a time, or less --capacity"
         ) from None
 
 

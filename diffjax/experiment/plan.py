@@ -150,6 +150,12 @@ class Plan(NamedTuple):
     hypers: Mapping[str, Any]  # of every setting
     blocks: tuple[RunBlock, ...] = ()  # of runs, where some came later
 
+    @property
+    def name(self) -> str:
+        """What the progress calls it."""
+        method, variant = self.experiment.method, self.experiment.variant
+        return f"{self.task.id} {method}" + f" ({self.variant})" * bool(variant)
+
     def with_blocks(self, blocks: tuple[RunBlock, ...]) -> "Plan":
         """The same runs, in the groups of an experiment that grew by these blocks."""
         order = [run for group in self.groups for run in group.runs]

@@ -26,6 +26,7 @@ from diffjax.tasks.default_data import MakeData, default_dataset
 from diffjax.tasks.registry import environment_bounds, make_simulator, with_references
 from diffjax.training.batches import Prepared, prepare
 from diffjax.types import Spec
+from diffjax.words import count
 
 NO_SIMULATOR = "none"
 """What stands for a simulator's version where nothing is evaluated."""
@@ -73,8 +74,9 @@ def make_ready(planned: Plan, dataset: Dataset, report: Callable[[str], None]) -
     spec = Spec(transitions.observation.shape[1], transitions.action.shape[1])
     if planned.task.env_id and spec != planned.spec:
         raise UserError(
-            f"{dataset.source}: observations of {spec.observation_dim} and actions of {spec.action_dim} numbers; task "
-            f"{planned.task.id} has {planned.spec.observation_dim} and {planned.spec.action_dim}"
+            f"{dataset.source}: observations of {spec.observation_dim} and actions of "
+            f"{count(spec.action_dim, 'number')}; task {planned.task.id} has "
+            f"{planned.spec.observation_dim} and {planned.spec.action_dim}"
         )
     evaluates = protocol.episodes > 0
     bounds = environment_bounds(planned.task) if protocol.actions == "scale" and evaluates else None

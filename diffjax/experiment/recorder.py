@@ -31,6 +31,7 @@ from diffjax.training.checkpoints import KEPT, Checkpoints
 from diffjax.training.loop import Interval, Position, bounds, updates_done
 from diffjax.training.program import TrainState
 from diffjax.training.progress import Progress
+from diffjax.words import count
 
 
 class Saved(NamedTuple):
@@ -77,6 +78,11 @@ class Recorder:
             raise UserError(f"{out} began with other programs ({changes}); leave out --strict to go on all the same")
         note(f"{out} began with other programs ({changes}); numbers may differ in their last digits")
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was trained since this was made."""
+        return self._has_begun
+
     def begin(self, devices: int) -> None:
         """Training begins, on so many devices."""
         if self._has_begun:
@@ -118,12 +124,12 @@ class Recorder:
         assert there.execution is not None
         found = [(group.spent, len(group.member.trained)) for group in self.groups]
         seconds, training = sum(one.seconds for one, _ in found), sum(one.training for one, _ in found)
-        runs = sum(count for _, count in found)
+        runs = sum(own for _, own in found)
         execution = replace(
             there.execution,
             end=utc_now(),
             hours=seconds / 3600,
-            hours_per_run=sum(one.seconds * count / max(one.runs, 1) for one, count in found) / 3600 / runs,
+            hours_per_run=sum(one.seconds * own / max(one.runs, 1) for one, own in found) / 3600 / runs,
             updates_per_second=sum(one.updates for one, _ in found) / max(training, 1e-9),
             evaluation_share=sum(one.evaluating for one, _ in found) / max(seconds, 1e-9),
             saving_share=sum(one.saving for one, _ in found) / max(seconds, 1e-9),
@@ -194,10 +200,15 @@ class GroupRecorder:
             return self._spent_before
         return self._spent_before + self._trainer.spent
 
+    @property
+    def updates_done(self) -> int:
+        """Of each of its runs."""
+        return updates_done(self.member.lengths, self.saved.position)
+
     def updates_left(self) -> int:
         """Of all its runs."""
-        done = updates_done(self.member.lengths, self.saved.position)
-        return 0 if self.is_finished else len(self.member.trained) * (sum(self.member.lengths) - done)
+        left = sum(self.member.lengths) - self.updates_done
+        return 0 if self.is_finished else len(self.member.trained) * left
 
     def look_for_rows(self, status: Mapping[RunId, RunStatus]) -> None:
         """What rows without any checkpoint mean, when a folder is opened.
@@ -332,14 +343,20 @@ class GroupRecorder:
         keep = plan.experiment.keep
         if keep == "last":
             return
-        intervals = len(bounds(self.member.lengths, plan.protocol.eval_interval))
-        count = intervals if keep == "all" else min(intervals, KEPT + len(self.member.runs))
+        kept = most_checkpoints(self.member)
         trained = len(self.member.trained)
         size = sum(leaf.nbytes // leaf.shape[0] * trained for leaf in jax.tree.leaves(state)) / 2**20
-        most = "" if keep == "all" else "up to "
-        self._parent.progress.note(
-            f"--keep={keep}: {most}{count} checkpoints of {size:,.1f} MiB, {count * size:,.1f} MiB on disk"
-        )
+        checkpoints = "" if keep == "all" else "up to "
+        checkpoints += count(kept, "checkpoint")
+        self._parent.progress.note(f"--keep={keep}: {checkpoints} of {size:,.1f} MiB, {kept * size:,.1f} MiB on disk")
+
+
+def most_checkpoints(member: Member) -> int:
+    """How many stand at the end at most."""
+    plan = member.ready.plan
+    intervals = len(bounds(member.lengths, plan.protocol.eval_interval))
+    kept = {"last": KEPT, "best": KEPT + len(member.runs), "all": intervals}
+    return min(intervals, kept[plan.experiment.keep])
 
 
 def kept_checkpoints(keep: str, best: rows.Best) -> set[int] | None:

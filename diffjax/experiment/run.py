@@ -5,8 +5,9 @@ as if it were alone.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -23,12 +24,22 @@ from diffjax.experiment.trainer import Trainer
 from diffjax.experiment.unfinished import Begun
 from diffjax.methods.base import Metrics
 from diffjax.numerics import check_platform, matmul_precision, pinned
-from diffjax.records.folder import CONFIG, STATUS, ResultsFolder, blocks_of, check_folder, open_folder, read_status
+from diffjax.records.folder import (
+    CONFIG,
+    STATUS,
+    ResultsFolder,
+    blocks_of,
+    check_folder,
+    open_folder,
+    read_evaluations,
+    read_status,
+)
 from diffjax.records.writer import only_writer
 from diffjax.tasks.default_data import MakeData
 from diffjax.training.loop import Partial, Position, updates_done
 from diffjax.training.program import TrainState, join_runs
 from diffjax.training.progress import Progress
+from diffjax.words import count
 
 
 def run_experiment(
@@ -62,15 +73,17 @@ def run_experiments(
     folders: dict[int, ResultsFolder] = {}
     loaded: dict[object, Dataset] = {}
     companies = list(together(plans))
-    for count, numbers in enumerate(companies, start=1):
+    for place, numbers in enumerate(companies, start=1):
         chosen = [plans[number] for number in numbers]
         said: list[str] = []  # once nothing can be refused any more, so that a refusal is one line
         # What the experiments before read and these do not is let go.
         loaded = {_data_of(one): loaded[_data_of(one)] for one in chosen if _data_of(one) in loaded}
         recorders = []
         for planned in chosen:
+            progress.doing(f"loading the data of {planned.task.id}")
             data = dataset or loaded.get(_data_of(planned)) or obtain_dataset(planned, make_data, said.append)
             loaded[_data_of(planned)] = data
+            progress.doing(f"checking {planned.name}")
             ready = make_ready(planned, data, said.append)
             recorders.append(Recorder(ready, progress))
             recorders[-1].check_versions(said.append)
@@ -83,26 +96,75 @@ def run_experiments(
                 folders[number] = recorder.open(folder, report)
             for line in dict.fromkeys(said):
                 progress.note(line)
+            for line in _standing(recorders):
+                progress.note(line)
             by_program: dict[object, list[GroupRecorder]] = {}
             for group in (group for recorder in recorders for group in recorder.groups):
                 by_program.setdefault(program_of(group.member), []).append(group)
-            later = sum(_updates(plans[number]) for numbers in companies[count:] for number in numbers)
+            later = sum(_updates(plans[number]) for numbers in companies[place:] for number in numbers)
             left = [sum(map(GroupRecorder.updates_left, groups)) for groups in by_program.values()]
             for number, groups in enumerate(by_program.values(), start=1):
-                progress.expect(sum(left[number:]) + later)
-                _train(groups, progress)
-        if count < len(companies):
+                _train(groups, progress, sum(left[number:]) + later)
+            begun = [number for number, recorder in zip(numbers, recorders, strict=True) if recorder.has_begun]
+        for number in begun if len(plans) > 1 else ():
+            done = f"{len(folders)} of {len(plans)} experiments are done"
+            progress.note(f"{plans[number].name}: finished; results in {folders[number].path} ({done})")
+        if place < len(companies):
             jax.clear_caches()  # the next ones compile programs of their own; these would pile up
     return [folders[number] for number in range(len(plans))]
 
 
 def _updates(planned: Plan) -> int:
-    """Updates of all its runs that are to come, as far as can be said without its data."""
+    """Updates of all its runs that are to come, as far as its folder says without its data."""
+    left = what_is_left(planned)
+    return sum(trainings for _, trainings in left.groups) * sum(left.lengths)
+
+
+class Left(NamedTuple):
+    """What is still to train of an experiment: runs and trainings of each group, and updates of each phase."""
+
+    groups: tuple[tuple[int, int], ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def runs(self) -> int:
+        """That are not finished."""
+        return sum(runs for runs, _ in self.groups)
+
+
+def what_is_left(planned: Plan) -> Left:
+    """As far as its folder says without its data; of what was interrupted, from the last evaluation on."""
     out = planned.experiment.out
-    is_there = (out / STATUS).is_file() and (out / CONFIG).is_file()
-    finished = {status.run for status in read_status(out) if status.state != "running"} if is_there else set()
-    runs = sum(len(group.trained) for group in planned.groups)
-    return max(0, runs - len(finished)) * sum(phase_lengths(planned.method, planned.protocol))
+    lengths = phase_lengths(planned.method, planned.protocol)
+    finished: set[tuple[int, str]] = set()
+    if (out / STATUS).is_file() and (out / CONFIG).is_file():
+        finished = {(one.run.seed, one.run.setting) for one in read_status(out) if one.state != "running"}
+        running = [row.step for row in read_evaluations(out) if (row.run.seed, row.run.setting) not in finished]
+        if running:
+            lengths = (*(0 for _ in lengths[:-1]), lengths[-1] - max(running))
+    groups = []
+    for group in planned.groups:
+        places = [
+            training
+            for run, training in zip(group.runs, group.training, strict=True)
+            if (run.seed, run.setting) not in finished
+        ]
+        groups.append((len(places), len(set(places))))
+    return Left(tuple(groups), lengths)
+
+
+def _standing(recorders: Sequence[Recorder]) -> Iterator[str]:
+    """What was finished before, and where what was interrupted goes on."""
+    skipped = [one.ready.plan.name for one in recorders if all(group.is_finished for group in one.groups)]
+    if skipped:
+        yield f"finished before, nothing to train: {', '.join(skipped)}"
+    for one in recorders:
+        unfinished = [group for group in one.groups if not group.is_finished]
+        if len(unfinished) == len(one.groups) and not any(group.updates_done for group in unfinished):
+            continue
+        if unfinished:
+            done, total = min(group.updates_done for group in unfinished), sum(unfinished[0].member.lengths)
+            yield f"{one.ready.plan.name}: goes on at {done:,} of {total:,} updates"
 
 
 def _data_of(planned: Plan) -> object:
@@ -117,18 +179,23 @@ def _data_of(planned: Plan) -> object:
     )
 
 
-def _train(groups: Sequence[GroupRecorder], progress: Progress) -> None:
-    """Trains what is not yet trained of the groups that share a program."""
+def _train(groups: Sequence[GroupRecorder], progress: Progress, later: int) -> None:
+    """Trains what is not yet trained of the groups that share a program; ``later`` updates of single runs follow."""
     experiment = groups[0].member.ready.plan.experiment
-    for team in _teams(groups):
+    teams = _teams(groups)
+    left = [sum(group.updates_left() for group in team) for team in teams]
+    for number, team in enumerate(teams, start=1):
+        progress.expect(later + sum(left[number:]))
         recorded = [group.saved.runs_at_once for group in team if not group.is_finished]
         most: int | None = experiment.max_runs_per_program or min(recorded)
         while most is not None:
             with matmul_precision(experiment.matmul_precision), ExitStack() as stack:
                 stack.callback(progress.end)
                 most = _train_together(team, progress, most, stack)
+    progress.doing("saving")
     for group in groups:
         group.close()
+    progress.doing("")
 
 
 def _teams(groups: Sequence[GroupRecorder]) -> list[list[GroupRecorder]]:
@@ -179,7 +246,8 @@ def _train_together(recorders: Sequence[GroupRecorder], progress: Progress, most
         runs = trainer.runs_at_once
         if runs == 1:
             raise UserError(f"{trainer.name}: not even one run fits into memory: {first_line(error)}") from None
-        progress.note(f"{trainer.name}: out of memory with {runs} runs at once; from the checkpoint with {runs // 2}")
+        at_once = count(runs, "run")
+        progress.note(f"{trainer.name}: out of memory with {at_once} at once; from the checkpoint with {runs // 2}")
         return runs // 2
     return None
 
@@ -198,6 +266,7 @@ def _train_members(trainer: Trainer, recorders: Sequence[GroupRecorder], most: i
         raise Stopped(f"{trainer.name}: stopped before any update; the same command with --resume goes on", status)
     state, partial = trainer.init(), None
     if begun is not None or position != Position():
+        progress.doing("reading checkpoints")
         state, sums = _restored(trainer, recorders, state, finished, begun is not None)
         partial = Partial(begun.step, sums) if begun is not None and sums is not None else None
     for number, recorder in enumerate(recorders):
@@ -207,6 +276,7 @@ def _train_members(trainer: Trainer, recorders: Sequence[GroupRecorder], most: i
     for step in trainer.steps(state, position, failed, finished, partial):
         began = time.perf_counter()
         if not step.interval.is_whole:
+            progress.doing("saving")
             for number, recorder in enumerate(recorders):
                 if not recorder.is_finished:
                     sums = trainer.own(step.interval.sums, number)
@@ -217,6 +287,7 @@ def _train_members(trainer: Trainer, recorders: Sequence[GroupRecorder], most: i
             assert status is not None
             raise Stopped(f"{where}; the same command with --resume goes on", status)
         trainer.show(step)
+        progress.doing("saving")
         for number, outcome in step.outcomes.items():
             recorders[number].commit(step.interval, outcome, trainer.own(step.interval.state, number))
         trainer.spent.saving += time.perf_counter() - began
@@ -230,7 +301,7 @@ def _plan_of(trainer: Trainer) -> str:
     """How the runs of a program are trained, in words."""
     memory, devices = trainer.memory, trainer.program.devices
     turns = -(-trainer.count // memory.runs)
-    cut = f"{trainer.count} runs in {turns} turns of {memory.runs}, " if turns > 1 else ""
+    cut = f"{count(trainer.count, 'run')} in {turns} turns of {memory.runs}, " if turns > 1 else ""
     return f"{cut}{memory.words}" + f"; on {devices} devices" * (devices > 1)
 
 
@@ -272,7 +343,7 @@ def _restored(
         return whole, None
     (known, *_) = (sums for _, sums in parts if sums is not None)
     joined = [
-        jax.tree.map(lambda leaf, count=count: np.zeros(count, leaf.dtype), known) if sums is None else sums
-        for count, (_, sums) in zip(trainer.counts, parts, strict=True)
+        jax.tree.map(lambda leaf, runs=runs: np.zeros(runs, leaf.dtype), known) if sums is None else sums
+        for runs, (_, sums) in zip(trainer.counts, parts, strict=True)
     ]
     return whole, on_devices(join_runs(joined))

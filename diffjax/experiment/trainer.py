@@ -162,6 +162,7 @@ class Trainer:
 
     def init(self) -> TrainState:
         """Fresh states of all runs."""
+        self.progress.doing("initializing")
         return self.training.init(self.setup, self.data)
 
     def own(self, tree: Tree, number: int) -> Tree:

@@ -28,7 +28,8 @@ HELP = ("-h", "-help", "--help")
 class Command(NamedTuple):
     """A program with flags; ``description`` is the text of its help page, or makes it.
 
-    ``argument`` names the flag whose value may stand alone on the command line.
+    ``argument`` names the flag whose value may stand alone on the command line. ``special_page`` makes another help
+    page of the flags that stand beside ``--help``, or nothing.
     """
 
     main: Callable[[flags.FlagValues], None]
@@ -36,6 +37,7 @@ class Command(NamedTuple):
     description: str | Callable[[], str] | None = None
     required: tuple[str, ...] = ()
     argument: str = ""
+    special_page: Callable[[flags.FlagValues], str] | None = None
 
 
 def run(command: Command, argv: Sequence[str] | None = None) -> int:
@@ -44,7 +46,14 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
     if command.argument:
         program, *given = sys.argv if argv is None else argv
         argv = [program, *(one if one.startswith("-") else f"--{command.argument}={one}" for one in given)]
-    return launch(command.main, command.define_flags, description=text, required=command.required, argv=argv)
+    return launch(
+        command.main,
+        command.define_flags,
+        description=text,
+        required=command.required,
+        argv=argv,
+        special_page=command.special_page,
+    )
 
 
 def launch(
@@ -54,6 +63,7 @@ def launch(
     description: str | None,
     required: Sequence[str] = (),
     argv: Sequence[str] | None = None,
+    special_page: Callable[[flags.FlagValues], str] | None = None,
 ) -> int:
     """Parse the command line, run ``main`` with the flags and return the exit status.
 
@@ -78,7 +88,8 @@ def launch(
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if any(argument in HELP for argument in arguments[1:]):
-            print(help_page(values, arguments[0], description, required))
+            special = _special(special_page, values, arguments) if special_page is not None else ""
+            print(special or help_page(values, arguments[0], description, required))
         else:
             parse(values, arguments, required)
             main(values)
@@ -105,6 +116,17 @@ def launch(
         _settle_stdout()
         message = f"no space left in {_written_folder(error, values)}; free some and run it again"
         return complain(program, message, EXIT_USER_ERROR)
+
+
+def _special(
+    special_page: Callable[[flags.FlagValues], str], values: flags.FlagValues, arguments: Sequence[str]
+) -> str:
+    """The page that other flags ask for; none where they are wrong, as help wins over mistakes."""
+    try:
+        parse(values, [one for one in arguments if one not in HELP])
+    except UserError:
+        return ""
+    return special_page(values)
 
 
 def quieten() -> None:
@@ -290,7 +312,14 @@ def _flag_help(flag: flags.Flag[Any], required: bool) -> str:
     elif flag.default not in (None, "", []):
         facts.append(f"default: {flag.default}")
     text = _split_help(flag)[1] + (f" ({'; '.join(facts)})" if facts else "")
-    body = textwrap.fill(text, width=100, initial_indent=_INDENT, subsequent_indent=_INDENT)
+    body = textwrap.fill(
+        text,
+        width=100,
+        initial_indent=_INDENT,
+        subsequent_indent=_INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
     return f"{head}\n{body}"
 
 

@@ -11,6 +11,7 @@ from diffjax.errors import Stopped, UserError
 from diffjax.launch import cli
 from diffjax.launch.status import state_of
 from diffjax.launch.stop import TRY_AGAIN
+from diffjax.words import count
 
 LOOK_S = 2.0  # between looks at the jobs
 SAY_S = 30.0  # between lines about an experiment that goes on
@@ -129,7 +130,7 @@ def run_jobs(jobs: Sequence[Job], engine: Engine, retries: int, say: Callable[[s
     """
     watch, left, failures = Watch(jobs, say), dict.fromkeys(jobs, retries), dict[Job, Ended]()
     running = dict(zip(engine.start(jobs), jobs, strict=True))
-    say(f"{len(jobs)} jobs: " + ", ".join(job.name for job in jobs))
+    say(f"{count(len(jobs), 'job')}: " + ", ".join(job.name for job in jobs))
     try:
         while running:
             for handle, ended in engine.ended(list(running), LOOK_S):
@@ -150,4 +151,4 @@ def run_jobs(jobs: Sequence[Job], engine: Engine, retries: int, say: Callable[[s
     for job, ended in failures.items():
         if ended.status > 128 or ended.status == TRY_AGAIN:
             raise Stopped(f"{job.name}: {ended.message}", ended.status)
-        raise UserError(f"{len(failures)} of {len(jobs)} jobs failed; {job.name}: {ended.message}")
+        raise UserError(f"{len(failures)} of {count(len(jobs), 'job')} failed; {job.name}: {ended.message}")

@@ -1,6 +1,7 @@
 """A page of score tables as text: markdown, tidy CSV, and the terminal; LaTeX stands in ``diffjax.results.latex``."""
 
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ _MARKUP = re.compile(
     r"|^[#>+*-](?=\s)"  # headings, lists
 )
 _FORMULA = "=+-@\t\r"  # what a spreadsheet takes a cell for a formula by
+_WRAPPED = 18  # letters on the terminal, of a place that says more than a number
 _SUMMARY = (
     "suite",
     "task",
@@ -129,12 +131,21 @@ def _column_fields(column: Column | PublishedColumn) -> Sequence[str]:
     return (column.method, "published", "", "", "") if isinstance(column, PublishedColumn) else column
 
 
-def print_page(page: Page, console: Console | None = None) -> None:
-    """The first block on the terminal; columns that do not fit continue in a further table below."""
+def print_page(page: Page, console: Console | None = None, all_blocks: bool = False) -> None:
+    """The first block on the terminal, or all; columns that do not fit continue in a further table below."""
     console = console or Console()
-    block = page.blocks[0]
+    for block in page.blocks if all_blocks else page.blocks[:1]:
+        _print_block(block, console)
+    for note in page.notes:
+        # Addresses stay whole.
+        text = textwrap.fill(note, console.width, break_long_words=False, break_on_hyphens=False)
+        console.print(Text(text, style="dim"), soft_wrap=True)
+
+
+def _print_block(block: Block, console: Console) -> None:
     lines = [[f"{task} ({data})", *(text.replace(" ± ", "±") for text in texts)] for task, data, *texts in grid(block)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    first, *others = zip(*lines, strict=True)
+    widths = [max(map(len, first)), *map(_width, others)]
     best = [[False] * len(block.columns), *([entry.is_best for entry in line.entries] for line in block.lines)]
     averages = [True, *(line.kind != "row" for line in block.lines)]
     console.print(Text(block.title, style="italic"))
@@ -144,16 +155,21 @@ def print_page(page: Page, console: Console | None = None) -> None:
         while end < len(widths) and sum(width + 2 for width in [widths[0], *widths[start : end + 1]]) <= console.width:
             end += 1
         shown = RichTable(box=None, padding=(0, 2, 0, 0), show_header=False)
-        for index in range(end - start + 1):
-            shown.add_column(justify="right" if index else "left", no_wrap=index == 0)
+        for index, width in enumerate([widths[0], *widths[start:end]]):
+            shown.add_column(justify="right" if index else "left", no_wrap=index == 0, width=width if index else None)
         for line, marked, is_average in zip(lines, best, averages, strict=True):
             styles = ["bold" if mark else "" for mark in marked[start - 1 : end - 1]]
             texts = [Text(text, style) for text, style in zip(line[start:end], styles, strict=True)]
             shown.add_row(Text(line[0]), *texts, style="italic" if is_average else None)
         console.print(shown, "")
         start = end
-    for note in page.notes:
-        console.print(Text(note, style="dim"))
+
+
+def _width(column: Sequence[str]) -> int:
+    """Of a column on the terminal: its header and long remarks are wrapped between words."""
+    _, *texts = column
+    longest_word = max(len(word) for text in column for word in text.split())
+    return max(longest_word, min(_WRAPPED, max(map(len, texts), default=0)))
 
 
 FORMATS: Mapping[str, Callable[[Page], str]] = {"markdown": _markdown, "latex": latex, "csv": _csv}

@@ -10,6 +10,7 @@ import numpy as np
 
 from diffjax.data.transitions import Transitions
 from diffjax.training.program import Program, RunSetup
+from diffjax.words import count
 
 HOST_SHARE = 0.9  # of the host's memory, where the host is the device: the rest is the simulators'
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -34,12 +35,12 @@ class MemoryUse(NamedTuple):
         """On one line."""
         parts = f"{size(self.state)} of state, {size(self.data)} of data, {size(self.temporaries)} of temporaries"
         devices = jax.local_devices()[0].device_kind
-        return f"{self.runs} run{'s' * (self.runs > 1)} at once: {parts}; {size(self.limit)} on each device ({devices})"
+        return f"{count(self.runs, 'run')} at once: {parts}; {size(self.limit)} on each device ({devices})"
 
 
-def size(count: int) -> str:
+def size(number: int) -> str:
     """Bytes, readable."""
-    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
+    return f"{number / 2**30:,.1f} GiB" if number >= 2**30 else f"{number / 2**20:,.1f} MiB"
 
 
 def device_memory() -> int:

@@ -22,7 +22,7 @@ class Progress(Protocol):
         """``updates`` more took place."""
 
     def doing(self, what: str) -> None:
-        """What takes the time now: compiling, evaluating; empty for updates."""
+        """What takes the time now: loading data, compiling, evaluating, saving; empty for updates."""
 
     def evaluated(self, step: int, scores: Sequence[Score], what: str = "") -> None:
         """The scores at a step of all runs, or of some, named ``what``."""

@@ -23,6 +23,7 @@ from diffjax.errors import UserError, unknown_name
 from diffjax.studies.collect import LEVELS, TRANSITIONS
 from diffjax.studies.collect.policies import Policy, act, load_policy
 from diffjax.studies.collect.recipe import PROGRESS_S, Progress, Recipe
+from diffjax.words import count
 
 NUM_ENVS = 100  # episodes side by side
 
@@ -147,7 +148,7 @@ def collect(key: jax.Array, simulator: VectorSimulator, parts: Sequence[Part], p
         new = roll_out(jax.random.fold_in(key, index), simulator, action_of, part.transitions, progress)
         returns = np.array([episode.reward.sum() for episode in new])
         name = "uniform actions" if part.policy is None else f"policy after {part.policy.about['step']} steps"
-        progress(f"{name}: {len(new)} episodes, return {returns.mean():.0f} +- {returns.std():.0f}")
+        progress(f"{name}: {count(len(new), 'episode')}, return {returns.mean():.0f} +- {returns.std():.0f}")
         episodes += new
     return episodes
 

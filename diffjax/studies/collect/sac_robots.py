@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import losses
+from diffjax.clock import duration
 from diffjax.envs.base import VectorSimulator
 from diffjax.errors import UserError
 from diffjax.files import whole_file
@@ -177,7 +178,7 @@ def learn(
             left = (time.perf_counter() - begin) / (done - begun) * (steps - done)
             progress(
                 f"{env_id}: step {done}: return {score.return_:.0f} +- {score.return_std:.0f}, "
-                f"mean action {score.mean_action_return:.0f} (about {left / 60:.1f} min left)"
+                f"mean action {score.mean_action_return:.0f} (about {duration(left)} left)"
             )
     robots.close()
     evaluator.close()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffjax.clock import duration
 from diffjax.data.d4rl_writer import write_hdf5
 from diffjax.data.minari_folders import minari_exists
 from diffjax.data.minari_store import Episode, write_minari
@@ -13,6 +14,7 @@ from diffjax.numerics import random_key
 from diffjax.studies.collect import SEED, embedded, mazes, robots
 from diffjax.studies.collect.recipe import Progress, Recipe
 from diffjax.tasks.registry import OWN_DATA, Task
+from diffjax.words import count
 
 _MADE_BY: Mapping[str, Callable[[Task], Recipe]] = {
     "mini": lambda task: embedded.recipe(task.id),
@@ -70,7 +72,8 @@ def store_minari(
     )
     steps = sum(len(episode.reward) for episode in episodes)
     seconds = time.perf_counter() - begin
-    progress(f"collected {steps} transitions in {len(episodes)} episodes in {seconds:.0f} s: {folder}")
+    collected = f"{count(steps, 'transition')} in {count(len(episodes), 'episode')}"
+    progress(f"collected {collected} in {duration(seconds)}: {folder}")
     return folder
 
 

@@ -15,6 +15,7 @@ from diffjax.training.batches import prepare
 from diffjax.training.program import NEVER, Program, RunSetup, TrainState, pieces, stack_runs
 from diffjax.training.progress import Progress
 from diffjax.types import Spec
+from diffjax.words import count
 
 PIECES = 50  # of an arm's updates
 GRID_LIMIT, GRID_SIZE = 1.5, 100
@@ -101,7 +102,7 @@ def _train(program: Program, setup: RunSetup, data: Transitions, name: str, arm:
         state, _ = program.advance(main, state, start, stop, setup, data)
         jax.block_until_ready(state)
         progress.advance(stop - start)
-    progress.note(f"{name}: {arm.name}: {arm.steps} updates, {progress.rate()}")
+    progress.note(f"{name}: {arm.name}: {count(arm.steps, 'update')}, {progress.rate()}")
     return state
 
 
