@@ -32,10 +32,15 @@ def launch(script: str | Path, *arguments: object) -> subprocess.CompletedProces
     return subprocess.CompletedProcess(command, status, out.getvalue(), errors.getvalue())
 
 
+def mistakes(errors: str) -> list[str]:
+    """The lines of standard error that are not said in passing."""
+    return [line for line in errors.splitlines() if line.strip() and not PASSING.fullmatch(line)]
+
+
 def refused(run: subprocess.CompletedProcess[str], *words: str) -> None:
     """A user's mistake: exit status 2 and one line that has these words."""
     assert run.returncode == 2, run.stdout + run.stderr
-    lines = [line for line in run.stderr.splitlines() if line.strip() and not PASSING.fullmatch(line)]
+    lines = mistakes(run.stderr)
     assert len(lines) == 1, run.stderr
     assert all(word in lines[0] for word in words), lines[0]
 

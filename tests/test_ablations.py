@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from data_tools import random_hdf5
+from launcher_tools import mistakes
 from method_tools import SPEC, TINY, random_batches, tiny
 
 from diffjax.commands.sweep import COMMAND
@@ -252,7 +253,7 @@ def test_every_ablation_trains(pendulum_file, tmp_path, name):
 )
 def test_bad_requests_are_one_line(tmp_path, capsys, arguments, words):
     assert sweep(*arguments, f"--out={tmp_path / 'out'}") == 2
-    lines = capsys.readouterr().err.splitlines()
+    lines = mistakes(capsys.readouterr().err)
     assert len(lines) == 1
     assert all(word in lines[0] for word in words), lines[0]
     assert not (tmp_path / "out").exists()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from data_tools import error_of, random_hdf5
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from diffjax.experiment import run as experiment
 from diffjax.experiment import trainer
@@ -38,6 +39,8 @@ def events(folder: Path) -> dict[str, Curve]:
             event = Event.FromString(content[place + 12 : place + 12 + length])
             place += 12 + length + 4
             for value in event.summary.value:
+                if value.tag.startswith("_hparams_/"):
+                    continue
                 curves.setdefault(value.tag, []).append((event.step, value.simple_value))
     return curves
 
@@ -108,6 +111,27 @@ def test_tensorboard_holds_every_run_once_also_after_an_interruption(pendulum_fi
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("events.*")}
     train(pendulum_file, out, "tensorboard", resume=True)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("events.*")} == stamps
+
+
+def test_tensorboard_knows_the_hyper_parameters(pendulum_file, tmp_path):
+    out = tmp_path / "out"
+    train(pendulum_file, out, "tensorboard", sweep="night")
+    for (seed, setting), name in RUNS.items():
+        (path,) = (out / "tensorboard" / name).glob("events.*")
+        found, content, place = {}, path.read_bytes(), 0
+        while place < len(content):
+            (length,) = struct.unpack_from("<Q", content, place)
+            event = Event.FromString(content[place + 12 : place + 12 + length])
+            place += 12 + length + 4
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "hparams":
+                    found[value.tag] = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+        hyper = found["_hparams_/session_start_info"].session_start_info.hparams
+        assert hyper["actor_lr"].number_value == float(setting.partition("=")[2])
+        assert (hyper["seed"].number_value, hyper["task"].string_value) == (seed, TASK)
+        assert (hyper["hidden_dims"].string_value, hyper["sweep"].string_value) == ("[8]", "night")
+        shown = [one.name.tag for one in found["_hparams_/experiment"].experiment.metric_infos]
+        assert shown == ["evaluation/score", "evaluation/return_mean"]
 
 
 class FakeRun:
@@ -188,6 +212,26 @@ def test_wandb_has_one_run_per_seed_and_setting_and_no_step_twice(pendulum_file,
             for name, value in row.items():
                 curves.setdefault(name, []).append((step, value))
         assert curves == expected(out, seed, setting)
+
+
+def test_wandb_groups_and_sweeps(tmp_path, wandb, monkeypatch):
+    folder, described = folder_of_two_phases(tmp_path / "run")
+    for name in ("WANDB_RUN_GROUP", "WANDB_TAGS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def opened(sweep: str) -> dict[str, Any]:
+        with Loggers(["wandb"], folder, described, described.runs, {"pretrain": 20, "main": 2000}, sweep):
+            return wandb.runs[-1].settings
+
+    alone, (run,) = opened(""), described.runs
+    assert alone["group"].startswith(f"{run.task} {run.method} ")
+    assert (alone["tags"], alone["job_type"], alone["config"]["sweep"]) == (None, None, "")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "night")
+    monkeypatch.setenv("WANDB_TAGS", "mine,yours")
+    found = opened("a" * 70)
+    assert found["group"] == "night"
+    assert found["tags"] == ["mine", "yours", "a" * 64]
+    assert (found["job_type"], found["config"]["sweep"]) == ("a" * 64, "a" * 70)
 
 
 def test_wandb_is_never_touched_unless_asked_for(pendulum_file, tmp_path, wandb, monkeypatch):

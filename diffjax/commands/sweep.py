@@ -107,7 +107,8 @@ def experiments(args: flags.FlagValues) -> "list[Experiment]":
             method, _, variant = name.partition(":")
             get_method(method, variant)
             out = Path(args.out) / task.replace("/", "-") / name.replace(":", "-")
-            found.append(launch.experiment_from_flags(args, method, variant, task, out, ablation))
+            experiment = launch.experiment_from_flags(args, method, variant, task, out, ablation)
+            found.append(replace(experiment, sweep=Path(args.out).resolve().name))
     return found
 
 

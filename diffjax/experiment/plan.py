@@ -58,6 +58,7 @@ class Experiment:
     matmul_precision: str = "highest"
     keep: str = LAST  # which checkpoints stay: one of ``KEEP``
     log: tuple[str, ...] = ()  # loggers beside the results folder
+    sweep: str = ""  # what it is a part of, for the loggers
     ablation: str = ""  # name of the ablation that ``settings`` are part of, for its table
     plugins: tuple[str, ...] = ()  # files of the user's, by name and fingerprint
     flags: tuple[str, ...] = ()

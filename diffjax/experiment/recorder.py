@@ -274,7 +274,9 @@ class GroupRecorder:
         phases = dict(zip((phase.name for phase in ready.plan.method.phases), lengths, strict=True))
         self._parent.write_status(rows.statuses(self.member.runs, self.member.group, self.saved.failed, False))
         self._say_what_is_kept(state)
-        with Loggers(names, self._folder, ready.config, self.member.runs, phases) as self._loggers:
+        with Loggers(
+            names, self._folder, ready.config, self.member.runs, phases, ready.plan.experiment.sweep
+        ) as self._loggers:
             yield
 
     def commit(self, interval: Interval, outcome: Outcome, state: TrainState) -> None:

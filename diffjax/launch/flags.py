@@ -167,7 +167,8 @@ def define_training_flags(values: flags.FlagValues) -> None:
         "log",
         None,
         "NAME,...: Where metrics and evaluations are also logged, one series per run: tensorboard (in --out), wandb "
-        "(Weights & Biases; obeys WANDB_MODE and WANDB_PROJECT).",
+        "(Weights & Biases; obeys WANDB_MODE, WANDB_PROJECT and WANDB_RUN_GROUP; a sweep's runs are tagged with the "
+        "name of its --out).",
         flag_values=values,
     )
     define_hosts(values)

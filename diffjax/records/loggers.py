@@ -26,7 +26,10 @@ PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
 PROJECT = "diffjax"  # of Weights & Biases, unless WANDB_PROJECT names another
 EVALUATED = ("score", "return_mean", "return_std", "length_mean")
+MAIN_NUMBERS = ("evaluation/score", "evaluation/return_mean")
+"""What TensorBoard shows over hyper-parameters."""
 WANDB_ID = "wandb_id.txt"
+LONGEST = 64  # name of a tag or a kind of job, of Weights & Biases
 
 
 Phases = Sequence[tuple[str, int]]
@@ -71,6 +74,7 @@ class Loggers:
       names: of :data:`PACKAGES`.
       config: the folder's.
       phases: phase -> its updates, in order; the last is the main phase.
+      sweep: what the folder is a part of, by name; empty for nothing.
     """
 
     def __init__(
@@ -80,12 +84,13 @@ class Loggers:
         config: Config,
         runs: Sequence[RunId],
         phases: Mapping[str, int],
+        sweep: str = "",
     ) -> None:
         self._main = list(phases)[-1]  # evaluations belong to it
         self._series: dict[RunId, list[Series]] = {run: [] for run in runs}
         try:
             for name, run in itertools.product(names, runs):
-                self._series[run].append(SERIES[name](folder.path, config, run, list(phases.items())))
+                self._series[run].append(SERIES[name](folder.path, config, run, list(phases.items()), sweep))
             if names:
                 self._replay(folder.path)
         except BaseException:
@@ -133,12 +138,21 @@ def _name(run: RunId) -> str:
 
 
 class TensorBoardSeries:
-    """Event files of one run, in a folder of its own below ``folder``, which is emptied first."""
+    """Event files of one run, in a folder of its own below ``folder``, which is emptied first.
 
-    def __init__(self, folder: Path, config: Config, run: RunId, phases: Phases) -> None:
+    They begin with the run's hyper-parameters, for TensorBoard's table and plots of scores over them.
+    """
+
+    def __init__(self, folder: Path, config: Config, run: RunId, phases: Phases, sweep: str) -> None:
         place = folder / "tensorboard" / _name(run)
         shutil.rmtree(place, ignore_errors=True)
-        self._writer = _package("tensorboard").SummaryWriter(str(place))
+        package = _package("tensorboard")
+        self._writer = package.SummaryWriter(str(place))
+        shared = {"method": run.method, "variant": run.variant, "task": run.task, "seed": run.seed, "sweep": sweep}
+        hyper = {name: _plain(value) for name, value in config.hyper[run.setting].items()}
+        experiment, begin, _ = package.summary.hparams(shared | hyper, dict.fromkeys(MAIN_NUMBERS, 0.0))
+        for part in (experiment, begin):  # no end: a run may go on
+            self._writer.file_writer.add_summary(part)
         self._main = phases[-1][0]
 
     def add(self, phase: str, step: int, values: Mapping[str, float]) -> None:
@@ -152,6 +166,11 @@ class TensorBoardSeries:
         self._writer.close()
 
 
+def _plain(value: object) -> object:
+    """A hyper-parameter as TensorBoard takes it: sizes as text."""
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
 def _wandb_identity(folder: Path) -> str:
     """What distinguishes the folder's runs from all others of a project; drawn once and kept in the folder."""
     file = folder / WANDB_ID
@@ -161,26 +180,31 @@ def _wandb_identity(folder: Path) -> str:
 
 
 class WandbSeries:
-    """One run of Weights & Biases, in the group of its folder; mode and project obey ``WANDB_MODE``, ``WANDB_PROJECT``.
+    """One run of Weights & Biases, in the group of its folder, tagged with its sweep's name.
+
+    Mode, project and group obey ``WANDB_MODE``, ``WANDB_PROJECT`` and ``WANDB_RUN_GROUP``; tags are added to
+    ``WANDB_TAGS``.
 
     A step counts the updates of all phases; it only moves forward, and what a resumed run already has is left out.
     Offline nobody knows what it has: the run is written again as a whole, and only the newest is worth syncing.
     """
 
-    def __init__(self, folder: Path, config: Config, run: RunId, phases: Phases) -> None:
+    def __init__(self, folder: Path, config: Config, run: RunId, phases: Phases, sweep: str) -> None:
         identity = _wandb_identity(folder)
         shared = {name: entry for name, entry in config.to_json().items() if name not in ("hyper", "seeds", "settings")}
         names = [name for name, _ in phases]
         self._offsets = {name: sum(updates for _, updates in phases[:index]) for index, name in enumerate(names)}
         self._main = names[-1]
-        wandb = _package("wandb")
+        wandb, hyper = _package("wandb"), dict(config.hyper[run.setting])
         try:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", PROJECT),
                 id=f"{identity}-{config.runs.index(run)}",
                 name=f"{run.method} {run.task} {_name(run)}",
-                group=f"{run.task} {run.method} {identity}",
-                config=shared | {"seed": run.seed, "setting": run.setting, "hyper": dict(config.hyper[run.setting])},
+                group=os.environ.get("WANDB_RUN_GROUP") or f"{run.task} {run.method} {identity}",
+                job_type=sweep[:LONGEST] or None,
+                tags=_tags(sweep),
+                config=shared | {"sweep": sweep, "seed": run.seed, "setting": run.setting, "hyper": hyper},
                 dir=str(folder),
                 resume="allow",
                 reinit="create_new",
@@ -208,8 +232,14 @@ class WandbSeries:
         self._run.finish()
 
 
-SERIES: dict[str, Callable[[Path, Config, RunId, Phases], Series]] = {
+def _tags(sweep: str) -> list[str] | None:
+    """The user's own and the sweep's name, as much of it as a tag may hold."""
+    own = [one for one in os.environ.get("WANDB_TAGS", "").split(",") if one]
+    return [*own, sweep[:LONGEST]] if sweep else None
+
+
+SERIES: dict[str, Callable[[Path, Config, RunId, Phases, str], Series]] = {
     "tensorboard": TensorBoardSeries,
     "wandb": WandbSeries,
 }
-"""Logger -> what opens the series of a run: the results folder, its configuration, the run, the phases."""
+"""Logger -> what opens the series of a run: results folder, its configuration, the run, the phases, the sweep."""
