@@ -149,10 +149,7 @@ def dpmpp2m(schedule: DiscreteSchedule, steps: int = 0, repeats: int = 0) -> Tra
     With ``lambda = log(alpha / sigma)``, ``h`` the step of ``lambda`` and ``r`` the one before divided by it:
     ``x <- (sigma' / sigma) x - alpha' (e^-h - 1) D``, ``D = (1 + 1 / (2 r)) x_0 - x_0' / (2 r)``. The first step has no
     predecessor and the last one, to the clean sample, no finite ``h``: in both ``D = x_0``, which is a step of DDIM.
-
-    Args:
-      steps, repeats: as in :func:`ancestral`.
-    Source: Lu et al. 2022, arXiv 2211.01095, algorithm 2.
+    ``steps`` and ``repeats`` are as in :func:`ancestral`. Source: Lu et al. 2022, arXiv 2211.01095, algorithm 2.
     """
     way = _way(schedule, steps, repeats)
     alpha_bar, previous = _levels(way)
