@@ -137,7 +137,14 @@ def test_several_folders(trained):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--set", "eta=0.1"], ["setting of dac that only acting reads", "'eta'", "candidates, temperature"]),
+        (
+            ["--set", "eta=0.1"],
+            [
+                "setting of dac that only acting reads",
+                "'eta'",
+                "candidates, ddim_eta, sampler, sampler_steps, temperature",
+            ],
+        ),
         (["--set", "candidates=0"], ["candidates=0 is out of range"]),
         (["--set", "candidates=two"], ["candidates=two is not"]),
         (["--step=3"], ["keeps no checkpoint of step 3, only of 2, 4", "--keep=all"]),

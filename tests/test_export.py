@@ -127,7 +127,7 @@ def test_other_candidates_are_exported(tmp_path):
         (["--out=policy.json"], ["policy.json", "choose another ending"]),
         (["--run=nowhere"], ["nowhere is neither a results folder"]),
         (["--seed=1"], ["leave out seed"]),
-        (["--set", "eta=1"], ["'eta'", "candidates, temperature"]),
+        (["--set", "eta=1"], ["'eta'", "candidates, ddim_eta, sampler, sampler_steps, temperature"]),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(flags, words, tmp_path, monkeypatch):

@@ -148,9 +148,9 @@ def test_the_pythons_are_declared_and_the_oldest_reads_every_file() -> None:
 
 def test_every_extra_has_code_behind_it() -> None:
     """JAX's own extras choose its devices; a package of any other is named where it is used."""
-    sources = [path for path in files() if path.suffix == ".py" and path.name != "test_packaging.py"]
+    sources = [path for path in files() if path.suffix in (".py", ".yml") and path.name != "test_packaging.py"]
     words = {normalized(word) for path in sources for word in re.findall(r"[\w-]+", path.read_text(encoding="utf-8"))}
-    imported_as = {"pillow": "pil"}
+    imported_as = {"pillow": "pil", "mkdocs-material": "material"}
     extras = {name: group for name, group in PROJECT["optional-dependencies"].items() if name != "dev"}
     unused = {
         (name, one)
@@ -204,7 +204,9 @@ def test_continuous_integration_runs_the_test_command_of_the_readme() -> None:
 
 
 def test_the_documents_name_files_that_exist() -> None:
-    named = re.compile(r"(?:diffjax|experiments|benchmarks)/[a-z\d_/]+(?:\.(?:py|toml|csv|bib))?")  # NAME.py is any
+    named = re.compile(
+        r"(?<![=/\w])(?:diffjax|experiments|benchmarks)/[a-z\d_/]+(?:\.(?:py|toml|csv|bib))?"
+    )  # NAME.py is any
     pages = sorted(path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md"))
     documents = [README, *((ROOT / name).read_text() for name in ("CONTRIBUTING.md", "Makefile", *pages))]
     paths = {match for document in documents for match in named.findall(document)}

@@ -66,7 +66,7 @@ def test_another_way_of_acting():
     assert alone.about.hyper["candidates"] == 1
     assert alone.about.score is None  # that of another way
     assert alone.act(np.zeros(5), KEY).shape == (SPEC.action_dim,)
-    with pytest.raises(UserError, match=r"'eta'; one of: candidates, temperature"):
+    with pytest.raises(UserError, match=r"'eta'; one of: candidates, ddim_eta, sampler, sampler_steps, temperature"):
         ours.with_acting(eta=0.1)
     with pytest.raises(UserError, match="candidates=0 is out of range"):
         ours.with_acting(candidates=0)
