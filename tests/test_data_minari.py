@@ -416,6 +416,7 @@ def test_a_remote_that_does_not_answer_is_asked_once(root, monkeypatch, capfd):
         asked.append(request.full_url)
         raise urllib.error.URLError(OSError(-2, "Name or service not known"))
 
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # as users have it
     monkeypatch.setenv("MINARI_REMOTE", "hf://somebody")
     monkeypatch.setattr(urllib.request, "urlopen", no_answer)
     message = error_of(load_dataset, ID)
