@@ -290,10 +290,12 @@ def test_launcher_writes_numbers_samples_and_pictures(tmp_path, quickly):
 def test_launcher_without_matplotlib(tmp_path, monkeypatch, capsys, quickly):
     """No pictures, and the same numbers from the same seed; of one arm, which is soon trained."""
 
-    def train_first(figure, *rest):
-        return training.train_figure(figure._replace(arms=figure.arms[:1]), *rest)
+    whole = training.train_figure
 
-    monkeypatch.setattr(bandit, "train_figure", train_first)
+    def train_first(figure, *rest):
+        return whole(figure._replace(arms=figure.arms[:1]), *rest)
+
+    monkeypatch.setattr(training, "train_figure", train_first)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     written = []
     for name in ("first", "second"):
@@ -313,7 +315,7 @@ def test_launcher_says_which_arms_failed(tmp_path, monkeypatch, capsys):
         samples = problem.action[:num_samples]
         return [Panel(problem, fine, samples, None), Panel(problem, failed, np.full_like(samples, np.nan), None)]
 
-    monkeypatch.setattr(bandit, "train_figure", train_figure)
+    monkeypatch.setattr(training, "train_figure", train_figure)
     argv = ["bandit.py", "--figure=dql", "--samples=40", "--format=svg", f"--out={tmp_path}"]
     assert cli.run(bandit.COMMAND, argv) == 0
     data, fine, failed = (line.split() for line in capsys.readouterr().out.splitlines()[1:4])
