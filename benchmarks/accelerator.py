@@ -15,9 +15,9 @@ examples:
 
 import dataclasses
 import importlib.util
-import math
 import os
 import re
+import statistics
 import subprocess
 import sys
 import threading
@@ -224,7 +224,7 @@ def device_stage(session: Session) -> Stage:
                 best = ceilings.measure(measuring)
             session.ceilings[precision] = best
             rows.append(Device(precision, best.gflop_per_s, best.copy_gb_per_s))
-    return Stage(rows, facts={"ceilings": session.ceilings[session.precision]._asdict()})
+    return Stage(rows, facts=_ceilings(session))
 
 
 def golden_command(file: Path) -> list[str]:
@@ -478,7 +478,6 @@ def _real_run(session: Session, method: str, task: str, episodes: int, planned: 
     scores = list(trained.scores.values())
     execution = trained.config.execution
     assert execution is not None
-    mean = sum(scores) / len(scores) if scores else None
     return RealRun(
         method,
         task,
@@ -491,8 +490,8 @@ def _real_run(session: Session, method: str, task: str, episodes: int, planned: 
         execution.updates_per_second,
         execution.evaluation_share,
         episodes,
-        mean,
-        None if mean is None else math.sqrt(sum((one - mean) ** 2 for one in scores) / len(scores)),
+        statistics.fmean(scores) if scores else None,
+        statistics.pstdev(scores) if scores else None,
     )
 
 
@@ -514,12 +513,11 @@ def grid_stage(session: Session) -> Stage:
     for task in tasks:
         size = task.observation_dim, task.action_dim
         sizes[size] = sizes.get(size, 0) + 1
+    methods: dict[tuple[str, str], list[Cost]] = {}
+    for row in found:
+        methods.setdefault((row.label.removesuffix(f" {row.phase}"), row.matmul_precision), []).append(row)
     rows = []
-    for label, precision in dict.fromkeys(
-        (row.label.removesuffix(f" {row.phase}"), row.matmul_precision) for row in found
-    ):
-        own = [row for row in found if row.label.removesuffix(f" {row.phase}") == label]
-        own = [row for row in own if row.matmul_precision == precision]
+    for (label, precision), own in methods.items():
         hours, terms = 0.0, []
         for (observed, acted), count in sizes.items():
             runs = count * GRID_SEEDS

@@ -21,7 +21,7 @@ from diffjax.experiment.provenance import request
 from diffjax.experiment.recorder import most_checkpoints
 from diffjax.experiment.run import Left, what_is_left
 from diffjax.methods.base import without_acting
-from diffjax.numerics import check_platform, pinned, random_key
+from diffjax.numerics import check_platform, matmul_precision, pinned, random_key
 from diffjax.records.folder import blocks_of, check_folder
 from diffjax.tasks.registry import make_simulator
 from diffjax.training.batches import join_data
@@ -108,7 +108,7 @@ def forecast(experiments: Sequence[Experiment], progress: Progress) -> Forecasts
             first = members[0][0]
             kind = _kind(first)
             if kind not in speeds:
-                with jax.default_matmul_precision(first.ready.plan.experiment.matmul_precision):
+                with matmul_precision(first.ready.plan.experiment.matmul_precision):
                     speeds[kind] = measure([member for member, _ in members], progress)
                 jax.clear_caches()
             found.append(_forecast(members, speeds[kind]))

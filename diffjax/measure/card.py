@@ -10,6 +10,7 @@ from typing import Any
 from diffjax.errors import UserError
 from diffjax.files import read_json, writable, write_text
 from diffjax.launch.benchmark import digits
+from diffjax.words import count
 
 CARD = "table.md"
 MEASURED = ("inference", "training")
@@ -73,12 +74,12 @@ def _table(acting: Rows, training: Rows) -> Iterator[str]:
     one, many = counts[:1], counts[1:][-1:]
     heads = ["method", "precision"]
     for batch in least:
-        heads += [f"{_count(batch, 'action')}, ms (p50 / p95)", "as published, ms", "gain"]
+        heads += [f"{count(batch, 'action')}, ms (p50 / p95)", "as published, ms", "gain"]
     heads += [f"actions/s, batch {batch}" for batch in most]
-    for count in one:
-        heads += [f"update of {_count(count, 'run')}, ms", "as published, ms", "gain", "hours of one run"]
+    for runs in one:
+        heads += [f"update of {count(runs, 'run')}, ms", "as published, ms", "gain", "hours of one run"]
         heads += ["first update, s (cold / warm)"]
-    heads += [part for count in many for part in (f"run-updates/s, {count} runs", f"gain, {count} runs")]
+    heads += [part for runs in many for part in (f"run-updates/s, {runs} runs", f"gain, {runs} runs")]
     yield _line(heads)
     yield "|---|---|" + "---:|" * (len(heads) - 2)
     names = dict.fromkeys((_name(row), row["matmul_precision"]) for row in (*acting, *training))
@@ -89,13 +90,13 @@ def _table(acting: Rows, training: Rows) -> Iterator[str]:
             found = [row for row in own if row.get("batch") == batch]
             cells += [_joined(found, "p50_ms", "p95_ms"), _cell(found, "published_ms"), _cell(found, "gain")]
         cells += [_cell([row for row in own if row.get("batch") == batch], "actions_per_s") for batch in most]
-        for count in one:
-            phases = [row for row in own if row.get("runs") == count]
+        for runs in one:
+            phases = [row for row in own if row.get("runs") == runs]
             last = [row for row in phases if row["phase"] == "main"]
             cells += [_cell(last, "ms_per_update"), _cell(last, "published_ms"), _cell(last, "gain")]
             cells += [digits(_hours(phases)), _joined(last, "first_update_cold_s", "first_update_warm_s")]
-        for count in many:
-            last = [row for row in own if row.get("runs") == count and row["phase"] == "main"]
+        for runs in many:
+            last = [row for row in own if row.get("runs") == runs and row["phase"] == "main"]
             cells += [_cell(last, "run_updates_per_s"), _cell(last, "gain")]
         yield _line(cells)
 
@@ -129,10 +130,6 @@ def _stages(rows: Mapping[str, Rows]) -> Iterator[Iterator[str]]:
         )
     if found := rows.get("grid"):
         yield (f"- {row['method']}: {row['arithmetic']}" for row in found)
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _cell(rows: Rows, name: str) -> str:

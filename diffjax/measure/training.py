@@ -19,7 +19,7 @@ from diffjax.measure.ceilings import Ceilings
 from diffjax.methods.base import labelling_phase
 from diffjax.numerics import random_key
 from diffjax.training.batches import Prepared, join_data, prepare, whole_data
-from diffjax.training.flops import period, update_bytes, update_flops
+from diffjax.training.flops import by_step, dot_bytes, dot_flops, period, update_program
 from diffjax.training.program import Program, RunSetup, TrainState, run_sharding, stack_runs, update_run
 from diffjax.types import Batch, Spec
 
@@ -233,8 +233,8 @@ def measure(
     """Warm up, and time all numbers of runs of one phase in turns, and one run by a loop on the host."""
     first = trainers[0]
     spec, phase = case.spec, first.phase
-    flops = update_flops(case.method, phase, spec, case.hyper, FLOP_STEPS)
-    moved = update_bytes(case.method, phase, spec, case.hyper, FLOP_STEPS)
+    program = update_program(case.method, phase, spec, case.hyper)
+    flops, moved = (by_step(count, program, FLOP_STEPS) for count in (dot_flops, dot_bytes))
     gflop, gb, cycle = 1e-9 * sum(flops) / len(flops), 1e-9 * sum(moved) / len(moved), period(flops)
     for trainer in trainers:
         trainer.train(cycle)
@@ -254,15 +254,14 @@ def measure(
         taken = float(np.median(times[:, number]))
         said = programs.analysis(trainer.compiled)
         rate = trainer.runs / taken
-        name = case.method.phases[phase].name
         rows.append(
             Cost(
-                label=case.label if len(case.method.phases) == 1 else f"{case.label} {name}",
+                label=label_of(case, phase),
                 method=case.name,
                 variant=case.variant,
                 setting=case.setting,
                 task=case.task,
-                phase=name,
+                phase=case.method.phases[phase].name,
                 phase_updates=phase_lengths(case.method, case.protocol)[phase],
                 observation_dim=spec.observation_dim,
                 action_dim=spec.action_dim,
@@ -310,8 +309,10 @@ def _updates(train: Callable[[int], float], cycle: int, seconds: float) -> int:
 
 def phases_of(cases: Sequence[Case]) -> dict[str, tuple[Case, int]]:
     """Every phase of some methods, by its name."""
-    return {
-        case.label if len(case.method.phases) == 1 else f"{case.label} {name}": (case, phase)
-        for case in cases
-        for phase, (name, *_) in enumerate(case.method.phases)
-    }
+    return {label_of(case, phase): (case, phase) for case in cases for phase in range(len(case.method.phases))}
+
+
+def label_of(case: Case, phase: int) -> str:
+    """A phase as tables call it: as its method, unless that has several."""
+    phases = case.method.phases
+    return case.label if len(phases) == 1 else f"{case.label} {phases[phase].name}"

@@ -22,7 +22,8 @@ from diffjax.results.page import (
 )
 
 _BETWEEN = 6.0  # points between two columns: \tabcolsep twice
-_WIDTHS = {2.6: " .,:;'|!()[]iljftr-", 6.9: "mwMW%±≠×≥≤"}  # points of letters in \footnotesize, about
+# Points of letters in \footnotesize, about.
+_WIDTHS = {**dict.fromkeys(" .,:;'|!()[]iljftr-", 2.6), **dict.fromkeys("mwMW%±≠×≥≤", 6.9)}
 _USUAL = 4.35  # of all others
 _GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "η": "eta", "κ": "kappa", "λ": "lambda", "ρ": "rho", "σ": "sigma"}
 _SYMBOLS = {
@@ -177,8 +178,7 @@ def _bounds(total: int, count: int) -> list[tuple[int, int]]:
 
 def _width(texts: Sequence[str]) -> float:
     """Points of a column, about."""
-    points = {letter: width for width, letters in _WIDTHS.items() for letter in letters}
-    return _BETWEEN + max(sum(points.get(letter, _USUAL) for letter in each) for each in texts)
+    return _BETWEEN + max(sum(_WIDTHS.get(letter, _USUAL) for letter in each) for each in texts)
 
 
 def _shown(entry: Entry) -> str:

@@ -24,17 +24,15 @@ Count = Callable[[JaxprEqn], int]  # what one matrix product counts
 
 def update_flops(method: Method[Any, Any], phase: int, spec: Spec, hyper: Any, steps: int) -> list[int]:
     """FLOPs of the matrix products of one run's update, at each of the steps ``0 .. steps - 1`` of a phase."""
-    program = _update_program(method, phase, spec, hyper)
-    return [dot_flops(program, np.int32(step)) for step in range(steps)]
+    return by_step(dot_flops, update_program(method, phase, spec, hyper), steps)
 
 
-def update_bytes(method: Method[Any, Any], phase: int, spec: Spec, hyper: Any, steps: int) -> list[int]:
-    """Bytes that the operands and results of these products hold; see :func:`dot_bytes`."""
-    program = _update_program(method, phase, spec, hyper)
-    return [dot_bytes(program, np.int32(step)) for step in range(steps)]
+def by_step(count: Callable[..., int], program: ClosedJaxpr, steps: int) -> list[int]:
+    """What :func:`dot_flops` or :func:`dot_bytes` counts of an update at each step."""
+    return [count(program, np.int32(step)) for step in range(steps)]
 
 
-def _update_program(method: Method[Any, Any], phase: int, spec: Spec, hyper: Any) -> ClosedJaxpr:
+def update_program(method: Method[Any, Any], phase: int, spec: Spec, hyper: Any) -> ClosedJaxpr:
     """One run's update as ``(step, draws, state, batches) -> (state, metrics)``."""
     part = method.phases[phase]
 
